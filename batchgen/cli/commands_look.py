@@ -5,16 +5,16 @@ from __future__ import annotations
 import click
 from click import Choice, IntRange
 
-from batchgen.cli.options import FOLDER, JOB, LEDGER, ONLY, Command, json_option, option
+from batchgen.cli.command import Command, EachJob
+from batchgen.cli.options import EACH_JOB, FOLDER, LEDGER, ONLY, json_option, option
 
 JOBS = click.Argument(["jobs"], nargs=-1, type=click.Path(), metavar="[JOB]...")
-OUTPUT_FILE = click.Path(dir_okay=False)
 
 STATUS = Command(
     "status",
     "The state of a job, while it runs and after.",
     (
-        *(*JOB, FOLDER, json_option()),
+        *(*EACH_JOB, FOLDER, json_option()),
         option("--collect", "First collect what batches have brought; nothing is asked for."),
         option(
             "--billing", "What was billed: by model, by run, uncertain, and for what reason; earlier runs included."
@@ -32,6 +32,7 @@ STATUS = Command(
       batchgen status catalog.yaml --watch
       batchgen status catalog.yaml --billing
     """,
+    each=EachJob("out"),
 )
 HISTORY = Command(
     "history",
@@ -55,25 +56,24 @@ REPORT = Command(
     "report",
     "Write a gallery of the images, for the browser.",
     (
-        *JOB,
+        *(*EACH_JOB, FOLDER),
         option(
-            "-o, --output FILE", "Where to; default: report.html in the folder of the job.", "target", type=OUTPUT_FILE
+            "--to FILE",
+            "Where to.  [default: report.html or contact-sheet.jpg in the job's folder]",
+            "target",
+            type=click.Path(dir_okay=False),
         ),
         option(
-            "--contact-sheet [FILE]",
-            "In place of the page, one picture of all images: .jpg, .png or .webp; default: contact-sheet.jpg in the folder.",
+            "--contact-sheet",
+            "In place of the page, one image with all of them: .jpg, .png or .webp by --to.",
             "sheet",
-            is_flag=False,
-            flag_value="",
-            type=OUTPUT_FILE,
         ),
-        option("--columns", "Of the contact sheet.", type=IntRange(1, 60), default=6),
+        option("--columns N", "Of the contact sheet.", type=IntRange(1, 60), default=6),
         option("--cell PX", "Side of an image on the contact sheet.", type=IntRange(48, 1024), default=240),
         *(ONLY, json_option()),
     ),
-    """Write a gallery of JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
+    """Write a gallery of each JOB, a manifest or a job folder: report.html, which works from disk and from any static host.
 
-    \b
     It shows every image, prompt, setting, cost and attempt, and what the vendor said where an image is missing;
     filter, search, compare, pick (space) and reject (x), and save a manifest that makes the rejected again.
     Thumbnails are inside the page; full images are linked, so leave it beside them. It loads nothing from the network.
@@ -81,18 +81,19 @@ REPORT = Command(
     \b
     Examples:
       batchgen report catalog.yaml
-      batchgen report catalog/ -o public/index.html
+      batchgen report catalog/ --to public/index.html
       batchgen report catalog.yaml --contact-sheet
-      batchgen report catalog.yaml --only 'mug-*' --contact-sheet mugs.png --columns 8 --cell 180
+      batchgen report catalog.yaml --contact-sheet --to mugs.png --only 'mug-*'
     """,
+    each=EachJob(),
 )
 SERVE = Command(
     "serve",
     "A live dashboard of one or many jobs.",
     (
         *(JOBS, LEDGER),
-        option("--port", "0: any that is free.", type=IntRange(0, 65535), default=8765),
-        option("--host", "Another than loopback needs a token.", default="127.0.0.1"),
+        option("--port N", "0: any that is free.", type=IntRange(0, 65535), default=8765),
+        option("--host HOST", "Another than loopback needs a token.", default="127.0.0.1"),
         option(
             "--token",
             "Make up a token that visitors need; BATCHGEN_SERVE_TOKEN sets one, which is not printed.",
@@ -103,7 +104,6 @@ SERVE = Command(
     ),
     """Serve a live dashboard of each JOB, a manifest, a job folder or a folder of jobs; without one, of all in jobs/ and here.
 
-    \b
     It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. It changes nothing
     but by its two buttons, each after a question: ask again for what was not made, and stop the run.
     What it prints is its address. Ctrl-C ends it; runs that it began go on.
@@ -119,7 +119,7 @@ VERIFY = Command(
     "verify",
     "Compare every image with the ledger.",
     (
-        *(*JOB, FOLDER),
+        *(*EACH_JOB, FOLDER),
         option(
             "--repair",
             "Rebuild a damaged or lost ledger from the files that are left, or complete an older one.",
@@ -127,7 +127,7 @@ VERIFY = Command(
         ),
         json_option(),
     ),
-    """Read every image of JOB again and compare it with the ledger.
+    """Read every image of each JOB again and compare it with the ledger.
 
     Exit code 3 when a file is missing or changed. Files that the ledger does not know are listed and left alone.
 
@@ -137,15 +137,16 @@ VERIFY = Command(
       batchgen verify catalog/ --json
       batchgen verify catalog.yaml --repair
     """,
+    each=EachJob("out"),
 )
 EXPORT = Command(
     "export",
     "One row for each sample, as JSON lines or CSV.",
     (
-        *JOB,
-        option("--format", "", "form", type=Choice(["jsonl", "csv"]), default="jsonl"),
+        *(click.Argument(["job"], required=False, type=click.Path()), FOLDER, LEDGER),
+        option("--format", "Format of the rows.", "form", type=Choice(["jsonl", "csv"]), default="jsonl"),
         option(
-            "-o, --output FILE|-",
+            "--to FILE|-",
             "Where to; - is stdout, the default.",
             "target",
             default="-",
@@ -158,7 +159,8 @@ EXPORT = Command(
     \b
     Examples:
       batchgen export catalog.yaml | jq -r 'select(.state == "refused") | .prompt'
-      batchgen export catalog.yaml --format csv -o catalog.csv
+      batchgen export catalog.yaml --format csv --to catalog.csv
     """,
+    each=EachJob(),
 )
 COMMANDS = (STATUS, HISTORY, REPORT, SERVE, VERIFY, EXPORT)

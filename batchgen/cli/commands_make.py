@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from click import Choice
 
+from batchgen.cli.command import Command, EachJob
 from batchgen.cli.options import (
     CAPS,
+    DRY_RUN,
+    EACH_JOB,
+    EACH_MANIFEST,
     ENGINE,
     EXECUTION,
     FOLDER,
-    JOB,
     LIMIT,
-    MANIFEST,
     ONLY,
     OUTPUT,
     SELECTION,
-    Command,
     json_option,
     option,
 )
@@ -25,8 +26,8 @@ PLAN_ROWS = 40
 RUN = Command(
     "run",
     "Make what is missing; run again to continue.",
-    (MANIFEST, *OUTPUT, *SELECTION, *CAPS, *EXECUTION),
-    """Make the images of MANIFEST that do not exist yet.
+    (EACH_MANIFEST, *OUTPUT, DRY_RUN, *SELECTION, *CAPS, *EXECUTION),
+    """Make the images of each MANIFEST that do not exist yet; without one, of the only manifest here.
 
     Running again goes on where the last run stopped; only what is new, has changed or failed is asked for. The first
     Ctrl-C lets what is in flight finish, the second gives it up, the third leaves at once.
@@ -37,16 +38,20 @@ RUN = Command(
       batchgen run catalog.yaml --emulate            no key needed, nothing billed
       batchgen run catalog.yaml --only 'mug-*' --limit 3
       batchgen run catalog.yaml --until 06:00 --max-cost 20 --json
+      batchgen run catalog.yaml posters.yaml         all checked, then run in turn
+
+    Options hold for each MANIFEST by itself; the exit code is the worst of theirs.
     """,
+    each=EachJob(checked=True),
 )
 PLAN = Command(
     "plan",
     "Show what a run would do, why and for how much.",
     (
-        *(MANIFEST, *OUTPUT, *SELECTION, *CAPS, ENGINE, json_option()),
+        *(EACH_MANIFEST, *OUTPUT, *SELECTION, *CAPS, ENGINE, json_option()),
         option("--all", f"Every row, not only the first {PLAN_ROWS}.", "show_all"),
     ),
-    """Show what a run of MANIFEST would do, and why: new, changed, again, or nothing.
+    """Show what a run of each MANIFEST would do, and why: new, changed, again, or nothing.
 
     \b
     Examples:
@@ -54,25 +59,28 @@ PLAN = Command(
       batchgen plan catalog.yaml --fresh --only 'mug-*'
       batchgen plan catalog.yaml --json | jq .usd
     """,
+    each=EachJob("out"),
 )
 VALIDATE = Command(
     "validate",
-    "Check a manifest, nothing sent.",
-    (MANIFEST, json_option()),
-    """Check MANIFEST to its end. Every problem is one line, file:line:column first.
+    "Check manifests, nothing sent.",
+    (EACH_MANIFEST, json_option()),
+    """Check each MANIFEST to its end. Every problem is one line, file:line:column first.
 
     \b
     Examples:
       batchgen validate catalog.yaml
+      batchgen validate jobs/*.yaml
       batchgen validate catalog.jsonl --json
     """,
     module="plan",
+    each=EachJob("out"),
 )
 POST = Command(
     "post",
     "Make missing derivatives, nothing sent.",
     (
-        *(*JOB, FOLDER, ONLY),
+        *(*EACH_JOB, FOLDER, ONLY, DRY_RUN),
         option(
             "--engine",
             "Who makes them: this machine, or the workers of the job's PostgreSQL ledger.",
@@ -81,7 +89,7 @@ POST = Command(
         ),
         json_option(),
     ),
-    """Make what `post:` asks for and is not there, of the images that JOB, a manifest or a job folder, has.
+    """Make what `post:` asks for and is not there, of the images that each JOB, a manifest or a job folder, has.
 
     Every run does so by itself. Nothing is sent and no key is needed; what the manifest no longer asks for is removed.
 
@@ -91,20 +99,20 @@ POST = Command(
       batchgen post catalog.yaml --only 'mug-*'
       batchgen post catalog.yaml --engine cluster
     """,
-    module="run",
+    each=EachJob(),
 )
 RETRY = Command(
     "retry",
     "Ask again for what failed, was refused or is uncertain.",
     (
-        *JOB,
+        *EACH_JOB,
         option("--failed", "What failed, reasons that `run` holds for final included."),
         option("--refused", "What the vendor refused; the same request often is refused again."),
         option("--uncertain", "What was sent and never answered; it may be billed twice."),
         option("--reason R", "Only samples with this reason; repeatable.", "reasons", multiple=True),
-        *(FOLDER, ONLY, LIMIT, *CAPS, *EXECUTION),
+        *(FOLDER, DRY_RUN, ONLY, LIMIT, *CAPS, *EXECUTION),
     ),
-    """Ask again for samples of JOB that have no image. JOB is a manifest or a job folder.
+    """Ask again for samples of each JOB that have no image. JOB is a manifest or a job folder.
 
     Without --failed, --refused or --uncertain, --reason alone picks from all three.
 
@@ -115,11 +123,12 @@ RETRY = Command(
       batchgen retry catalog/ --uncertain --max-cost 2
     """,
     module="run",
+    each=EachJob(checked=True),
 )
 CANCEL = Command(
     "cancel",
     "Cancel what a cluster's workers have not started.",
-    (*JOB, FOLDER, json_option()),
+    (*EACH_JOB, FOLDER, DRY_RUN, json_option()),
     """Withdraw what `run --engine cluster` has submitted and no worker has begun; what is in flight is finished.
 
     JOB is a manifest or a job folder. Running the job again submits what is still missing.
@@ -129,5 +138,6 @@ CANCEL = Command(
       batchgen cancel catalog.yaml
     """,
     module="worker",
+    each=EachJob("out"),
 )
 COMMANDS = (RUN, PLAN, VALIDATE, POST, RETRY, CANCEL)

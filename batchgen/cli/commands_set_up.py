@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 from click import Choice, IntRange
 
+from batchgen.cli.command import Command
 from batchgen.cli.options import (
     LEDGER,
     LOG,
-    MANIFEST,
     QUIET,
-    Command,
     json_option,
     option,
     read_duration,
@@ -74,7 +73,7 @@ SCHEDULE = Command(
     "schedule",
     "Run it every night: units for a timer.",
     (
-        MANIFEST,
+        click.Argument(["manifest"], type=click.Path()),
         option(
             "--at HH:MM",
             "When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]",
@@ -82,8 +81,8 @@ SCHEDULE = Command(
         ),
         option("--days DAYS", "mon,thu or mon-fri; every day without it.", callback=read_weekdays),
         option(
-            "--as",
-            "What shall run it.",
+            "--as FORM",
+            "What runs it: systemd, cron, launchd, kubernetes or github.",
             "form",
             type=Choice(["systemd", "cron", "launchd", "kubernetes", "github"]),
             required=True,
@@ -100,8 +99,8 @@ SCHEDULE = Command(
         ),
         option("--name NAME", "Of the units.  [default: batchgen- and the job's name]"),
         option("--timezone ZONE", "Such as Europe/Berlin.  [default: this machine's]"),
-        option("--image", "Container image, for kubernetes.", default="batchgen:latest"),
-        option("--claim", "Volume claim with the manifest, for kubernetes.", default="batchgen"),
+        option("--image NAME", "Container image, for kubernetes.", default="batchgen:latest"),
+        option("--claim NAME", "Volume claim with the manifest, for kubernetes.", default="batchgen"),
         option("--install", "Put it in place (systemd user units, cron).", "action", flag_value="install"),
         option("--uninstall", "Take it away again.", "action", flag_value="uninstall"),
         click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]"),
@@ -114,9 +113,9 @@ SCHEDULE = Command(
     \b
     Examples:
       batchgen schedule catalog.yaml --at 01:30 --as systemd --install
-      batchgen schedule catalog.yaml --at 01:30 --until 06:00 --days mon-fri --as cron
+      batchgen schedule catalog.yaml --at 01:30 --days mon-fri --as cron
       batchgen schedule catalog.yaml --at 01:30 --as github -- --max-cost 5
-      batchgen schedule catalog.yaml --as kubernetes      when its own `schedule:` says
+      batchgen schedule catalog.yaml --as kubernetes  when its `schedule:` says
     """,
 )
 WORKER = Command(
@@ -125,7 +124,7 @@ WORKER = Command(
     (
         LEDGER,
         option(
-            "--concurrency N",
+            "-j, --concurrency N",
             "Requests in flight for one job at most.  [default: as its manifest says]",
             type=IntRange(1, 1000),
         ),
@@ -173,7 +172,7 @@ DAEMON = Command(
             default="60s",
         ),
         option("--once", "Run what is due now, and leave."),
-        option("--list", "Show the jobs with their next and last run, and leave.", "listing"),
+        option("-n, --dry-run, --list", "Show the jobs with their next and last run, and leave.", "listing"),
         json_option("With --list: answer with one JSON list on stdout."),
         option("--emulate", "Run each against a local emulator: nothing billed, NAME.emulated/."),
         LEDGER,
@@ -199,7 +198,7 @@ DAEMON = Command(
       batchgen daemon
       batchgen daemon 'jobs/*.yaml' --log-format json
       batchgen daemon --list
-      batchgen daemon --once                    what is due now, for tests and cron
+      batchgen daemon --once                  what is due now, for tests and cron
     """,
 )
 METRICS = Command(
@@ -238,14 +237,33 @@ DOCTOR = Command(
       batchgen doctor --quota
     """,
 )
-EMULATE = Command(
+
+
+class Emulate(Command):
+    """Its options are the emulator's own; the layout of its help is that of all commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from batchgen.cli.emulate import option_sections  # the emulator brings aiohttp
+
+        for title, rows in option_sections():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+EMULATE = Emulate(
     "emulate",
     "Serve the APIs locally, bill nothing.",
-    (click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED),),
-    """Serve the image APIs on this machine and bill nothing. `batchgen emulate --help` lists what it can do.""",
-    # Its help and its options are the emulator's own.
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False},
+    (click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar=""),),
+    """Serve the image APIs on this machine and bill nothing: a local server that speaks their wire.
+
+    It prints its address; Ctrl-C ends it.
+
+    \b
+    Examples:
+      batchgen emulate --port 8080
+      batchgen emulate --rpm pro=15 --fault 503=0.1 --latency 2-8
+    """,
+    context_settings={"ignore_unknown_options": True},
 )
 COMPLETION = Command(
     "completion",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+
 from batchgen.cli.invocation import Invocation
-from batchgen.emulator.__main__ import main
+from batchgen.emulator.__main__ import main, parser
 
 
 def emulate_command(invocation: Invocation, arguments: tuple[str, ...]) -> int:
@@ -11,3 +14,26 @@ def emulate_command(invocation: Invocation, arguments: tuple[str, ...]) -> int:
         return main(list(arguments))
     except SystemExit as leave:  # its parser leaves like this, for --help too
         return leave.code if isinstance(leave.code, int) else 2
+
+
+def option_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Title and (usage, meaning) of each option, for click to lay out."""
+    flags = parser()
+    for group in flags._action_groups:  # argparse has no other list of them
+        rows = [(_usage(action), _meaning(action)) for action in group._group_actions]
+        if rows:
+            yield (group.title or "").capitalize(), rows
+
+
+def _usage(action: argparse.Action) -> str:
+    value = action.metavar or (f"[{'|'.join(action.choices)}]" if action.choices else "")
+    value = value or ("" if action.nargs == 0 else action.dest.upper())
+    return f"{', '.join(action.option_strings)} {value}".rstrip()
+
+
+def _meaning(action: argparse.Action) -> str:
+    if action.dest == "help":
+        return "Show this message and exit."
+    text = (action.help or "") % vars(action)
+    names_value = text.partition(" ")[0].endswith(":")
+    return f"{text if names_value else text[:1].upper() + text[1:]}."

@@ -42,7 +42,7 @@ def report_failure(error: Exception, invocation: Invocation) -> int:
     if not invocation.json_on_stderr:
         _print_error(error, lines, invocation)
     if invocation.json:
-        invocation.out.json(_as_object(error, code, lines))
+        invocation.answer(_as_object(error, code, lines))
     return code
 
 
@@ -75,7 +75,9 @@ def _print_error(error: Exception, lines: list[str], invocation: Invocation) -> 
 
 
 def _usage_lines(error: click.ClickException) -> list[str]:
-    lines = [error.format_message()]
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message().split("\n")
+    lines = [" ".join(error.format_message().split())]  # click lists choices one to a line
     context = getattr(error, "ctx", None)
     if context is not None:
         lines.append(f"Try: {context.command_path} --help")

@@ -21,8 +21,8 @@ from batchgen.sanitize import printable_json, redact_secrets, sanitize
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export_command(invocation: Invocation, job: str, form: str, target: str) -> None:
-    folder = find_job(job).folder
+def export_command(invocation: Invocation, job: str, output: str | None, form: str, target: str) -> None:
+    folder = find_job(job, output).folder
     secrets = invocation.out.secrets
     lines = csv_lines if form == "csv" else jsonl_lines
     with Reader.open(folder) as reader:

@@ -1,4 +1,4 @@
-"""`batchgen help`: the manual's pages, and the help of one command."""
+"""`batchgen help`: the manual's pages, and the help of one command with the page of its name."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def help_command(invocation: Invocation, topic: str | None) -> None:
         for name, title in titles().items():
             invocation.out.print_labelled(f"{name:14}", title)
         return
+    root = click.get_current_context().find_root()
+    command = cast(click.Group, root.command).get_command(root, topic)
+    if command is not None:
+        invocation.out.stream.write(command.get_help(click.Context(command, parent=root, info_name=topic)) + "\n")
+        if topic in titles():
+            invocation.out.line()
+    elif topic not in titles():
+        raise UsageError(f"There is no page {topic!r} and no command of that name: `batchgen help` lists the pages.")
     if topic in titles():
         show_page(invocation.out, (PAGES / f"{topic}.md").read_text(encoding="utf-8"))
-        return
-    root = click.get_current_context().find_root()
-    found = cast(click.Group, root.command).get_command(root, topic)
-    if found is None:
-        raise UsageError(f"There is no page {topic!r} and no command of that name: `batchgen help` lists the pages.")
-    invocation.out.stream.write(found.get_help(click.Context(found, parent=root, info_name=topic)) + "\n")
 
 
 def titles() -> dict[str, str]:

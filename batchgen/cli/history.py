@@ -79,7 +79,7 @@ def print_runs(out: Console, runs: list[JobRun]) -> None:
     """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
     rows = [
         (
-            time.strftime("%a %Y-%m-%d %H:%M", time.localtime(run.began)),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began)),
             run.job + (" (emulated)" if run.emulated else ""),
             "" if run.seconds is None else formatting.duration(run.seconds),
             f"{run.made:,}",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_passwords
@@ -32,6 +32,7 @@ class Invocation:
     log_format: LogFormat | None = None
     log: Log | None = None
     secrets: set[str] = field(default_factory=set)
+    _answers: list[Any] | None = None
 
     @cached_property
     def out(self) -> Console:
@@ -58,6 +59,24 @@ class Invocation:
         sink = stream if self.log_file is None else LogFile(self.log_file)
         log = Log(sink, self.log_format or "text", lambda: self.secrets, quiet=quiet and sink is stream)
         self.log = log.__enter__()
+
+    def answer(self, value: Any) -> None:
+        """What `--json` has to say: an object on stdout, or one of a list of them."""
+        if self._answers is None:
+            self.out.json(value)
+        else:
+            self._answers.append(value)
+
+    @contextlib.contextmanager
+    def answering_as_list(self) -> Iterator[None]:
+        """The answers of several jobs are one JSON list."""
+        self._answers = []
+        try:
+            yield
+        finally:
+            answers, self._answers = self._answers, None
+            if self.json:
+                self.answer(answers)
 
     def close_log(self) -> None:
         """Says what the log could not take."""

@@ -31,6 +31,10 @@ class JobFolder:
 def find_job(job: str, output: str | None = None) -> JobFolder:
     """The folder of a manifest or the folder itself. Raises UsageError, LedgerError when nothing has run there."""
     if output is not None and not has_url_scheme(output):
+        if Path(output).suffix and not Path(output).is_dir():
+            raise UsageError(
+                f"--output {output}: that is the job's folder, and it is not there; --to FILE names a file to write"
+            )
         return _require_ledger(Path(output))
     path = Path(job)
     if path.is_dir():

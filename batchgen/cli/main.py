@@ -32,9 +32,15 @@ Start here:
   batchgen run batch.yaml           make the images
 """
 EPILOG = """\b
-Exit codes: 0 all images exist and verify · 2 usage or manifest, nothing sent · 3 some not made · 4 none made
-5 key, billing, disk or settings · 6 budget · 7 deadline · 8 daily quota · 9 with batches or workers · 11 another run
-129 130 143 stopped by a signal
+Exit codes:
+  0 all images exist and verify · 2 usage or manifest, nothing sent
+  3 some not made · 4 none made · 5 key, billing, disk or settings
+  6 budget · 7 deadline · 8 daily quota · 9 with batches or workers
+  11 another run · 129, 130, 143 stopped by a signal
+
+\b
+More: `batchgen COMMAND -h`, `batchgen help COMMAND`, and `batchgen help`,
+which lists the pages of the manual.
 """
 
 
@@ -72,7 +78,7 @@ class Group(click.Group):
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, "-V", "--version", prog_name="batchgen", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-v", "-V", "--version", prog_name="batchgen", message="%(prog)s %(version)s")
 def cli() -> None: ...
 
 

@@ -1,12 +1,9 @@
-"""Options that several commands share, how the values of all are read, and a command whose body waits in a module."""
+"""Options that several commands share, and how the values of all are read."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +11,11 @@ import click
 from click import Choice, FloatRange, IntRange, Option
 
 from batchgen.cli.invocation import Invocation
-from batchgen.errors import SettingsError
 from batchgen.manifest.addresses import ALLOWED_VARIABLE
 from batchgen.schedule.timer_spec import TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
 from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
 RETRY_STATES = ("failed", "refused", "uncertain")
-
-
-class Command(click.Command):
-    """Its options are declared here and now; what it does is imported when it runs, so that `--help`, completion and a
-    mistyped option wait for nothing heavy.
-
-    summary: its line in `batchgen --help`. module: in this folder, holds the function NAME_command; by default NAME.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        summary: str,
-        params: Sequence[click.Parameter],
-        text: str,
-        *,
-        module: str = "",
-        **settings: Any,
-    ) -> None:
-        super().__init__(name, params=list(params), help=text, **settings)
-        self.summary = summary
-        self.body = (f"batchgen.cli.{module or name}", f"{name}_command")
-
-    def invoke(self, ctx: click.Context) -> Any:
-        module, function = self.body
-        return ctx.invoke(getattr(import_module(module), function), ctx.ensure_object(Invocation), **ctx.params)
 
 
 # --- how values are read
@@ -147,18 +117,18 @@ def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
-def _load_job_settings(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
-    from batchgen.ledger.location import ledger_url  # the same
-
-    with contextlib.suppress(SettingsError):
-        settings = Settings.load(Path(value).absolute().parent)
-        ctx.ensure_object(Invocation).hide_passwords(settings)
-        set_ledger_url(ledger_url(settings))
-    return value
-
-
 # --- options
+
+
+class WordedOption(Option):
+    """A range in its help is said in words, not as `1<=x<=1000`."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra, kind = super().get_help_extra(ctx), self.type
+        if "range" in extra and isinstance(kind, (IntRange, FloatRange)):
+            least = f"{'more than' if kind.min_open else 'at least'} {kind.min}"
+            extra["range"] = least if kind.max is None else f"{kind.min} to {kind.max}"
+        return extra
 
 
 def option(usage: str, text: str, name: str = "", **settings: Any) -> Option:
@@ -167,11 +137,13 @@ def option(usage: str, text: str, name: str = "", **settings: Any) -> Option:
     names = [word for word in words if word.startswith("-")]
     metavar = next((word for word in words if word not in names), None)
     is_flag = metavar is None and not settings.keys() & {"type", "default"}
-    return Option(
+    return WordedOption(
         [*names, *([name] if name else [])],
         metavar=metavar,
         help=text,
-        **{"is_flag": is_flag, "show_default": "default" in settings, **settings},
+        # click takes is_flag=False for "the value may be left out": `--max-cost` without one would set no cap.
+        **({"is_flag": True} if is_flag else {}),
+        **{"show_default": "default" in settings, **settings},
     )
 
 
@@ -187,11 +159,12 @@ LEDGER = option(
     expose_value=False,
     callback=_set_ledger,
 )
-MANIFEST = click.Argument(["manifest"], type=click.Path())
-JOB = (click.Argument(["job"], type=click.Path(), callback=_load_job_settings), LEDGER)
-FOLDER = option("--output DIR", "The job's folder, when it is not the manifest's own.", type=click.Path())
+EACH_MANIFEST = click.Argument(["manifest"], nargs=-1, type=click.Path(), metavar="[MANIFEST]...")
+EACH_JOB = (click.Argument(["job"], nargs=-1, type=click.Path(), metavar="[JOB]..."), LEDGER)
+DRY_RUN = option("-n, --dry-run", "Show what would be done, as `plan` does; nothing is sent.")
+FOLDER = option("-o, --output DIR", "The job's folder, when it is not the manifest's own.", type=click.Path())
 ONLY = option("--only GLOB|tag:NAME", "Only items whose id matches, or with this tag; repeatable.", multiple=True)
-LIMIT = option("--limit N", "At most this many requests.", type=IntRange(min=1))
+LIMIT = option("-l, --limit N", "At most this many requests.", type=IntRange(min=1))
 ENGINE = option(
     "--engine NAME",
     "online; batch (half the price, within a day); auto: by batch what can, the rest online; cluster: by `batchgen"
@@ -200,7 +173,7 @@ ENGINE = option(
 )
 # Where the images go.
 OUTPUT = (
-    option("--output DIR|s3://…", "Folder for images and ledger; or a bucket for the images.", type=click.Path()),
+    option("-o, --output DIR|s3://…", "Folder for images and ledger; or a bucket for the images.", type=click.Path()),
     LEDGER,
     option("--emulate", "Ask a local emulator: no key, nothing billed, into NAME.emulated/."),
 )
@@ -224,7 +197,7 @@ SELECTION = (
 )
 # How much, for forecasts and runs alike.
 CAPS = (
-    option("--concurrency N", "Requests in flight at most.", type=IntRange(1, 1000)),
+    option("-j, --concurrency N", "Requests in flight at most.", type=IntRange(1, 1000)),
     option("--max-cost USD", "Stop before more is spent.", type=FloatRange(min=0, min_open=True)),
 )
 # Eager: an error in another option is then in the log too.

@@ -49,7 +49,11 @@ class ShownPlan:
 
 
 def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **options: Any) -> None:
-    arguments = RunArguments(**options)
+    show_plan(invocation, manifest, RunArguments(**options), show_all=show_all)
+
+
+def show_plan(invocation: Invocation, manifest: str, arguments: RunArguments, *, show_all: bool = False) -> None:
+    """What these arguments would do, and for how much. Raises what a run raises before anything is sent."""
     job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
     rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS)
     found = arguments.plan(job, arguments.engine, rows)
@@ -58,7 +62,7 @@ def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **opt
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
-        invocation.out.json(plan_json(shown))
+        invocation.answer(plan_json(shown))
     else:
         print_plan(invocation.out, shown)
 
@@ -70,7 +74,7 @@ def validate_command(invocation: Invocation, manifest: str, as_json: bool) -> No
     for warning in warnings:
         invocation.err.line(f"warning: {warning}", "yellow")
     if as_json:
-        invocation.out.json({"ok": True, "items": items, "samples": samples, "warnings": warnings})
+        invocation.answer({"ok": True, "items": items, "samples": samples, "warnings": warnings})
     else:
         invocation.out.line(f"ok: {formatting.count(items, 'item')}, {formatting.count(samples, 'sample')}", "green")
 

@@ -27,10 +27,11 @@ from batchgen.store.store import open_store_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOptions:
-    """sheet: where the contact sheet goes, empty for the default; None for the page, which goes to target."""
+    """output: the job's folder. target: where the page goes, or with `sheet` the contact sheet; None: into that folder."""
 
+    output: str | None
     target: str | None
-    sheet: str | None
+    sheet: bool
     columns: int
     cell: int
     only: tuple[str, ...]
@@ -39,14 +40,14 @@ class ReportOptions:
 
 def report_command(invocation: Invocation, job: str, **given: Any) -> None:
     options = ReportOptions(**given)
-    if options.sheet is None and options.only:
+    if options.only and not options.sheet:
         raise UsageError("--only is for --contact-sheet: the page has filters of its own")
-    write = write_page if options.sheet is None else write_contact_sheets
+    write = write_contact_sheets if options.sheet else write_page
     write(invocation, job, options)
 
 
 def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None:
-    started_s, found = time.monotonic(), find_job(job)
+    started_s, found = time.monotonic(), find_job(job, options.output)
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
     with HistoryReader.open(folder) as ledger:
@@ -62,7 +63,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     seconds = time.monotonic() - started_s
     if options.as_json:
         facts = {"report": str(path), "samples": len(page.samples), "thumbnails": len(pictures)}
-        invocation.out.json({**facts, "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)})
+        invocation.answer({**facts, "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)})
         return
     invocation.err.line(
         f"{formatting.count(len(page.samples), 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
@@ -77,10 +78,10 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
 
 def write_contact_sheets(invocation: Invocation, job: str, options: ReportOptions) -> None:
     """More pictures than fit on one sheet go onto NAME-2 and so on, and it is said."""
-    found = find_job(job)
-    target = Path(options.sheet).absolute() if options.sheet else found.folder / contact_sheet.FILE_NAME
+    found = find_job(job, options.output)
+    target = Path(options.target).absolute() if options.target else found.folder / contact_sheet.FILE_NAME
     if target.suffix.lower() not in contact_sheet.FORMATS_BY_SUFFIX:
-        raise UsageError(f"{options.sheet}: a contact sheet ends in {', '.join(contact_sheet.FORMATS_BY_SUFFIX)}")
+        raise UsageError(f"{options.target}: a contact sheet ends in {', '.join(contact_sheet.FORMATS_BY_SUFFIX)}")
     with HistoryReader.open(found.folder) as ledger:
         ledger.snapshot()
         title = ledger.meta("name") or found.folder.name
@@ -93,7 +94,7 @@ def write_contact_sheets(invocation: Invocation, job: str, options: ReportOption
     layout = contact_sheet.Layout(options.columns, options.cell)
     paths = contact_sheet.write_sheets(target, store, heading, cells, layout, emulated=emulated)
     if options.as_json:
-        invocation.out.json({"sheets": [str(path) for path in paths], "samples": len(cells)})
+        invocation.answer({"sheets": [str(path) for path in paths], "samples": len(cells)})
         return
     onto = formatting.count(len(paths), "sheet")
     invocation.err.line(f"{formatting.count(len(cells), 'sample')} on {onto}")

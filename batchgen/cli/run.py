@@ -1,14 +1,12 @@
-"""`batchgen run`, `retry` and `post`: the question before a run, what is shown meanwhile, the summary after it."""
+"""`batchgen run` and `retry`: the question before a run, what is shown meanwhile, the summary after it."""
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,21 +15,20 @@ import click
 import batchgen
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, find_manifest
+from batchgen.cli.plan import show_plan
 from batchgen.cli.post_run import PostRun
 from batchgen.cli.run_arguments import RunArguments, load_job
-from batchgen.engine.derivative_runner import make_derivatives
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
 from batchgen.report.event_text import LogWarningPrinter, RunLines
 from batchgen.report.metrics import MetricsFile
-from batchgen.report.queries import read_derivatives, read_summary
-from batchgen.report.summary import derivative_lines, next_steps, show_summary
+from batchgen.report.queries import read_summary
+from batchgen.report.summary import next_steps, show_summary
 from batchgen.report.view import RunSummary
 
 CONFIRM_ABOVE_USD = 5.0
 EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
-EXIT_NOT_ALL_MADE = 3
 
 
 def run_command(invocation: Invocation, manifest: str, **options: Any) -> int:
@@ -64,6 +61,9 @@ def retry_command(
 
 def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
     """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
+    if arguments.dry_run:
+        show_plan(invocation, manifest, arguments)
+        return 0
     post_run = PostRun(invocation, manifest, arguments.summary, arguments.notify)
     with post_run.reporting_failure():
         job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate, post_run=post_run)
@@ -72,6 +72,9 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
             raise UsageError(
                 "--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out"
             )
+        if arguments.check_only:
+            _check(invocation, job, arguments)
+            return 0
         if job.emulated and not arguments.quiet and not invocation.json_on_stderr:
             invocation.err.line(EMULATED_NOTICE, "bold yellow")
         if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
@@ -85,8 +88,15 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
         if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
             show_summary(invocation.err, summary)
         if invocation.json:
-            invocation.out.json({**view.as_json(summary), "next": next_steps(summary)})
+            invocation.answer({**view.as_json(summary), "next": next_steps(summary)})
         return outcome.exit_code
+
+
+def _check(invocation: Invocation, job: batchgen.Job, arguments: RunArguments) -> None:
+    """What can be found before anything is sent, by reading the manifest to its end; and the question about the cost."""
+    arguments.plan(job, arguments.engine)
+    if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
+        _confirm_cost(invocation, job, arguments)
 
 
 def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -143,28 +153,3 @@ def _summary(job: batchgen.Job, outcome: batchgen.Outcome, arguments: RunArgumen
     retried = arguments.selection.states if arguments.selection is not None else ()
     with Reader.open(job.folder) as reader:
         return read_summary(outcome, reader, job, arguments.engine, tuple(retried))
-
-
-def post_command(
-    invocation: Invocation, job: str, output: str | None, only: tuple[str, ...], engine: str, as_json: bool
-) -> int:
-    folder = find_job(job, output).folder
-    with Reader.open(folder) as reader:
-        manifest = job if Path(job).is_file() else reader.meta("manifest") or ""
-    if not Path(manifest).is_file():
-        raise UsageError(
-            f"{folder}: its manifest {manifest} is gone; name it: batchgen post MANIFEST --output {folder}"
-        )
-    loaded = batchgen.load(manifest, output=folder, emulate=True)
-    make = make_derivatives
-    if engine == "cluster":
-        from batchgen.engine.cluster.submit_derivatives import submit_and_wait as make  # no run loads the cluster
-    counts = asyncio.run(make(loaded.manifest, folder, only, lambda message: invocation.err.line(message, "yellow")))
-    with Reader.open(folder) as reader:
-        derived = read_derivatives(counts, reader)
-    if as_json:
-        invocation.out.json({"folder": str(folder), **view.as_json(derived)})
-    else:
-        for line in derivative_lines(derived) or ["nothing to do"]:
-            invocation.err.line(line)
-    return EXIT_NOT_ALL_MADE if counts.failed or not counts.finished else 0

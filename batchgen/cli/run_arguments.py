@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class RunArguments:
     """The options as click has read them, under its names; those with defaults, some commands do not have.
 
+    check_only: look at everything and ask, send nothing.
     until, fallback_at: UTC seconds; max_duration, stall: seconds. selection: in place of --retry and --fresh.
     """
 
@@ -34,6 +35,8 @@ class RunArguments:
     engine: str
     as_json: bool
     emulate: bool = False
+    dry_run: bool = False
+    check_only: bool = False
     fresh: bool = False
     retry_states: frozenset[str] | None = None
     on_uncertain: str = "retry"

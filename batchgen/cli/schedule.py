@@ -122,6 +122,10 @@ def _check_run_options(
     json, later_ok = invocation.json, invocation.later_ok
     with RUN.make_context("batchgen run", [manifest, *options], obj=invocation) as context:
         asked = dict(context.params)
+    if len(asked["manifest"]) > 1:
+        raise UsageError(
+            f"{asked['manifest'][1]}: a schedule is of one manifest, and behind the `--` stand options of `run` only"
+        )
     invocation.json, invocation.later_ok = json, later_ok
     for address in asked["notify"]:
         if not VARIABLE.search(address) or secrets_in(address):

@@ -69,7 +69,7 @@ def status_command(
     status = load_status(found.folder)
     if as_json:
         other = str(found.emulated_folder) if found.emulated_folder else None
-        invocation.out.json({**view.as_json(status), "other_folder": other})
+        invocation.answer({**view.as_json(status), "other_folder": other})
         return
     show_status(invocation.out, status)
     if found.emulated_folder is not None:

@@ -57,7 +57,7 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
     with Reader.open(folder) as reader:
         findings = verify(folder, reader, invocation.err)
     if as_json:
-        invocation.out.json({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
+        invocation.answer({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
     else:
         print_result(invocation.out, findings)
     return 0 if findings.is_intact else EXIT_DAMAGED

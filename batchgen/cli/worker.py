@@ -73,16 +73,16 @@ def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:
     return observers
 
 
-def cancel_command(invocation: Invocation, job: str, output: str | None, as_json: bool) -> None:
+def cancel_command(invocation: Invocation, job: str, output: str | None, dry_run: bool, as_json: bool) -> None:
     folder = find_job(job, output).folder
     there = read_pointer(folder)
     if there is None:
         raise UsageError(
             f"{folder} has its ledger in a file: nothing of it is with a cluster; stop its run with Ctrl-C"
         )
-    withdrawn, left = cancel(server_address(folder, None) or "", there.schema)
+    withdrawn, left = cancel(server_address(folder, None) or "", there.schema, dry_run=dry_run)
     if as_json:
-        invocation.out.json({"folder": str(folder), "withdrawn": withdrawn, "in_flight": left})
+        invocation.answer({"folder": str(folder), "dry_run": dry_run, "withdrawn": withdrawn, "in_flight": left})
         return
     rest = f"; {formatting.count(left, 'sample')} in flight will be finished" if left else ""
-    invocation.out.line(f"{formatting.count(withdrawn, 'sample')} withdrawn{rest}")
+    invocation.out.line(f"{formatting.count(withdrawn, 'sample')} {'to withdraw' if dry_run else 'withdrawn'}{rest}")

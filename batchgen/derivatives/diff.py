@@ -196,8 +196,25 @@ def missing_derivatives(
     manifest: Manifest, reader: Reader, store: Store, only: Sequence[str], *, emulated: bool
 ) -> Iterator[RenderTask]:
     """What is missing of the pictures that are there."""
+    for found in _diffs(manifest, reader, store, only, emulated=emulated):
+        yield from found.due
+
+
+def pending_files(manifest: Manifest, reader: Reader, store: Store, only: Sequence[str]) -> tuple[int, int]:
+    """How many files of the pictures that are there `post` would make, and how many it would remove."""
+    to_make, stale = 0, list[DerivativeRow]()
+    for found in _diffs(manifest, reader, store, only, emulated=True):
+        to_make += sum(len(due.outputs) for due in found.due)
+        stale += found.stale
+    if not only:
+        stale += DerivativeReader.from_reader(reader).unwanted_derivatives()
+    return to_make, sum(row.state == "made" for row in stale)
+
+
+def _diffs(
+    manifest: Manifest, reader: Reader, store: Store, only: Sequence[str], *, emulated: bool
+) -> Iterator[DerivativeDiff]:
     view, items = DerivativeReader.from_reader(reader), manifest.items()
     differ = DerivativeDiffer(view, store, manifest.name, emulated=emulated)
     while chunk := list(islice(items, CHUNK)):
-        wanted = [(item.id, item.post) for item in chunk if not only or is_selected(item, only)]
-        yield from differ.diff(wanted).due
+        yield differ.diff([(item.id, item.post) for item in chunk if not only or is_selected(item, only)])

@@ -16,7 +16,9 @@ from batchgen.emulator.server import serve
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
-        prog="batchgen emulate", description="A local server that speaks the image APIs' wire and bills nothing."
+        prog="batchgen emulate",
+        usage="%(prog)s [OPTIONS]",
+        description="A local server that speaks the image APIs' wire and bills nothing.",
     )
     flags.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     flags.add_argument("--port", type=int, default=0, help="port; 0 takes a free one (default)")

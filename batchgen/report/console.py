@@ -13,6 +13,7 @@ from batchgen.settings import environment
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 Row = Sequence[str]
+MIN_COLUMN = 20  # a text that is cut to fewer columns says nothing
 
 
 class Console:
@@ -85,12 +86,19 @@ class Console:
         self.stream.flush()
 
     def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int = 0) -> None:
-        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short."""
+        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short.
+
+        Where a terminal has no room for that, each row is a block: its first cell, and the others with their names below.
+        """
         fitted = [[self.fit(cell) for cell in row] for row in (head, *rows)]
         widths = [max(display_width(row[column]) for row in fitted) for column in range(len(head))]
         spare = self.columns - sum(widths) - 2 * (len(head) - 1)
         if spare < 0:
-            widths[flexible] = max(8, widths[flexible] + spare)
+            least = min(widths[flexible], MIN_COLUMN)
+            widths[flexible] += spare
+            if widths[flexible] < least:
+                self._blocks(fitted)
+                return
         figures = set(right)
         for number, row in enumerate(fitted):
             parts = []
@@ -101,6 +109,22 @@ class Console:
                 parts.append(space + cell if column in figures else cell + space)
             self.stream.write(self.styled("  ".join(parts).rstrip(), "bold" if number == 0 else "") + "\n")
         self.stream.flush()
+
+    def _blocks(self, fitted: Sequence[Row]) -> None:
+        """The rows of a table, the first its head, each on as many lines as it takes."""
+        head, *rows = fitted
+        for row in rows:
+            self.line(row[0], "bold")
+            line = " "
+            for name, cell in zip(head[1:], row[1:], strict=True):
+                part = f" {name}: {cell}"
+                if cell in ("", "-"):
+                    continue
+                if line.strip() and display_width(line + part) > self.columns - 4:
+                    self.line(line)
+                    line = " "
+                line += part if not line.strip() else f" ·{part}"
+            self.line(line)
 
 
 def _plain_locale(environ: Mapping[str, str]) -> bool:

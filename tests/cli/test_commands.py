@@ -338,12 +338,12 @@ def test_export_csv_cannot_start_a_formula(batchgen, write):
 
 
 def test_export_to_a_file_leaves_stdout_empty(batchgen, job, tmp_path):
-    answer = batchgen("export", str(job), "-o", "rows.jsonl")
+    answer = batchgen("export", str(job), "--to", "rows.jsonl")
     assert (answer.out, len((tmp_path / "rows.jsonl").read_text().splitlines())) == ("", 2)
 
 
 def test_export_into_a_folder_that_is_not_there_needs_a_person(batchgen, job):
-    assert batchgen("export", str(job), "-o", "absent/rows.jsonl").code == 5
+    assert batchgen("export", str(job), "--to", "absent/rows.jsonl").code == 5
 
 
 # --- the rest

@@ -41,14 +41,14 @@ def test_all_samples_are_on_it_in_order_with_their_state(job):
     ("name", "kind"), [("s.png", "PNG"), ("s.webp", "WEBP"), ("s.jpg", "JPEG"), ("s.JPEG", "JPEG")]
 )
 def test_the_ending_chooses_the_format(batchgen, job, tmp_path, name, kind):
-    answer = batchgen("report", str(job), "--contact-sheet", name, "--columns", "2", "--cell", "64")
+    answer = batchgen("report", str(job), "--contact-sheet", "--to", name, "--columns", "2", "--cell", "64")
     assert (answer.code, answer.out.strip()) == (0, str(tmp_path / name))
     with Image.open(tmp_path / name) as sheet:
         assert (sheet.format, sheet.size) == (kind, Layout(2, 64).size(4))
 
 
 def test_pictures_stand_where_they_belong_and_missing_ones_are_empty(batchgen, job, tmp_path):
-    batchgen("report", str(job), "--contact-sheet", "s.png", "--columns", "4", "--cell", "64")
+    batchgen("report", str(job), "--contact-sheet", "--to", "s.png", "--columns", "4", "--cell", "64")
     layout = Layout(4, 64)
     with Image.open(tmp_path / "s.png") as sheet:
         corners = [
@@ -70,10 +70,10 @@ def test_it_lies_in_the_jobs_folder_without_a_name_and_verify_does_not_mind(batc
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    (["--contact-sheet", "s.gif"], "a contact sheet ends in .jpg"),
-    (["--contact-sheet", "s.png", "--only", "nobody"], "nothing to show that --only names"),
+    (["--contact-sheet", "--to", "s.gif"], "a contact sheet ends in .jpg"),
+    (["--contact-sheet", "--to", "s.png", "--only", "nobody"], "nothing to show that --only names"),
     (["--only", "a"], "--only is for --contact-sheet"),
-    (["--contact-sheet", "no/such/s.png"], "No such file or directory"),
+    (["--contact-sheet", "--to", "no/such/s.png"], "No such file or directory"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_in_words(batchgen, job, options, said):
     answer = batchgen("report", str(job), *options)

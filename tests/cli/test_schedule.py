@@ -248,7 +248,9 @@ def test_the_workflow_keeps_the_folder_and_never_begins_anew_by_itself(units, tm
 
 
 @pytest.mark.parametrize(("argv", "words"), [
-    (["--as", "cron", "--", "--nonsense"], "No such option"), (["--as", "cron", "--", "--until", "06:00"], "stands before"),
+    (["--as", "cron", "--", "--nonsense"], "No such option"),
+    (["--as", "cron", "--", "b.yaml"], "b.yaml: a schedule is of one manifest"),
+    (["--as", "cron", "--", "--until", "06:00"], "stands before"),
     (["--as", "launchd", "--install"], "put what is printed"), (["--as", "cron", "--timezone", "UTC"], "leave --timezone out"),
     (["--as", "github", "--timezone", "Mars/Base"], "not a time zone"), (["--as", "cron", "--name", "A b"], "small letters"),
     (["--as", "cron", "--days", "moon"], "mon-fri"), (["--as", "cron", "--key-file", "X=1"], "NAME_API_KEY=PATH"),

@@ -142,3 +142,22 @@ def test_a_watch_draws_the_status_anew_until_the_run_has_ended(at_terminal, batc
 
     code, text = at_terminal(80, "status", manifest, "--watch", out=True, seen=seen)
     assert (code, "died without an end" in text.split("\x1b[H\x1b[J")[-1]) == (0, True)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("argv", [("history",), ("models", "--all"), ("metrics",)])
+def test_what_is_listed_fits_the_terminal_and_loses_nothing(at_terminal, batchgen, write, columns, argv):
+    batchgen("run", str(write({"mug": "A mug", "bad": "x [[fault:safety]]"})), "--emulate")
+    code, text = at_terminal(columns, *argv, out=True)
+    assert (code, max(map(display_width, lines_of(text))) <= columns) == (0, True)
+    if argv[0] in ("history", "models"):
+        assert "…" not in text
+
+
+def test_the_runs_are_one_line_each_at_eighty_columns_and_blocks_at_forty(at_terminal, batchgen, write):
+    batchgen("run", str(write({"mug": "A mug", "bad": "x [[fault:safety]]"})), "--emulate")
+    wide, narrow = (lines_of(at_terminal(columns, "history", out=True)[1]) for columns in (80, 40))
+    assert [line.split()[0] for line in wide if line] == ["began", wide[1][:10]]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", narrow[0])
+    assert "  job: job (emulated) · " in narrow[1]
+    assert "not made: 1 refused" in " ".join(narrow)

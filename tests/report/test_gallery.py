@@ -81,7 +81,7 @@ def test_the_second_report_makes_no_thumbnail_again(folder, capsys):
 
 
 def test_a_page_elsewhere_links_to_the_pictures_where_they_are(folder, tmp_path):
-    assert run_command_line(["report", str(folder), "-o", str(tmp_path / "p.html")]) == 0
+    assert run_command_line(["report", str(folder), "--to", str(tmp_path / "p.html")]) == 0
     way = facts_of(tmp_path / "p.html")["base"]
     assert (tmp_path / way / "mug.jpg").resolve() == (folder / "mug.jpg").resolve()
     assert link_base(tmp_path / "p.html", tmp_path / "a b#c") == "a%20b%23c/"
@@ -89,7 +89,7 @@ def test_a_page_elsewhere_links_to_the_pictures_where_they_are(folder, tmp_path)
 
 def test_a_page_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path, capsys):
     (tmp_path / "there").mkdir()
-    assert run_command_line(["report", str(folder), "-o", str(tmp_path / "no" / "p.html")]) == 5
+    assert run_command_line(["report", str(folder), "--to", str(tmp_path / "no" / "p.html")]) == 5
     assert [path.name for path in tmp_path.rglob("*.part")] == []
 
 

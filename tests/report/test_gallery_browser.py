@@ -305,7 +305,7 @@ def test_a_page_whose_manifest_is_gone_says_what_it_cannot_ask_for_again(visit, 
     folder = family.parent / "family.emulated"
     away = family.rename(family.with_name("away.yaml"))
     try:
-        assert command("report", str(folder), "-o", str(folder / "gone.html")).returncode == 0
+        assert command("report", str(folder), "--to", str(folder / "gone.html")).returncode == 0
         tab = visit(folder / "gone.html")
         again = saved_manifest(tab, family, "snow", "waits", "talk-t2")
     finally:

@@ -35,14 +35,20 @@ def stop_expired(db: Connection) -> None:
         stop_submission(db, run_id, stopped_by or "deadline", "")
 
 
-def cancel(url: str, schema: str) -> tuple[int, int]:
-    """(samples withdrawn, samples that workers finish) of all submissions of a job. Raises LedgerError."""
+def cancel(url: str, schema: str, *, dry_run: bool = False) -> tuple[int, int]:
+    """(samples withdrawn, samples that workers finish) of all submissions of a job. Raises LedgerError.
+
+    dry_run: how many it would be; nothing changes.
+    """
     database = open_schema(url, schema)
 
     def change(db: Connection) -> tuple[int, int]:
+        db.execute("SAVEPOINT before_cancel")
         runs = db.execute("SELECT DISTINCT run_id FROM work WHERE images > 0").fetchall()
         withdrawn = sum(stop_submission(db, run_id, "cancelled", "withdrawn by batchgen cancel") for (run_id,) in runs)
         left = db.execute("SELECT coalesce(sum(images), 0) FROM work").fetchone()[0]
+        if dry_run:
+            db.execute("ROLLBACK TO before_cancel")
         return withdrawn, int(left)
 
     try:

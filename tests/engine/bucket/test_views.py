@@ -99,7 +99,7 @@ def test_the_report_has_thumbnails_and_texts_from_the_bucket(job, gate, run):
 
 
 def test_a_contact_sheet_shows_what_is_in_the_bucket(job, run):
-    assert run("report", "job.yaml", "--contact-sheet", "s.png", "--cell", "300")[0] == 0
+    assert run("report", "job.yaml", "--contact-sheet", "--to", "s.png", "--cell", "300")[0] == 0
     with Image.open("s.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(1 << 20) or []) > 50
 

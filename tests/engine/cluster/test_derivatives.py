@@ -258,6 +258,10 @@ async def test_cancel_leaves_the_files_of_pictures_that_are_there_and_takes_back
     first = cluster.worker("--post-processes", "0", "--until-empty")
     assert await asyncio.to_thread(first.wait, 60.0) == 0
     await cluster.submit(items("a", "b"), head(HERE))  # both are of this run now
+    waiting = rows(cluster, "SELECT item_id, images FROM work ORDER BY item_id")
+    dry = await command(cluster, "cancel", "out", "--json", "--dry-run")
+    assert json.loads(dry.stdout)["withdrawn"] == 1
+    assert rows(cluster, "SELECT item_id, images FROM work ORDER BY item_id") == waiting
     cancelled = await command(cluster, "cancel", "out", "--json")
     assert json.loads(cancelled.stdout)["withdrawn"] == 1
     assert rows(cluster, "SELECT item_id, images FROM work") == [("i0", 0)]

@@ -1,0 +1,158 @@
+"""A command whose options are data and whose body waits in a module; and how one takes several jobs, one after another."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from batchgen.cli.error_report import EXIT_BROKEN_PIPE, report_failure
+from batchgen.cli.invocation import Invocation
+from batchgen.errors import SettingsError, UsageError
+from batchgen.settings import LEDGER_VARIABLE, Settings, environment, set_ledger_url
+
+# Of several jobs the code that comes first here is the command's: what needs a person soonest. A signal ends them all.
+SIGNAL_CODES = (129, 130, 143, EXIT_BROKEN_PIPE)
+WORST_FIRST = (*SIGNAL_CODES, 1, 2, 5, 4, 3, 11, 8, 7, 6, 9, 0)
+ONE_JOB_OPTIONS = ("output", "target", "metrics_file", "watch")
+# As `init` writes it; other YAML that lies around is not meant.
+_MANIFEST_START = re.compile(r"^(?:version\s*:\s*1\s*(?:#.*)?$|items\s*:)", re.MULTILINE)
+_HEAD_BYTES = 65_536
+Body = Callable[..., int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class EachJob:
+    """How a command takes jobs. heading: the stream that names each of several, the one that the answers are on.
+
+    checked: each is called with check_only=True first, and no body begins unless all of them pass; what there is to ask has
+    been asked then, so the bodies get yes=True.
+    """
+
+    heading: Literal["out", "err"] = "err"
+    checked: bool = False
+
+
+class Command(click.Command):
+    """Its options are declared here and now; what it does is imported when it runs, so that `--help`, completion and a
+    mistyped option wait for nothing heavy.
+
+    summary: its line in `batchgen --help`. module: in this folder, holds the function NAME_command; by default NAME.
+    each: its first argument names jobs; NAME_command gets one at a time, and without one the only manifest that is here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        params: Sequence[click.Parameter],
+        text: str,
+        *,
+        module: str = "",
+        each: EachJob | None = None,
+        **settings: Any,
+    ) -> None:
+        # Its own, as `schedule` looks at the options of `run` outside of the group; click keeps the first it makes.
+        context = {"help_option_names": ["-h", "--help"], **settings.pop("context_settings", {})}
+        super().__init__(name, params=list(params), help=text, context_settings=context, **settings)
+        self.summary = summary
+        self.each = each
+        self.body = (f"batchgen.cli.{module or name}", f"{name}_command")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        module, function = self.body
+        invocation = ctx.ensure_object(Invocation)
+        body: Body = partial(ctx.invoke, getattr(import_module(module), function), invocation)
+        if self.each is None:
+            return body(**ctx.params)
+        argument = self.params[0].name or ""
+        given = ctx.params.pop(argument) or default_manifest(invocation)
+        jobs = (given,) if isinstance(given, str) else given
+
+        def run_one(job: str, **more: Any) -> int | None:
+            if argument == "job":
+                load_job_settings(invocation, job)
+            return body(**{argument: job}, **{**ctx.params, **more})
+
+        if len(jobs) == 1:
+            return run_one(jobs[0])
+        for param in self.params:
+            if param.name in ONE_JOB_OPTIONS and ctx.params[param.name]:
+                raise UsageError(f"{param.opts[-1]} goes with one job, and {len(jobs)} are named: run them one by one")
+        return run_each(invocation, self.each, jobs, run_one, ctx.params)
+
+
+def run_each(invocation: Invocation, each: EachJob, jobs: Sequence[str], body: Body, options: Mapping[str, Any]) -> int:
+    """One after another, as commands of their own would run; answers the worst of their exit codes."""
+    ledger = environment().get(LEDGER_VARIABLE)
+
+    def codes(**more: Any) -> list[int]:
+        found = list[int]()
+        for number, job in enumerate(jobs, 1):
+            set_ledger_url(ledger)  # that of the `.env` beside one manifest is not that of the next
+            if not more.get("check_only") and not invocation.json and not options.get("quiet"):
+                console = invocation.out if each.heading == "out" else invocation.err
+                console.line(f"{job} ({number} of {len(jobs)}):", "bold")
+            try:
+                found.append(body(job, **more) or 0)
+            except click.Abort:
+                raise
+            except Exception as error:
+                found.append(report_failure(error, invocation))
+            if found[-1] in SIGNAL_CODES:
+                break
+        return found
+
+    with invocation.answering_as_list():
+        checked = each.checked and not options.get("dry_run")
+        if checked and any(wrong := codes(check_only=True)):
+            return worst(wrong)
+        return worst(codes(yes=True) if checked else codes())
+
+
+def worst(codes: Sequence[int]) -> int:
+    """A code that the list does not know is worse than all."""
+    return min(codes, key=lambda code: WORST_FIRST.index(code) if code in WORST_FIRST else -1)
+
+
+def default_manifest(invocation: Invocation) -> str:
+    """The only manifest in this folder, named on stderr. Raises UsageError when there is none or more than one."""
+    here = manifests_in(Path())
+    if len(here) == 1:
+        if invocation.log_format != "json" or invocation.log_file is not None:
+            invocation.err.line(f"using {here[0]}, the only manifest here", "dim")
+        return here[0]
+    found = here or manifests_in(Path("jobs"))
+    if not found:
+        raise UsageError("which manifest? There is none here: `batchgen init` writes one to start from")
+    place = "here are" if here else "there is none here, and in jobs/" if len(found) > 1 else "there is none here, but"
+    shown = ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    raise UsageError(f"which manifest? {place[:1].upper()}{place[1:]} {shown}: name one, or several")
+
+
+def manifests_in(folder: Path) -> list[str]:
+    """YAML files that begin as `batchgen init` writes them, by name."""
+    found = []
+    for path in sorted(folder.glob("*.y*ml")):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n")
+            if _MANIFEST_START.search(head):
+                found.append(str(path))
+    return found
+
+
+def load_job_settings(invocation: Invocation, job: str) -> None:
+    """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
+    from batchgen.ledger.location import ledger_url  # a quarter of what `--help` takes, which needs no ledger
+
+    with contextlib.suppress(SettingsError):
+        settings = Settings.load(Path(job).absolute().parent)
+        invocation.hide_passwords(settings)
+        set_ledger_url(ledger_url(settings))
