@@ -70,7 +70,7 @@ def job(write, emulator) -> str:
 
 @pytest.fixture
 def made(batchgen, write) -> str:
-    manifest = str(write({f"mug-{number}": "A mug" for number in range(3)}))
+    manifest = str(write({f"mug-{number}": f"A mug, {number}" for number in range(3)}))
     assert batchgen("run", manifest, "--emulate").code == 0
     return manifest
 
