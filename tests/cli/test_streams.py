@@ -170,7 +170,7 @@ def test_a_watch_of_the_status_ends_when_its_reader_goes_away(redirected, write,
 
 
 def test_a_slow_reader_of_a_non_blocking_stdout_gets_every_line(redirected, write, batchgen):
-    manifest = str(write({f"item-{number}": "A mug" for number in range(2000)}))
+    manifest = str(write({f"item-{number}": f"A mug, {number}" for number in range(2000)}))
     whole = batchgen("plan", manifest, "--all").out
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

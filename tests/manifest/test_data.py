@@ -74,7 +74,7 @@ def test_the_items_are_those_of_the_moment_of_loading():
             "data: items[1].image_sise: unknown field (did you mean 'image_size'?)",
         ),
         (["a", {"model": "flash"}], "data: items[1].prompt: missing"),
-        ([{"prompt": "a", "references": ["x.png"]}], "data: items[0].references[0]: 'x.png' there is no such file"),
+        ([{"prompt": "a", "references": ["x.png"]}], "data: items[0].references[0]: 'x.png': there is no such file"),
         (
             ["a", {"id": "a-ca978112", "prompt": "b"}],
             "data: items[1].id: 'a-ca978112' is already used at data: items[0]",

@@ -93,7 +93,7 @@ function choose() {
 }
 function filter() {
   choose();
-  draw();
+  redraw(); // cards left where they were would keep the page as long as it was
 }
 // After some samples have changed: their cards are changed in place, and what is looked at stays where it is.
 function update(changed) {
