@@ -46,7 +46,9 @@ function verdict(sample) {
 }
 const decision = (sample) => verdict(sample).pick || "";
 const starsOf = (sample) => verdict(sample).stars || 0;
+const isToCome = (sample) => !shaOf(sample) && ["wanted", "running", "submitted"].includes(sample.state); // a pick is of an image
 function judge(sample, change) {
+  if (isToCome(sample)) return;
   const value = { ...verdict(sample), ...change, sha: shaOf(sample) };
   if (value.pick || value.stars) Object.defineProperty(kept, keyOf(sample), { value, enumerable: true, configurable: true, writable: true });
   else delete kept[keyOf(sample)];
@@ -264,7 +266,7 @@ function drawCard(sample) {
   const reference = inset(sample);
   if (reference) open.append(reference);
   const picks = [["pick", "✓", "Pick"], ["reject", "✕", "Reject"]].map(([pick, sign, label]) =>
-    make("button", { type: "button", class: pick, "aria-label": `${label} ${name}`, title: label, "data-pick": pick }, sign));
+    make("button", { type: "button", class: pick, "aria-label": `${label} ${name}`, title: label, "data-pick": pick, disabled: isToCome(sample) }, sign));
   const card = make("div", { class: `card ${sample.state}`, role: "listitem", "data-key": name },
     open, make("div", { class: "line" }, make("span", { class: `dot ${sample.state}`, title: sample.state }), nameTag(name), make("span", { class: "stars" }), ...picks));
   card.sample = sample;

@@ -210,7 +210,8 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     succeeded = "Number(document.querySelector('#states .succeeded small').textContent)"
     before = tab.evaluate(succeeded)
     tab.select_option("#sort", "newest")  # each new image moves all others
-    box = tab.locator(".card .pick").first.bounding_box()
+    assert tab.locator(".card:not(.succeeded) .pick:enabled").count() == 0  # nothing is to be seen yet
+    box = tab.locator(".card.succeeded .pick").first.bounding_box()
     tab.mouse.move(box["x"] + 9, box["y"] + 9)
     tab.mouse.down()
     until(tab, "waiting.length > 0")  # images have come while the button is down
