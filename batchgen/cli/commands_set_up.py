@@ -45,7 +45,7 @@ MODELS = Command(
     ),
     """List the AI models with their limits and prices. An id that is not listed may be used all the same.
 
-    Prices are USD for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
+    Prices are for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
     searches are billed on top: `plan` counts them. The rpm is what batchgen keeps to unless the manifest's `models:` says
     otherwise.
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli.invocation import Invocation
+from batchgen.money import usd
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 
@@ -35,7 +36,7 @@ def models_command(invocation: Invocation, show_all: bool, live: bool, as_json: 
 
 
 def table(invocation: Invocation, profiles: list[Profile], found: LiveModels | None) -> None:
-    head = ("id", "aliases", "status", "rpm", "USD per image by size", "refs", *(["now"] if found else []))
+    head = ("id", "aliases", "status", "rpm", "price per image by size", "refs", *(["now"] if found else []))
     rows = [(*_columns(profile), *([found.live_status_text(profile)] if found else [])) for profile in profiles]
     invocation.out.table(head, rows, right=(3, 5), flexible=2)
     if guessed := ", ".join(profile.id for profile in profiles if profile.prices.guessed_tiers):
@@ -61,10 +62,10 @@ def status(profile: Profile) -> str:
 
 
 def prices(profile: Profile) -> str:
-    """`1K 0.039  2K 0.134  4K ?`."""
+    """`1K $0.039  2K $0.134  4K ?`."""
     table = profile.prices.image_usd
     sizes = dict.fromkeys((*profile.sizes, *table)) or {profile.default_size: None}
-    return "  ".join(f"{size} {table[size]:g}" if size in table else f"{size} ?" for size in sizes)
+    return "  ".join(f"{size} {usd(table[size], exact=True)}" if size in table else f"{size} ?" for size in sizes)
 
 
 def model_json(profile: Profile) -> dict[str, Any]:

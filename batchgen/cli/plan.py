@@ -84,7 +84,7 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     found, online = shown.plan, shown.online
     reconciliation, forecast = found.reconciliation, found.forecast
     if shown.rows.steps:
-        head = ("id", "model", "why", "images", "USD")
+        head = ("id", "model", "why", "images", "cost")
         out.table(head, [_row(step) for step in shown.rows.steps], right=(3, 4), flexible=2)
         if shown.rows.omitted:
             out.line(f"… and {shown.rows.omitted:,} more (--all shows them)", "dim")
@@ -138,8 +138,7 @@ def _row(step: Step) -> tuple[str, str, str, str, str]:
     sample = step.sample
     if step.action != "generate":
         return sample.key, sample.item.model, reason_text(step.reason), "-", "-"
-    price = "unknown" if step.usd is None else f"{step.usd:.4f}"
-    return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), price
+    return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), formatting.usd(step.usd)
 
 
 def _cost(found: batchgen.Plan) -> str:

@@ -16,6 +16,7 @@ from batchgen.engine.reconcile import Reconciler
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
+from batchgen.money import usd
 from batchgen.planning.plan import Forecast, Step
 from batchgen.planning.repeats import repeats_note
 from batchgen.records import Sample
@@ -39,7 +40,7 @@ class Plan:
         known = self.forecast.known_usd
         unpriced = f", {self.forecast.unpriced:,} requests of unknown price" if self.forecast.unpriced else ""
         kept = self.reconciliation.kept
-        return f"<plan: {self.forecast.images:,} images to make, {kept:,} kept; {known:.2f} USD estimated{unpriced}>"
+        return f"<plan: {self.forecast.images:,} images to make, {kept:,} kept; {usd(known)} estimated{unpriced}>"
 
 
 def plan(

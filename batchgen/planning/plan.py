@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from batchgen import money
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import PAID_FOR_TEXTS
 from batchgen.records import Item, KnownSample, Sample
@@ -235,8 +236,8 @@ def spend_rate_problem(loads: Sequence[LaneLoad]) -> str | None:
     for load in loads:
         if load.spend_rate is not None and load.max_request_usd > load.spend_rate + 1e-9:
             return (
-                f"one request to {load.model} is estimated at {load.max_request_usd:.4f} USD and limits allow"
-                f" {load.spend_rate:g} USD in ten minutes, so it could never start: raise limits: usd_per_10_min"
+                f"one request to {load.model} is estimated at {money.usd(load.max_request_usd)} and limits allow"
+                f" {money.usd(load.spend_rate)} in ten minutes, so it could never start: raise limits: usd_per_10_min"
             )
     return None
 
@@ -262,7 +263,7 @@ def _exhausted_limit(loads: Sequence[LaneLoad], budget_usd: float | None, budget
     if budget_usd is not None and known_usd > budget_usd:
         remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
         return BindingLimit(
-            "budget", f"{budget_usd:.2f} USD{whose} end the run before its {known_usd:.2f} USD; {remedy}", remedy
+            "budget", f"{money.usd(budget_usd)}{whose} end the run before its {money.usd(known_usd)}; {remedy}", remedy
         )
     for load in loads:
         if load.rpd_left is not None and load.requests > load.rpd_left:
@@ -287,7 +288,7 @@ def _limit(
     if rate is not None and spend_wait_s(usd, rate) > max(by_cap_s, by_quota_s, longest_s):
         remedy = "if your tier has more, set limits: usd_per_10_min or tier"
         return BindingLimit(
-            "spend", f"{usd:.2f} USD at {rate:g} in ten minutes take {spend_wait_s(usd, rate):.0f} s; {remedy}", remedy
+            "spend", f"{money.usd(usd)} at {money.usd(rate)} in ten minutes take {spend_wait_s(usd, rate):.0f} s; {remedy}", remedy
         )
     if chain_s > max(by_cap_s, by_quota_s, longest_s):
         advice = f"images that need one another take {chain_s:.0f} s, one after the other, whatever the quota"

@@ -19,7 +19,7 @@ REMEDIES: Mapping[str, str] = {
     "hourly_quota": "run again in an hour, or use a paid plan",
     "model_unavailable": "choose another model: `batchgen models` lists those still served",
     "model_forbidden": "this key or organization may not use the model: the message says why; choose another one until then",
-    "spend_rate": "the vendor limits USD per ten minutes: set `limits: tier` or `usd_per_10_min` to what it allows",
+    "spend_rate": "the vendor limits the money spent in ten minutes: set `limits: tier` or `usd_per_10_min` to what it allows",
     "no_quota": "this key's tier has no quota for the model: enable billing or choose another model",
     "billed_users_only": "enable billing for the project, or choose another model",
     "maintenance": "the vendor is working on this model: run again later or choose another one",

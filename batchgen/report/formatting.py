@@ -5,12 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-
-def usd(amount: float | None) -> str:
-    """`1.20 USD`; below a cent with four digits; None is unknown, never 0."""
-    if amount is None:
-        return "unknown"
-    return f"{amount:.4f} USD" if 0 < abs(amount) < 0.01 else f"{amount:,.2f} USD"
+from batchgen.money import usd as usd
 
 
 def known_amount(amount: float, unpriced: int) -> float | None:
@@ -19,7 +14,7 @@ def known_amount(amount: float, unpriced: int) -> float | None:
 
 
 def total_usd(amount: float | None, unpriced: int, noun: str = "request") -> str:
-    """The same in words: `0.70 USD`, `0.70 USD + 3 requests of unknown price`, `unknown (3 requests of unknown price)`."""
+    """The same in words: `$0.70`, `$0.70 + 3 requests of unknown price`, `unknown (3 requests of unknown price)`."""
     if not unpriced:
         return usd(amount)
     rest = f"{count(unpriced, noun)} of unknown price"

@@ -70,9 +70,9 @@ def test_plan_says_which_way_and_why_with_both_prices(batchgen, write):
     path = write(MUGS)
     path.write_text(path.read_text() + "  - {id: room, turns: [A room, Calmer]}\n")
     shown = batchgen("plan", str(path), "--engine", "auto")
-    assert "3 images by batch, 0.06 USD" in shown.out
+    assert "3 images by batch, $0.058" in shown.out
     assert "1 online: a turn after the first needs the answer before it" in shown.out
-    assert "all online: 0.16 USD" in shown.out
+    assert "all online: $0.157" in shown.out
     found = batchgen("plan", str(path), "--engine", "auto", "--json").json
     each = {step["id"]: step["usd"] for step in found["steps"]}
     twice = 2 * (each["mug"] + each["jug"] + each["room-t1"])

@@ -103,7 +103,7 @@ STRANGE = "google/gemini-nano-banana-2.1"  # nobody knows its prices
         ("defaults: {model: aiml-nano-banana-2.1}", f"1 image, no price is known for {STRANGE}. Go ahead?"),
         (
             f"defaults: {{fallback: [{STRANGE}]}}",
-            f"1 image, estimated 0.04 USD; no price is known for {STRANGE}. Go ahead?",
+            f"1 image, estimated $0.039; no price is known for {STRANGE}. Go ahead?",
         ),
     ],
     ids=["model", "fallback"],

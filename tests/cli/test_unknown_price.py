@@ -20,7 +20,7 @@ STRANGE, PRICED = "google/gemini-nano-banana-2.1", "gemini-nano-banana-2.1"  # t
 UNTOLD = "[[fault:tokens_used]]"  # an answer that does not say what it cost
 LOST = "[[fault:truncated_json]]"
 TRIES = 3  # at an answer that cannot be read
-NOUGHT = "0.00 USD"
+NOUGHT = "$0.00"
 
 
 @pytest.fixture
@@ -103,11 +103,11 @@ def test_what_may_have_been_billed_at_an_unknown_price_is_unknown_too(job):
 def test_what_is_known_in_part_is_a_sum_and_a_number_of_requests(job):
     said = job({"a": (STRANGE, UNTOLD), "b": (PRICED, "B")})
     for name in ("run", "page", "status"):
-        assert "0.04 USD charged, by the usage that the vendor reported" in said[name], said[name]
+        assert "$0.037 charged, by the usage that the vendor reported" in said[name], said[name]
         assert "1 request of unknown price" in said[name]
-    assert f"0.04 USD, estimated, + 1 request of unknown price: no price is known for {STRANGE}\n" in said["plan"]
-    assert "; 0.04 USD + 1 request of unknown price; " in said["watch"]
-    assert "0.04 USD+?" in said["history"]
+    assert f"$0.039, estimated, + 1 request of unknown price: no price is known for {STRANGE}\n" in said["plan"]
+    assert "; $0.037 + 1 request of unknown price; " in said["watch"]
+    assert "$0.037+?" in said["history"]
     assert (said["json"]["spent"] > 0, said["json"]["requests_of_unknown_price"]) == (True, 1)
 
 
@@ -115,7 +115,7 @@ def test_an_estimate_is_not_called_what_the_vendor_reported(job):
     live = {"models": {"imagen-4.0-generate-001": {"status": "live"}}}
     said = job({"a": ("imagen-4.0-generate-001", "A")}, head=live)  # its answers report no usage
     for name in ("run", "page", "status"):
-        assert "0.04 USD estimated (no usage was reported)" in said[name], said[name]
+        assert "$0.04 estimated (no usage was reported)" in said[name], said[name]
         assert "that the vendor reported" not in said[name]
         assert NOUGHT not in said[name]
 

@@ -17,6 +17,7 @@ FLOORS: dict[str, list[str]] = {
         "item",
         "records",
         "endpoint",
+        "money",
         "errors",
         "os_errors",
         "events",

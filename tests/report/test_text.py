@@ -86,7 +86,11 @@ def test_our_own_signs_have_plain_letters():
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"), [(None, "unknown"), (0, "0.00 USD"), (0.0039, "0.0039 USD"), (1234.5, "1,234.50 USD")]
+    ("amount", "text"),
+    [
+        *[(None, "unknown"), (0, "$0.00"), (0.7, "$0.70"), (1234.5, "$1,234.50"), (-0.5, "-$0.50"), (1.5523, "$1.55")],
+        *[(0.0039, "$0.0039"), (0.039, "$0.039"), (0.0336, "$0.0336"), (0.0672, "$0.067"), (0.00003, "$0.00003")],
+    ],
 )
 def test_money_is_never_rounded_to_nothing_and_never_guessed(amount, text):
     assert formatting.usd(amount) == text
@@ -95,9 +99,9 @@ def test_money_is_never_rounded_to_nothing_and_never_guessed(amount, text):
 @pytest.mark.parametrize(
     ("amount", "unpriced", "known", "text"),
     [
-        (0, 0, 0, "0.00 USD"),
-        (0.7, 0, 0.7, "0.70 USD"),
-        (0.7, 3, 0.7, "0.70 USD + 3 requests of unknown price"),
+        (0, 0, 0, "$0.00"),
+        (0.7, 0, 0.7, "$0.70"),
+        (0.7, 3, 0.7, "$0.70 + 3 requests of unknown price"),
         (0, 1, None, "unknown (1 request of unknown price)"),
     ],
 )

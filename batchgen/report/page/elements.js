@@ -28,7 +28,11 @@ function morph(old, fresh) {
 }
 
 // Figures
-const usd = (amount) => (amount == null ? "unknown" : amount && Math.abs(amount) < 0.01 ? `${amount.toFixed(4)} USD` : `${amount.toFixed(2)} USD`);
+function usd(amount) {
+  if (amount == null) return "unknown";
+  const size = Math.abs(amount), digits = [2, 3, 4, 5, 6, 7].find((each) => Math.abs(size.toFixed(each) - size) <= size / 100) || 8;
+  return `${amount < 0 ? "-" : ""}$${size.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })}`;
+}
 const when = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hour12: false });
 const date = (seconds) => (seconds ? when.format(seconds * 1000) : "");

@@ -59,7 +59,7 @@ async def test_summary_and_status_say_what_happened_where_and_what_to_do(bench, 
     assert "the picture is paid for: run again to download it at no charge" in err
     assert "fetches what is paid for and still behind its link" in err
     assert "tries again what failed" not in err
-    assert "0.08 USD charged" in err
+    assert "$0.08 charged" in err
     out, _, code = await said(await start(bench, "status", *arguments))
     assert code == 0
     assert "paid for but not downloaded yet; the next run downloads them at no charge" in out
