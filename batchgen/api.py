@@ -35,10 +35,10 @@ T = TypeVar("T")
 
 
 class RunKeywords(TypedDict, total=False):
-    """The command line's options under its names, for `plan`, `run` and `run_sync`. Each goes before the same in `options`.
+    """The command line's options under its names, for `plan`, `run` and `run_sync`. Each overrides the same one in `options`.
 
     only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_cost: USD. fresh: everything once more. retry:
-    states to take up again. on_uncertain: whether a request that was never answered is repeated. until: start nothing after it;
+    states to try again. on_uncertain: whether a request that was never answered is repeated. until: start nothing after it;
     max_duration: seconds, unless it is a timedelta.
     """
 
@@ -63,7 +63,7 @@ def plan(
 ) -> Plan:
     """What `run` with the same options would do: nothing is sent and nothing is written.
 
-    on_step: hears of every sample that is not simply kept, in the order of the manifest. Raises ManifestError, LedgerError,
+    on_step: called with every sample that is not simply kept, in the order of the manifest. Raises ManifestError, LedgerError,
     UsageError.
     """
     return plan_job(job, options=_run_options(options, keywords), on_step=on_step, engine=engine)

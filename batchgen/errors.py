@@ -68,7 +68,7 @@ class LedgerError(SettingsError):
 
 
 class LedgerGone(LedgerError):
-    """The file that was opened is gone from its name: what is written into it would be lost. kept: paths of later pictures."""
+    """The file that was opened is gone from its name: what is written into it would be lost. kept: paths of later images."""
 
     def __init__(self, message: str, kept: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -135,7 +135,7 @@ class ProviderError(BatchgenError):
         self.retry_after_s, self.http_status, self.usage = retry_after_s, http_status, usage
 
     def as_type(self, kind: type[ProviderError]) -> ProviderError:
-        """The same with another class."""
+        """The same error as another class."""
         hint_s, status = self.retry_after_s, self.http_status
         return kind(self.message, reason=self.reason, retry_after_s=hint_s, http_status=status, usage=self.usage)
 
@@ -161,7 +161,7 @@ class DailyQuotaReached(ProviderError):
 
 
 class SpendRateReached(ProviderError):
-    """429 for the USD of ten minutes: every AI model of the account waits, and no lane's rate is to blame."""
+    """429 for the money spent in ten minutes: every AI model of the account waits, and no lane's rate is to blame."""
 
     scope = "account"
     suspects = ("account",)
@@ -208,7 +208,7 @@ class Refused(ProviderError):
 
 
 class OutputRefused(ProviderError):
-    """An output filter caught the picture; the same request often passes, so it is tried again a little."""
+    """An output filter caught the image; the same request often passes, so it is tried again a little."""
 
     retryable = True
     budget = "no_image"
@@ -306,7 +306,7 @@ class UploadAddressRefused(UploadFailed):
 
 
 class ReferenceLinkFailed(NotReached):
-    """A reference's link gave no picture. The request was not sent."""
+    """A reference's link gave no image. The request was not sent."""
 
     reason = "reference_link"
 
@@ -319,9 +319,9 @@ class ReferenceLinkRefused(ReferenceLinkFailed):
 
 
 class TierRefused(NotReached):
-    """The service tier that was asked for is not to be had (503 is one of its forms): sent once more at the standard tier.
+    """The requested service tier is not available (503 is one of its forms): sent once more at the standard tier.
 
-    permanent: not for want of capacity but because this key or model does not have the tier."""
+    permanent: not for lack of capacity but because this key or model does not have the tier."""
 
     budget = "tier"
     reason = "tier_refused"
@@ -383,14 +383,14 @@ class BatchLost(ProviderError):
 
 
 class BatchLostMaybeBilled(BatchLost):
-    """The same of a batch that answered more than its results hold, or of a job that its vendor has forgotten."""
+    """The same for a batch that answered more than its results hold, or of a job that its vendor has forgotten."""
 
     maybe_billed = True
     outcome = "uncertain"
 
 
 class DownloadFailed(ProviderError):
-    """The picture exists at the vendor's link but could not be fetched whole: paid for, so fetched again by every run."""
+    """The image exists at the vendor's link but could not be fetched whole: paid for, so fetched again by every run."""
 
     maybe_billed = True
     reason = "download_failed"

@@ -16,7 +16,7 @@ from batchgen.records import ImageFile
 
 
 class Logged(NamedTuple):
-    """How a line of the log has a field. description: for people; name: where it is not the field's own; left_out: when it is
+    """How a field is written in a line of the log. description: for people; name: where it is not the field's own; left_out: when it is
     empty. schema: what JSON Schema says beside the type. unit: how a figure is written: usd, s, ms, rate (requests a minute)
     or utc; `key` is written as item and sample, `files` as a list of objects."""
 
@@ -31,28 +31,30 @@ def _count(description: str, name: str = "", least: int = 0) -> Logged:
     return Logged(description, name, schema={"minimum": least})
 
 
-DURATION = Logged("From beginning to end.", "duration_s", "s")
-ESTIMATE = Logged("Of the whole run; null is unknown.", "estimate_usd", "usd")
-USD = Logged("What the picture cost, or a batch as far as prices are known; null is unknown.", unit="usd")
+DURATION = Logged("Duration from beginning to end.", "duration_s", "s")
+ESTIMATE = Logged("Cost of the whole run; null is unknown.", "estimate_usd", "usd")
+USD = Logged("What the image cost, or a batch as far as prices are known; null is unknown.", unit="usd")
 REASON = "One word, such as safety or rate_limited."
 MESSAGE = "In words, the vendor's where it gave any."
 _STATES = ("succeeded", "refused", "failed", "uncertain", "blocked", "pending", "running", "cancelled", "expired")
 _COUNTS = {"additionalProperties": {"type": "integer", "minimum": 0}}
 
 Attempt = Annotated[int, Logged("Number of the request in this job's ledger.")]
-Batch = Annotated[str, Logged("Its name at the vendor's.")]
+Batch = Annotated[str, Logged("Name of the batch at the vendor.")]
 Due = Annotated[str | None, Logged("When the night begins, or should have begun; UTC.")]
-ExitCode = Annotated[int, Logged("As the README lists them.")]
+ExitCode = Annotated[int, Logged("Exit code, as the manual lists them.")]
 Job = Annotated[str, Logged("The job's name, once its manifest was read.")]
 Key = Annotated[str, Logged(unit="key")]
-Manifest = Annotated[str, Logged("Its path.")]
+Manifest = Annotated[str, Logged("Path of the manifest.")]
 Message = Annotated[str, Logged(MESSAGE)]
 Model = Annotated[str, Logged("Id of the AI model.")]
 Reason = Annotated[str, Logged(REASON)]
-Requests = Annotated[int, _count("How many it holds.")]
-State = Annotated[str, Logged("Of a sample that ended, or of a batch in the vendor's words.", schema={"enum": _STATES})]
+Requests = Annotated[int, _count("How many requests it holds.")]
+State = Annotated[
+    str, Logged("State of a sample that ended, or of a batch in the vendor's words.", schema={"enum": _STATES})
+]
 Unpriced = Annotated[int, _count("Requests of unknown price.")]
-VendorCount = Annotated[int, _count("By the vendor's count.")]
+VendorCount = Annotated[int, _count("How many, by the vendor's count.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +75,9 @@ class RunStarted(Event):
     log_name: ClassVar[str] = "run.started"
     run_id: int
     job: str
-    emulated: Annotated[bool, Logged("A local emulator answers: no picture is real.")] = False
-    samples: Annotated[dict[str, int], Logged("Pictures to make, by model.", "wanted", schema=_COUNTS)]
-    kept: Annotated[int, _count("Pictures that were there already.")]
+    emulated: Annotated[bool, Logged("A local emulator answers: no image is real.")] = False
+    samples: Annotated[dict[str, int], Logged("Images to make, by model.", "wanted", schema=_COUNTS)]
+    kept: Annotated[int, _count("Images that were there already.")]
     left_out: Annotated[
         dict[str, int],
         Logged("Images that the manifest asks for and this run does not make, by why: limit, only, not_asked.",
@@ -102,7 +104,7 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
-    """A request ended without a picture."""
+    """A request ended without an image."""
 
     log_name: ClassVar[str] = "attempt.failed"
     level: ClassVar[str] = "warning"
@@ -118,7 +120,7 @@ class AttemptFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleResult(Event):
-    """A picture is durable, or this run gives it up."""
+    """An image is durable, or this run gives it up."""
 
     log_name: ClassVar[str] = "sample.ended"
     key: Key
@@ -128,23 +130,23 @@ class SampleResult(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSucceeded(SampleResult):
-    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the picture being durable."""
+    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the image being durable."""
 
     state: State = field(default="succeeded", init=False)
     attempt: Attempt
-    files: Annotated[tuple[ImageFile, ...], Logged("The picture, and drafts of the same answer.", unit="files")]
+    files: Annotated[tuple[ImageFile, ...], Logged("The image, and drafts of the same answer.", unit="files")]
     notes: Annotated[tuple[str, ...], Logged("What was unexpected in the answer.")] = ()
     usd: Annotated[float | None, USD]
     seconds: Annotated[float, DURATION]
     exposed_ms: Annotated[
         float | None,
-        Logged("From the answer's last byte to its durable record; null for a picture that a link gave.", unit="ms"),
+        Logged("From the answer's last byte to its durable record; null for an image that a link gave.", unit="ms"),
     ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleEnded(SampleResult):
-    """A sample that ends this run without a picture: refused, failed or uncertain."""
+    """A sample that ends this run without an image: refused, failed or uncertain."""
 
     level: ClassVar[str] = "warning"
     reason: Reason
@@ -198,10 +200,10 @@ class LaneStopped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage(Event):
-    """A model, account or host that is down: nothing is sent there but a probe now and then, and no sample pays for it."""
+    """A model, account or host that is down: only a probe is sent now and then, and no image loses an attempt to it."""
 
     scope: Annotated[str, Logged("How far an outage reaches; lane: one model.", schema={"enum": tuple(BREAKER_SCOPES)})]
-    name: Annotated[str, Logged("Of the model, or of the host of the API.")]
+    name: Annotated[str, Logged("Name of the model, or host of the API.")]
     models: Annotated[Sequence[str], Logged("AI models that wait for it.")]
     since: Annotated[float, Logged("When its first request failed; UTC.", unit="utc")]
     retry_at: Annotated[float | None, Logged("When the next probe is sent, UTC; null: it answers again.", unit="utc")]
@@ -348,7 +350,7 @@ class ScheduledRunEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunSkipped(Event):
-    """`daemon`: it is too long ago to be made up for."""
+    """`daemon`: a missed run is too long ago to be made up for."""
 
     log_name: ClassVar[str] = "scheduled_run.skipped"
     job: Job
@@ -358,7 +360,7 @@ class ScheduledRunSkipped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRunOutput(Event):
-    """`daemon`: what that run says and is no line of a log."""
+    """`daemon`: output of that run that is not a line of its log."""
 
     log_name: ClassVar[str] = "scheduled_run.output"
     job: Job

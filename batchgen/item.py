@@ -14,8 +14,8 @@ AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivative:
-    """One kind of file to make of each picture. widths: one file for each that the picture is large enough for; width: at
-    most that; neither: as large as the picture. crop: width to height. format `original`: the bytes as they came."""
+    """One kind of file to make of each image. widths: one file for each that the image is large enough for; width: at
+    most that; neither: as large as the image. crop: width to height. format `original`: the bytes as they came."""
 
     name: str
     format: Literal["webp", "avif", "jpeg", "png", "original"]
@@ -30,7 +30,7 @@ class Derivative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """What is made of pictures once they are there. Nothing of it reaches the wire."""
+    """What is made of images once they are there. Nothing of it reaches the wire."""
 
     derivatives: tuple[Derivative, ...] = ()
     embed: Literal["none", "ids", "full"] = "none"
@@ -69,22 +69,22 @@ def _asked(description: str, use: Use = "own", *, default: Any = None, **more: A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One entry of the manifest after expansion and defaults: one picture (or `count` of it) to ask for.
+    """One entry of the manifest after expansion and defaults: one image (or `count` of it) to ask for.
 
     Here each field of a manifest is declared, once: schema, fingerprint, what a model may support and the manual's table
     follow from it (`manifest/fields.py`). A field that reaches the wire needs its place in a codec besides.
 
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
-    references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the picture of another item.
+    references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the image of another item.
     origin: `file:line` of the entry, for messages. None means: not asked for.
     A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
 
     id: str
     provider: str
-    prompt: str = field(metadata=_declared("What the picture shows.", "picture"))
+    prompt: str = field(metadata=_declared("What the image shows.", "picture"))
     turn: int = _asked(
-        "Instead of a prompt: a conversation that refines a picture, one picture a turn, {id}-t1, {id}-t2 …",
+        "Instead of a prompt: a conversation that refines an image, one image a turn, {id}-t1, {id}-t2 …",
         "picture",
         default=0,
         name="turns",
@@ -113,11 +113,11 @@ class Item:
     )
     image_size: str | None = _asked("512, 1K, 2K or 4K, as the model offers.", "picture", examples=["1K", "2K", "4K"])
     count: int = _asked(
-        "How many pictures (samples) of this; default 1. 2 made 4 buys two more.", default=1, ge=1, le=COUNT_MAX
+        "How many images (samples) of this; default 1. 2 made 4 buys two more.", default=1, ge=1, le=COUNT_MAX
     )
     references: tuple[str, ...] = _asked(
-        "Pictures to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or az:// "
-        "(globs are expanded, sorted), https links, or @id and @id#n for the picture of another item, which is then "
+        "Images to send along: files beside the manifest or objects in a bucket, s3://bucket/name, gs:// or az:// "
+        "(globs are expanded, sorted), https links, or @id and @id#n for the image of another item, which is then "
         "made first. PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP, up to 100 MB each.",
         "picture",
         default=(),
@@ -127,13 +127,13 @@ class Item:
         "What to answer with; default image. With text, the text is kept as NAME.txt.", "picture", default=()
     )
     search: Literal["web", "image"] | None = _asked(
-        "Ground the picture in a search of the web, or of pictures too; what was found is kept as NAME.sources.json and "
+        "Ground the image in a search of the web, or of images too; what was found is kept as NAME.sources.json and "
         "NAME.search.html.",
         "picture",
     )
     thinking: Literal["minimal", "low", "medium", "high"] | None = _asked("How long to think first.", "picture")
     keep_thoughts: bool = _asked(
-        "Ask for the thoughts: their text beside the picture as NAME.thoughts.md, their interim pictures in drafts/.",
+        "Ask for the thoughts: their text beside the image as NAME.thoughts.md, their interim images in drafts/.",
         "picture",
         default=False,
     )
@@ -146,9 +146,9 @@ class Item:
         "delivery",
     )
     no_image_suffix: str | None = _asked(
-        "Appended to the prompt when it is sent again after an answer without a picture."
+        "Appended to the prompt when it is sent again after an answer without an image."
     )
-    seed: int | None = _asked("Asked for, though no vendor promises the same picture twice.", "picture")
+    seed: int | None = _asked("Asked for, though no vendor promises the same image twice.", "picture")
     temperature: float | None = _asked("Vendors advise to leave it alone.", "picture", ge=0, le=2)
     safety: Mapping[str, str] = _asked(
         "Harm category to threshold, as the vendor spells them.",
@@ -159,11 +159,11 @@ class Item:
     person_generation: Literal["dont_allow", "allow_adult", "allow_all"] | None = _asked(
         "Whether people may be shown, where a model takes it.", "picture"
     )
-    negative_prompt: str | None = _asked("What the picture should not show, where a model takes it.", "picture")
+    negative_prompt: str | None = _asked("What the image should not show, where a model takes it.", "picture")
     tags: tuple[str, ...] = _asked("For `--only tag:NAME` and reports; never sent.", default=(), max_length=100)
     priority: int = _asked("Higher goes first; default 0.", default=0, ge=-1000, le=1000)
     max_age_s: float | None = _asked(
-        "Make it again when its picture is older: 36h, 7d or 4w.",
+        "Make it again when its image is older: 36h, 7d or 4w.",
         name="max_age",
         kind=str,
         pattern=AGE_PATTERN,
@@ -171,13 +171,13 @@ class Item:
     )
     filename: str = field(metadata=_declared("Name of the file without extension; default {{ id }}."))
     on_mismatch: Literal["warn", "fail"] = _asked(
-        "A picture of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it in drafts/ "
+        "An image of another size or ratio than asked for: warn (default) keeps and flags it, fail keeps it in drafts/ "
         "and ends its item failed.",
         default="warn",
     )
     extra: Mapping[str, Any] = _asked("Merged into the body of the request as given.", "picture", default=dict)
     post: Post | None = field(
-        default=None, metadata=_declared("Files to make of the picture: a list of them, or an object; never sent.")
+        default=None, metadata=_declared("Files to make of the image: a list of them, or an object; never sent.")
     )
     origin: str = ""
 

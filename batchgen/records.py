@@ -49,7 +49,7 @@ def lane_model(lane: str) -> str:
 
 
 def required_keys(item: Item, n: int) -> tuple[str, ...]:
-    """Keys of the samples that must have their pictures before sample n of `item` can be asked for."""
+    """Keys of the samples that must have their images before sample n of `item` can be asked for."""
     if not item.references and item.turn < 2:
         return ()
     keys = [reference_key(name) for name in item.references if name.startswith("@")]
@@ -71,9 +71,9 @@ def reference_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
-    """One picture sent along. `base64` is the standard alphabet, encoded once per run and shared.
+    """One image sent along. `base64` is the standard alphabet, encoded once per run and shared.
 
-    uri: where the API finds the picture itself, which then has no base64: a file uploaded to it, or a link.
+    uri: where the API finds the image itself, which then has no base64: a file uploaded to it, or a link.
     """
 
     mime_type: str
@@ -158,9 +158,9 @@ DECODED_PREFIX = "\x00lifted:"  # and a number stand for a long JSON string that
 
 @dataclass(frozen=True, slots=True)
 class ReplyImage:
-    """One picture in an answer, either as bytes or as the number of a lifted string already on disk.
+    """One image in an answer, either as bytes or as the number of a lifted string already on disk.
 
-    role: `image` is what was asked for, `draft` an earlier picture of the same answer, `thought` an unbilled interim.
+    role: `image` is what was asked for, `draft` an earlier image of the same answer, `thought` an unbilled interim.
     """
 
     mime_type: str
@@ -189,10 +189,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A usable answer: pictures, or links to fetch, in the order of the samples they belong to.
+    """A usable answer: images, or links to fetch, in the order of the samples they belong to.
 
-    unavailable: pictures that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
-    for one that is recorded already. filtered: reasons for pictures that were asked for and withheld. text: what the model
+    unavailable: images that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
+    for one that is recorded already. filtered: reasons for images that were asked for and withheld. text: what the model
     wrote besides; thoughts: what it let see of its thinking. grounding: what a search found, as the vendor says it.
     """
 
@@ -212,7 +212,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """A checked picture on disk. path: relative to the job folder, `/` between parts."""
+    """A checked image on disk. path: relative to the job folder, `/` between parts."""
 
     path: str
     sha256: str
@@ -233,7 +233,7 @@ CURRENT_STATES = ("wanted", "running", "submitted", "succeeded", "refused", "fai
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a sample stands, as `status`, `export` and `results.jsonl` tell it. files: its image first; empty without one.
+    """How a sample stands, as `status`, `export` and `results.jsonl` show it. files: its image first; empty without one.
     usd: what it cost, None when that is unknown. folder: where the paths of its files begin, or the address of the bucket;
     empty when only the ledger was read.
     """
@@ -285,7 +285,7 @@ class Result:
 
 
 class KnownSample(NamedTuple):
-    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the picture at `path`.
+    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the image at `path`.
 
     A tuple and not a dataclass: planning a million lines makes a million of them.
     """

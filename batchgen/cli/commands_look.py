@@ -19,7 +19,7 @@ STATUS = Command(
         option(
             "--billing", "What was billed: by model, by run, uncertain, and for what reason; earlier runs included."
         ),
-        option("--watch", "Again and again while a run lasts; Ctrl-C leaves, the run goes on."),
+        option("--watch", "Refresh while a run lasts; Ctrl-C leaves, the run goes on."),
     ),
     """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
 
@@ -59,16 +59,16 @@ REPORT = Command(
         *(*EACH_JOB, FOLDER),
         option(
             "--to FILE",
-            "Where to.  [default: report.html or contact-sheet.jpg in the job's folder]",
+            "File to write.  [default: report.html or contact-sheet.jpg in the job's folder]",
             "target",
             type=click.Path(dir_okay=False),
         ),
         option(
             "--contact-sheet",
-            "In place of the page, one image with all of them: .jpg, .png or .webp by --to.",
+            "Instead of the page, write one image with all of them: .jpg, .png or .webp, as --to says.",
             "sheet",
         ),
-        option("--columns N", "Of the contact sheet.", type=IntRange(1, 60), default=6),
+        option("--columns N", "Columns of the contact sheet.", type=IntRange(1, 60), default=6),
         option("--cell PX", "Side of an image on the contact sheet.", type=IntRange(48, 1024), default=240),
         *(ONLY, json_option()),
     ),
@@ -92,14 +92,14 @@ SERVE = Command(
     "A live dashboard of one or many jobs.",
     (
         *(JOBS, LEDGER),
-        option("--port N", "0: any that is free.", type=IntRange(0, 65535), default=8765),
-        option("--host HOST", "Another than loopback needs a token.", default="127.0.0.1"),
+        option("--port N", "Port; 0 picks a free one.", type=IntRange(0, 65535), default=8765),
+        option("--host HOST", "Anything but localhost requires --token.", default="127.0.0.1"),
         option(
             "--token",
             "Make up a token that visitors need; BATCHGEN_SERVE_TOKEN sets one, which is not printed.",
             "with_token",
         ),
-        option("--name HOST[:PORT]", "Browsers come by this name; repeatable.", "names", multiple=True),
+        option("--name HOST[:PORT]", "Host name that browsers use; repeatable.", "names", multiple=True),
         option("--read-only", "Without the buttons to retry and to stop."),
     ),
     """Serve a live dashboard of each JOB, a manifest, a job folder or a folder of jobs; without one, of all in jobs/ and here.
@@ -147,7 +147,7 @@ EXPORT = Command(
         option("--format", "Format of the rows.", "form", type=Choice(["jsonl", "csv"]), default="jsonl"),
         option(
             "--to FILE|-",
-            "Where to; - is stdout, the default.",
+            "File to write; - is stdout, the default.",
             "target",
             default="-",
             show_default=False,

@@ -106,8 +106,8 @@ RETRY = Command(
     "Ask again for what failed, was refused or is uncertain.",
     (
         *EACH_JOB,
-        option("--failed", "What failed, reasons that `run` holds for final included."),
-        option("--refused", "What the vendor refused; the same request often is refused again."),
+        option("--failed", "What failed, including what `run` does not retry."),
+        option("--refused", "What the vendor refused; the same request is often refused again."),
         option("--uncertain", "What was sent and never answered; it may be billed twice."),
         option("--reason R", "Only samples with this reason; repeatable.", "reasons", multiple=True),
         *(FOLDER, DRY_RUN, ONLY, LIMIT, *CAPS, *EXECUTION),

@@ -39,11 +39,11 @@ MODELS = Command(
     "models",
     "The AI models, their limits and prices.",
     (
-        option("--all", "Retired ones too.", "show_all"),
-        option("--live", "Ask the APIs there is a key for which models they list now; free."),
+        option("--all", "Include retired models.", "show_all"),
+        option("--live", "Ask each API with a key which models it lists now; free."),
         json_option(),
     ),
-    """List the AI models with their limits and prices. An id that is not listed may be used all the same.
+    """List the AI models with their limits and prices. Ids that are not listed can be used too.
 
     Prices are for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
     searches are billed on top: `plan` counts them. The rpm is what batchgen keeps to unless the manifest's `models:` says
@@ -79,7 +79,7 @@ SCHEDULE = Command(
             "When, on the local clock.  [default: `schedule:` in the manifest, with all that it says]",
             callback=read_time_of_day,
         ),
-        option("--days DAYS", "mon,thu or mon-fri; every day without it.", callback=read_weekdays),
+        option("--days DAYS", "Days, such as mon,thu or mon-fri; default every day.", callback=read_weekdays),
         option(
             "--as FORM",
             "What runs it: systemd, cron, launchd, kubernetes or github.",
@@ -97,18 +97,18 @@ SCHEDULE = Command(
             multiple=True,
             callback=read_key_files,
         ),
-        option("--name NAME", "Of the units.  [default: batchgen- and the job's name]"),
-        option("--timezone ZONE", "Such as Europe/Berlin.  [default: this machine's]"),
+        option("--name NAME", "Name of the units.  [default: batchgen- and the job's name]"),
+        option("--timezone ZONE", "Time zone, such as Europe/Berlin.  [default: this machine's]"),
         option("--image NAME", "Container image, for kubernetes.", default="batchgen:latest"),
         option("--claim NAME", "Volume claim with the manifest, for kubernetes.", default="batchgen"),
-        option("--install", "Put it in place (systemd user units, cron).", "action", flag_value="install"),
-        option("--uninstall", "Take it away again.", "action", flag_value="uninstall"),
+        option("--install", "Install it (systemd user units, cron).", "action", flag_value="install"),
+        option("--uninstall", "Uninstall it.", "action", flag_value="uninstall"),
         click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]"),
     ),
     """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.
 
     A run that was missed is made up for where the system can. Two runs never overlap. Budget, deadline and daily
-    quota are no failures: the next run continues. Options of `run` follow after `--`.
+    quota are not failures: the next run continues. Options of `run` follow after `--`.
 
     \b
     Examples:
@@ -133,9 +133,9 @@ WORKER = Command(
             "Processes that make the files of `post:`; 0: this worker makes none.  [default: one fewer than cores, 8 at most]",
             type=IntRange(0, 1000),
         ),
-        option("--until-empty", "Leave when nothing is left that may be made now; for batch systems."),
-        option("--name NAME", "Unlike any other worker's.  [default: host, process and a few letters]"),
-        option("--health-file FILE", "Touched every few seconds while the worker lives.", type=click.Path()),
+        option("--until-empty", "Exit when nothing is left to make now; for batch systems."),
+        option("--name NAME", "Name of this worker, unique among all.  [default: host, process and a few letters]"),
+        option("--health-file FILE", "Touch this file every few seconds while the worker is alive.", type=click.Path()),
         *(QUIET, *LOG),
     ),
     """Make the images that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
@@ -160,7 +160,7 @@ DAEMON = Command(
         MANIFESTS,
         option(
             "--jobs N",
-            "Runs at the same time; they share quota and budgets anyway.",
+            "Jobs to run at the same time; they share quota and budgets.",
             "places",
             type=IntRange(min=1),
             default=4,
@@ -171,8 +171,8 @@ DAEMON = Command(
             callback=read_duration,
             default="60s",
         ),
-        option("--once", "Run what is due now, and leave."),
-        option("-n, --dry-run, --list", "Show the jobs with their next and last run, and leave.", "listing"),
+        option("--once", "Run what is due now, and exit."),
+        option("-n, --dry-run, --list", "Show the jobs with their next and last run, and exit.", "listing"),
         json_option("With --list: answer with one JSON list on stdout."),
         option("--emulate", "Run each against a local emulator: nothing billed, NAME.emulated/."),
         LEDGER,
@@ -184,7 +184,7 @@ DAEMON = Command(
         ),
         option(
             "--health-file FILE",
-            "Touched every minute, for a container's health check.",
+            "Touch this file every minute, for a container's health check.",
             type=click.Path(path_type=Path),
         ),
     ),
@@ -221,8 +221,8 @@ DOCTOR = Command(
     "Check key, addresses, folder and clock.",
     (
         click.Argument(["manifest"], type=click.Path(), required=False),
-        option("--online", "Free requests to each API that there is a key for: key, clock, balance."),
-        option("--quota", "The same, and what the key may use: models, limits."),
+        option("--online", "Send free requests to each API with a key: check key, clock, balance."),
+        option("--quota", "The same, and list what the key may use: models, limits."),
         *(LEDGER, json_option()),
     ),
     """Check keys, addresses, proxies, models, folder, clock and versions; with MANIFEST, what that one needs; with BATCHGEN_LEDGER

@@ -229,7 +229,7 @@ EXECUTION = (
     ),
     ENGINE,
     option(
-        "--no-wait", "Submit batches or work for a cluster, collect what is there, leave with 9; a later run collects."
+        "--no-wait", "Submit batches or work for a cluster, collect what is there, exit with 9; a later run collects."
     ),
     option(
         "--fallback-at HH:MM",
@@ -241,7 +241,7 @@ EXECUTION = (
     json_option("Print one JSON object on stdout at the end."),
     option(
         "--later-ok",
-        "For timers: leave with 0 in place of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
+        "For timers: exit with 0 instead of 6, 7, 8, 9 and 11, which mean that a later run goes on.",
         callback=_set_later_ok,
         expose_value=False,
     ),

@@ -99,7 +99,7 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     for reason, number in reconciliation.counts_by_reason.most_common(12):
         out.line(f"  {number:>6,}  {reason_text(reason)}")
     if found.derivatives:
-        out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the pictures, at most")
+        out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the images, at most")
     if not forecast.images:
         return
     emulated = " at the vendor's prices; the emulator bills nothing" if shown.job.emulated else ""

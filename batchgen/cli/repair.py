@@ -59,7 +59,7 @@ def print_repair(done: Repair, print_line: Callable[..., None], *, with_manifest
         print_line(f"{old} is {new} by its bytes, and has that name again")
     for label, paths in (
         ("missing or changed", done.gone),
-        ("not a whole picture, move it away", done.broken),
+        ("not a whole image, move it away", done.broken),
         ("belongs to no known request, kept as", done.unassigned),
     ):
         for path in paths:

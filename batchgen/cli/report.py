@@ -71,7 +71,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     )
     if store.url:
         invocation.err.line(
-            f"full pictures are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
+            f"full images are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
         )
     _print_paths(invocation, found, [path])
 
@@ -90,7 +90,7 @@ def write_contact_sheets(invocation: Invocation, job: str, options: ReportOption
         cells = list(contact_sheet.cells_of(ledger, options.only))
     if not cells:
         raise UsageError(f"{job}: nothing to show{' that --only names' if options.only else ''}")
-    heading = f"{title} · {formatting.count(sum(bool(cell.path) for cell in cells), 'picture')}"
+    heading = f"{title} · {formatting.count(sum(bool(cell.path) for cell in cells), 'image')}"
     layout = contact_sheet.Layout(options.columns, options.cell)
     paths = contact_sheet.write_sheets(target, store, heading, cells, layout, emulated=emulated)
     if options.as_json:

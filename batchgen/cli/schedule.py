@@ -58,7 +58,7 @@ NOTES = {
         "save it as .github/workflows/{spec.name}.yaml; GitHub's clock is UTC, so daylight saving moves it by an hour, and a"
         " busy hour delays it",
         "the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB; then the run"
-        " stops rather than buy all again. A job of worth belongs onto a machine of its own",
+        " stops rather than buy all again. Run a job that matters on a machine of your own",
     ),
 }
 
@@ -129,7 +129,7 @@ def _check_run_options(
     invocation.json, invocation.later_ok = json, later_ok
     for address in asked["notify"]:
         if not VARIABLE.search(address) or secrets_in(address):
-            raise UsageError("--notify: units are no place for an address; write --notify '${NOTIFY_URL}'")
+            raise UsageError("--notify: an address does not belong in a unit; write --notify '${NOTIFY_URL}'")
         if problem := variable_problem(address):
             raise UsageError(f"--notify: {problem}")
     return load_job(invocation, manifest, asked["output"], emulate=asked["emulate"]), asked["notify"]

@@ -92,7 +92,7 @@ class ScheduledJobs:
                 return True
             manifest = open_manifest(path)
         except (BatchgenError, OSError) as error:
-            stays = "its last schedule stays" if path in self.jobs else "it does not run until it is mended"
+            stays = "its last schedule stays" if path in self.jobs else "it does not run until it is fixed"
             _logger.error("%s; %s", str(error).replace("\n", "; "), stays)
             return True
         if manifest.schedule is None:
@@ -109,7 +109,7 @@ class ScheduledJobs:
             if self._persistent and not state_file.acquire():
                 if path not in self._locked_by_others:
                     self._locked_by_others.add(path)
-                    _logger.warning("%s is in the hands of another daemon", path)
+                    _logger.warning("%s is run by another daemon", path)
                 return False
             self._locked_by_others.discard(path)
             schedule_state = state_file.read() or ScheduleState(schedule="", since=now)

@@ -101,7 +101,7 @@ def _render_one(
     image, icc, exif = source.upright_image()
     framed = crop_and_size(image.size, spec)
     if framed is None:
-        return [_not_made(spec, "skipped", f"the picture is {image.width} pixels wide")]
+        return [_not_made(spec, "skipped", f"the image is {image.width} pixels wide")]
     box, size = framed
     if size != image.size or box != (0, 0, *image.size):
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

@@ -165,12 +165,12 @@ class EmulatorOptions:
     picture: Literal["full", "tiny"] = _flag(
         "full", "--picture", "tiny: the longest side is 64 pixels (default full)", "full|tiny"
     )
-    picture_px: int | None = _flag(None, "--picture-px", "longest side of every picture", "N")
+    picture_px: int | None = _flag(None, "--picture-px", "longest side of every image", "N")
     signature_bytes: int = _flag(2048, "--signature-bytes", "size of thought signatures")
     serve_retired: bool = _flag(True, "--no-retired", "answer 404 for AI models that the vendor has shut down")
     max_request_bytes: int = 20 * 1024 * 1024
     models: tuple[str, ...] = _flag((), "--model", "the only AI models that keys may use (default all)", "ID")
-    credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first picture")
+    credit: int = _flag(1_000_000_000, "--credit", "credits of an AIML account before its first image")
     tiers: Mapping[str, int] = _flag(
         {}, "--tier", "status that flex or priority meets: 400, 429, 503; 200 = downgrade", "NAME=STATUS", named=int
     )

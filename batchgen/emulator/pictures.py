@@ -172,7 +172,7 @@ def read_comment(data: bytes) -> dict[str, object]:
         raw = image.info.get("comment") or image.info.get("Comment")
     facts = json.loads(raw) if raw else None
     if not isinstance(facts, dict):
-        raise ValueError("not a picture of the emulator")
+        raise ValueError("not an image of the emulator")
     return facts
 
 

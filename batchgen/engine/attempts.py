@@ -158,7 +158,7 @@ class AttemptRecorder:
                 )
             )
         if settled_reply.late:
-            self._emit(Notice(at=now, message=f"{sample.key}: a picture {late_message(settled_reply.late)}"))
+            self._emit(Notice(at=now, message=f"{sample.key}: an image {late_message(settled_reply.late)}"))
         for left in settled_reply.missing:
             self._emit_end(now, sample_key(item.id, left.n), item.model, left.state, left.reason, left.message)
 

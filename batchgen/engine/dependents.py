@@ -95,5 +95,5 @@ class Dependents:
     def _picture(self, key: str) -> RecordedImage:
         found = self._reader.current_picture(*split_key(key))
         if found is None:
-            raise UsageError(f"the picture of {key} is no longer there")
+            raise UsageError(f"the image of {key} is no longer there")
         return found

@@ -160,14 +160,14 @@ class Exchange:
         file = self._store.spool_file(attempt, k)
         try:
             fetching = self._transport.download_link(link, file.write, max_bytes=BODY_MAX_BYTES, api_url=route.base_url)
-            lost = DownloadFailed("the run was interrupted while the picture was fetched from its link")
+            lost = DownloadFailed("the run was interrupted while the image was fetched from its link")
             await self._wait(fetching, lost)
             if not file.bytes:
-                raise DownloadFailed("the picture's link answered 200 and sent nothing", http_status=200)
+                raise DownloadFailed("the image's link answered 200 and sent nothing", http_status=200)
             await asyncio.to_thread(check_file, file.path)
         except ImageError as error:
             file.discard()
-            raise DownloadFailed(f"the picture's link answered 200, but {error}", http_status=200) from None
+            raise DownloadFailed(f"the image's link answered 200, but {error}", http_status=200) from None
         except BaseException:
             file.discard()
             raise

@@ -1,4 +1,4 @@
-"""A manifest, the folder of its pictures and the settings it runs under, opened together."""
+"""A manifest, the folder of its images and the settings it runs under, opened together."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from batchgen.settings import Settings, state_folder
 from batchgen.store.store import last_location
 
 UNTRUSTED_ADDRESS = (
-    "is not read: `.env` beside the manifest says where requests go, so pictures from your buckets could be sent there; set"
+    "is not read: `.env` beside the manifest says where requests go, so images from your buckets could be sent there; set"
     " that address in the environment instead"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A manifest, the folder of its pictures, and the settings it runs under."""
+    """A manifest, the folder of its images, and the settings it runs under."""
 
     manifest: Manifest
     folder: Path
@@ -61,10 +61,10 @@ def load(
 ) -> Job:
     """Open a manifest: the path of a file, or data, which is a mapping as in a file, or a list of items or of prompts.
 
-    A file's head is read and checked now, its items when it is planned or run. output: the folder for pictures and ledger;
+    A file's head is read and checked now, its items when it is planned or run. output: the folder for images and ledger;
     default what the manifest says, else NAME beside it, and NAME.emulated when emulate is set. The address of a bucket, there
-    or in the manifest, takes the pictures, and the folder is NAME beside the manifest; an emulated job uses a bucket only when
-    `output` names it. name: of data, which has no file to be named after; its folder is NAME in the current folder, where its
+    or in the manifest, takes the images, and the folder is NAME beside the manifest; an emulated job uses a bucket only when
+    `output` names it. name: required for data, which has no file to be named after; its folder is NAME in the current folder, where its
     relative paths begin too. environ: instead of the process's environment. Raises ManifestError, SettingsError, UsageError.
     """
     output = None if output is None else os.fspath(output)
@@ -143,7 +143,7 @@ def _bucket_address(output: str) -> str:
 
 
 def open_reader(job: Job, url: str | None = None) -> Reader | None:
-    """Of what is known so far; of a job that a server knows, even when this folder is new. url: of that server, by default
+    """A reader of what is known so far, even when this folder is new to a job that a server knows. url: of that server, by default
     what the job's settings say."""
     url = url or ledger_url(job.settings)
     if has_ledger(job.folder):

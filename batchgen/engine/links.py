@@ -45,7 +45,7 @@ def settle_downloaded(ledger: Ledger, store: Store, catalogue: Catalogue, attemp
             continue
         stranded = store.recover_stranded(attempt.id, attempt.started_at)
         if fetched := dict(_spooled_images(store, attempt)):
-            left = DownloadFailed("the run ended before the picture was fetched from its link")
+            left = DownloadFailed("the run ended before the image was fetched from its link")
             failed = dict.fromkeys(attempt.links.keys() - fetched.keys(), left)
             with suppress(DownloadFailed):  # a bug of ours: its link is fetched again
                 _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, fetched, failed)
@@ -92,7 +92,7 @@ async def fetch_pending_links(
             if sum(task.result() for task in done):
                 came_s = loop.time()
             elif loop.time() - came_s >= STALL_TIMEOUT_S:
-                exchange.cancel(f"no link has given a picture for {STALL_TIMEOUT_S:.0f} s")
+                exchange.cancel(f"no link has given an image for {STALL_TIMEOUT_S:.0f} s")
     finally:
         exchange.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

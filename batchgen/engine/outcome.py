@@ -22,7 +22,7 @@ MAX_LISTED = 10  # discrepancies of each kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line or a caller asks of one run, or of its plan. None: as the manifest says.
+    """What the command line or a caller asks of one run, or of its plan. None stands for what the manifest says.
 
     only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_usd: stop before more is spent. hold_uncertain: leave
     requests that were never answered as they are. Raises UsageError for a value that cannot be.
@@ -82,7 +82,7 @@ class RunOptions:
 @dataclass(frozen=True, slots=True)
 class DerivativeCounts:
     """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more; queued:
-    pictures whose files are left to workers elsewhere."""
+    images whose files are left to workers elsewhere."""
 
     made: int = 0
     skipped: int = 0
@@ -147,7 +147,7 @@ EXIT_CODE_BY_STOP_REASON = {
 class RunEnding:
     """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
     samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
-    another day; stopped_lanes: reasons by lane; waiting_uploads: pictures that the bucket did not take; parked: UTC seconds
+    another day; stopped_lanes: reasons by lane; waiting_uploads: images that the bucket did not take; parked: UTC seconds
     until which a lane stays closed, by lane.
 
     Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
@@ -199,7 +199,7 @@ class Outcome:
     """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
 
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
-    billed without a picture. left: wanted and not tried; left_out: without a picture, by --only or --limit. exposed_ms: median
+    billed without an image. left: wanted and not tried; left_out: without an image, by --only or --limit. exposed_ms: median
     and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
     answer.
     """

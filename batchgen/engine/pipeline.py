@@ -75,7 +75,7 @@ class DeferredUploads:
             if not uploads.pending:
                 continue
             self._context.note(
-                f"{uploads.unavailable_reason}; pictures wait in the spool and go up when it takes them again"
+                f"{uploads.unavailable_reason}; images wait in the spool and go up when it takes them again"
             )
             delay_s = FIRST_RETRY_DELAY_S
             while uploads.pending:
@@ -84,7 +84,7 @@ class DeferredUploads:
                     uploaded = await self._upload_waiting()
                 delay_s = FIRST_RETRY_DELAY_S if uploaded else min(MAX_RETRY_DELAY_S, 2 * delay_s)
             uploads.unavailable_reason = ""
-            self._context.note(f"{self._store.url}: all pictures that waited are there now")
+            self._context.note(f"{self._store.url}: all images that waited are there now")
 
     async def _upload_waiting(self) -> int:
         """Until the first that does not go. Answers how many attempts went up."""

@@ -29,7 +29,7 @@ REPEATS_LOOKED_FOR_MAX = 100_000  # items, beyond which two more readings would 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run would do. reconciliation: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
-    derivatives: files to make of the pictures, at most, for a picture may turn out smaller than a width."""
+    derivatives: files to make of the images, at most, for an image may turn out smaller than a width."""
 
     reconciliation: Reconciliation
     forecast: Forecast
@@ -52,7 +52,7 @@ def plan(
 ) -> Plan:
     """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError, UsageError.
 
-    on_step: told of every sample that is not simply kept, in the order of the manifest.
+    on_step: called with every sample that is not simply kept, in the order of the manifest.
     """
     options = (options or RunOptions()).for_engine(engine)
     has_result_lines(job.folder)

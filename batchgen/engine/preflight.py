@@ -28,7 +28,7 @@ def check_owner(request: RunRequest, reader: Reader) -> None:
     if was is not None and (was == "yes") != request.emulated:
         kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
         raise UsageError(
-            f"{request.store.root} holds {kinds[0]} pictures and this run would add {kinds[1]} ones: choose another --output"
+            f"{request.store.root} holds {kinds[0]} images and this run would add {kinds[1]} ones: choose another --output"
         )
     if reader.last_run() is None:
         refuse_lost_results(request.job.manifest, request.store)
@@ -84,7 +84,7 @@ def note_other_manifest(request: RunRequest, was: str | None) -> None:
     """Two manifests of one folder would each move the other's pictures away, run after run. was: that of the last run."""
     if was is not None and was != request.manifest_path and os.path.exists(was):
         request.note(
-            f"this folder's last run was of {was}: pictures that only it asks for move to superseded/."
+            f"this folder's last run was of {was}: images that only it asks for move to superseded/."
             " If both are to stay, give each its own output:"
         )
 
@@ -104,18 +104,18 @@ def refuse_lost_pictures(
     where = store.url or str(store.folder)
     if reconciliation.unrecorded:
         pictures = (
-            f"pictures lie in {where} under names that the manifest asks for ({list_some(reconciliation.unrecorded)})"
+            f"images lie in {where} under names that the manifest asks for ({list_some(reconciliation.unrecorded)})"
         )
         if reader is None or reader.last_run() is None:
             lost = lost_ledger_error(store.folder, pictures, _verify_command(manifest, store))
-            raise LedgerError(f"{lost}. If the pictures are your own, move them away")
+            raise LedgerError(f"{lost}. If the images are your own, move them away")
         raise LedgerError(
             f"{pictures}, and the ledger has never seen a request for them: it is an older one, and a run would buy them"
             f" again. Put the newer one back, or add them to this one: `batchgen verify {_verify_command(manifest, store)} --repair`."
-            " If the pictures are your own, move them away"
+            " If the images are your own, move them away"
         )
     if reader is None and _has_receipts(manifest, store):
-        receipts = f"receipts of pictures that the manifest asks for lie in {where}"
+        receipts = f"receipts of images that the manifest asks for lie in {where}"
         raise lost_ledger_error(store.folder, receipts, _verify_command(manifest, store))
 
 
@@ -124,11 +124,11 @@ def recovery_advice(manifest: Manifest, store: Store) -> str:
     if not store.emergency_spool.is_same_folder():
         return (
             f"Bring {store.folder} back to where it was and run again: it goes on where it stopped. If it is lost, copy the"
-            " pictures that are named here into a new one, under the names of their items, and"
+            " images that are named here into a new one, under the names of their items, and"
             f" `batchgen verify {_verify_command(manifest, store)} --repair` takes them in"
         )
     return (
-        f"Every picture that was made is in {store.url or store.folder}. Put the ledger back, or build a new one from them:"
+        f"Every image that was made is in {store.url or store.folder}. Put the ledger back, or build a new one from them:"
         f" `batchgen verify {_verify_command(manifest, store)} --repair`; then run again"
     )
 

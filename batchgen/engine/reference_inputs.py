@@ -174,7 +174,7 @@ class ReferenceInputs:
             await self._transport.download_link(link, part.write, max_bytes=FILE_MAX_BYTES, api_url=api_url)
             part.sync()
             if await asyncio.to_thread(is_truncated, part.path):
-                raise ReferenceLinkFailed(f"the reference {link}: the picture there is incomplete")
+                raise ReferenceLinkFailed(f"the reference {link}: the image there is incomplete")
             os.rename(part.path, path)
             self._prepared.identify(path)
         except DownloadFailed as error:
@@ -182,7 +182,7 @@ class ReferenceInputs:
             raise kind(f"the reference {link}: {error.message}", http_status=error.http_status) from None
         except UsageError:
             os.unlink(path)
-            raise ReferenceLinkFailed(f"the reference {link}: what it gives is not a picture") from None
+            raise ReferenceLinkFailed(f"the reference {link}: what it gives is not an image") from None
         finally:
             part.discard()
         self._prepared_paths[link] = path
@@ -197,7 +197,7 @@ class ReferenceInputs:
         try:
             await asyncio.to_thread(self._store.download, file.path, path)
         except (BucketUnavailable, FileNotFoundError) as error:
-            raise ReferenceLinkFailed(f"the picture of {name}: {str(error) or 'it has gone from the bucket'}") from None
+            raise ReferenceLinkFailed(f"the image of {name}: {str(error) or 'it has gone from the bucket'}") from None
         self._prepared.expect_digest(path, file.sha256)
         self._prepared_paths[file.sha256] = path
         return path

@@ -219,7 +219,7 @@ def _leave_in_emergency_spool(files: Sequence[SpoolFile], pictures: Sequence[Spo
                 file.path = named
             with contextlib.suppress(StoreError):
                 sync_folder(os.path.dirname(file.path))
-    raise StoreError("the job's disk did not take the picture")
+    raise StoreError("the job's disk did not take the image")
 
 
 def _place_without_ledger(store: Store, pictures: Sequence[SpooledPicture], texts: Mapping[str, str]) -> None:

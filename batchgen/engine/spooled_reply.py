@@ -41,7 +41,7 @@ def spool_images(
             file = _spool_file_of(store, attempt.id, number, image, spooled)
             if file is None:
                 discard_files([part.file for part in parts if part.image.data is not None])
-                raise Malformed("the answer refers to a picture that is not in it", http_status=200, usage=reply.usage)
+                raise Malformed("the answer refers to an image that is not in it", http_status=200, usage=reply.usage)
             parts.append(SpooledImage(k, sample.n + made if wanted else sample.n, wanted, image, file))
         k, made = k + 1, made + wanted
     return parts
@@ -146,7 +146,7 @@ def samples_without_image(sample: Sample, reply: Reply, made: set[int]) -> list[
     """Samples without a picture: those behind a link that failed, and those that the answer withheld."""
     asked = range(sample.n, sample.n + sample.images)
     behind = {sample.n + offset: why for offset, why in reply.unavailable.items() if sample.n + offset in asked}
-    reasons = list(reply.filtered) or ["the answer holds fewer pictures than were asked for"]
+    reasons = list(reply.filtered) or ["the answer holds fewer images than were asked for"]
     withheld = [n for n in asked if n not in made and n not in behind]
     return [
         *(UndeliveredSample(n, *why, "failed") for n, why in behind.items() if why is not None),

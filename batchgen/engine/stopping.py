@@ -68,12 +68,12 @@ class RunStopper:
         except OSError:
             paths = []
         if paths:
-            words = f"lies in {', '.join(paths)}: the next run takes it up"
+            words = f"lies in {', '.join(paths)}: the next run picks it up"
         elif emergency_spool.is_same_folder():
             words = "is lost and was probably billed"
         else:
             words = "was in the job folder, which is gone"
-        self._picture_locations.append(f"the picture of {sample.key} {words}")
+        self._picture_locations.append(f"the image of {sample.key} {words}")
 
 
 @contextlib.contextmanager

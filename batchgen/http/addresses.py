@@ -55,21 +55,21 @@ def check_link(link: str, api_url: str = "") -> URL:
     try:
         split_url(link)
     except ValueError as error:
-        raise DownloadFailed(f"the picture's link {error}", reason="link_refused") from None
+        raise DownloadFailed(f"the image's link {error}", reason="link_refused") from None
     try:
         url = URL(link)
         host = url.raw_host or ""
         its_own = api_url != "" and is_loopback(host) and url.origin() == URL(api_url).origin()
     except ValueError:
-        raise DownloadFailed("the picture's link is not an address", reason="link_refused") from None
+        raise DownloadFailed("the image's link is not an address", reason="link_refused") from None
     if url.user is not None or url.password is not None:
-        raise DownloadFailed("the picture's link carries a user name", reason="link_refused")
+        raise DownloadFailed("the image's link carries a user name", reason="link_refused")
     if its_own:
         return url
     if url.scheme != "https" or not host:
-        raise DownloadFailed("the picture's link is not https", reason="link_refused")
+        raise DownloadFailed("the image's link is not https", reason="link_refused")
     if is_loopback(host) or not _may_be_public(host):
-        raise DownloadFailed("the picture's link points into a private network", reason="link_refused")
+        raise DownloadFailed("the image's link points into a private network", reason="link_refused")
     return url
 
 
@@ -85,7 +85,7 @@ def redirect_target(link: str, location: str) -> str:
     try:
         return urljoin(link, location)
     except ValueError:
-        raise DownloadFailed("the picture's link redirects to a malformed address", reason="link_refused") from None
+        raise DownloadFailed("the image's link redirects to a malformed address", reason="link_refused") from None
 
 
 def is_public(address: str) -> bool:

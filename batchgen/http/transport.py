@@ -261,7 +261,7 @@ class Transport:
                         continue
                     if response.status != 200:
                         raise DownloadFailed(
-                            f"the picture's link answered {response.status}", http_status=response.status
+                            f"the image's link answered {response.status}", http_status=response.status
                         )
                     decompressor = decompressor_for(response)
                     async for chunk in response.content.iter_any():
@@ -269,14 +269,14 @@ class Transport:
                             received += len(piece)
                             if received > max_bytes:
                                 raise DownloadFailed(
-                                    f"the picture is larger than {max_bytes} bytes", reason="link_refused"
+                                    f"the image is larger than {max_bytes} bytes", reason="link_refused"
                                 )
                             await self._run_in_thread(write, piece)
                     return
-            raise DownloadFailed(f"the picture's link redirects more than {MAX_REDIRECTS} times")
+            raise DownloadFailed(f"the image's link redirects more than {MAX_REDIRECTS} times")
         except NETWORK_ERRORS as error:
             raise DownloadFailed(
-                f"the picture's link could not be read: {describe_network_error(error, proxy)}"
+                f"the image's link could not be read: {describe_network_error(error, proxy)}"
             ) from None
         except SettingsError as error:  # of the proxy
             raise DownloadFailed(str(error)) from None

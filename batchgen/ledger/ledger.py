@@ -187,10 +187,10 @@ class Ledger:
         self._write_now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
-        """The pictures are whole and durable in the spool. One that is still behind a link keeps the attempt open.
+        """The images are whole and durable in the spool. One that is still behind a link keeps the attempt open.
 
-        Answers the pictures as they were recorded, which says where they go (`verdict.verdict`). Of an attempt that has its
-        pictures already: those that are still to be placed.
+        Answers the images as they were recorded, which says where they go (`verdict.verdict`). Of an attempt that has its
+        images already: those that are still to be placed.
         """
         at, attempt, pictures, missing = time.time(), receipt.attempt, receipt.pictures, receipt.missing
         usage = dump_usage(receipt.usage)
@@ -231,7 +231,7 @@ class Ledger:
         return cast("Sequence[SpooledPicture]", self._write_now(change))
 
     def current_placements(self, images: Sequence[RecordedImage]) -> list[RecordedImage]:
-        """Pictures that were recorded earlier, as they are to be placed now: one whose sample has got another picture
+        """Images that were recorded earlier, as they are to be placed now: one whose sample has got another image
         meanwhile, or is no longer asked for, goes to `superseded/`, as if it had been in its place when that happened."""
 
         def change(db: Connection) -> list[RecordedImage]:
@@ -245,7 +245,7 @@ class Ledger:
     def record_placed(
         self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """The pictures stand under their final names; moved: (old, new) paths of those that made way; stamps: (path, stamp)
+        """The images stand under their final names; moved: (old, new) paths of those that made way; stamps: (path, stamp)
         of those that this process has put there.
 
         Not waited for: a crash before it is durable is repaired at the next start.
@@ -339,7 +339,7 @@ class Ledger:
     async def download_failed(
         self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
     ) -> None:
-        """The pictures were made and none could be fetched: the attempt stays open, and the next run fetches again.
+        """The images were made and none could be fetched: the attempt stays open, and the next run fetches again.
 
         cost: as `attempt_failed` takes it.
         """
@@ -385,11 +385,11 @@ class Ledger:
         self._write_now(lambda db: db.execute(UPSERT_LANE, (lane, until, message)))
 
     def record_cooling(self, lane: str, until: float) -> None:
-        """For those who look on from outside; nobody waits for it."""
+        """For observers in other processes; nobody waits for it."""
         self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{COOLING_META_PREFIX}{lane}", str(until))))
 
     def record_outages(self, outages: Sequence[Outage]) -> None:
-        """All that were in this run, as they stand now; nobody waits for it."""
+        """All outages of this run, as they stand now; nobody waits for it."""
         text = json.dumps([dataclasses.asdict(outage) for outage in outages])
         self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{OUTAGES_META_PREFIX}{self.worker}", text)))
 

@@ -113,7 +113,7 @@ def validated_url(text: str, name: str = VARIABLE) -> str:
     """The address of a PostgreSQL server. Raises SettingsError, which never holds the password."""
     if not is_unambiguous_url(text):
         raise SettingsError(
-            f"{name}: no address of a ledger; write postgresql://user@host:5432/database, and %40 %2F %3F %23 for @ / ? #"
+            f"{name}: not the address of a ledger; write postgresql://user@host:5432/database, and %40 %2F %3F %23 for @ / ? #"
             " in a password"
         )
     return text
@@ -177,7 +177,7 @@ def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Da
     if ledger_path(job_folder).is_file():
         raise LedgerError(
             f"the ledger of {job_folder} is {ledger_path(job_folder)}, and a server is named for it: leave {VARIABLE} and"
-            " --ledger away, or choose another --output"
+            " --ledger out, or choose another --output"
         )
     url = server_address(job_folder, server) or ""
     with contextlib.closing(PostgreSQL(url, SHARED_SCHEMA, application_name_for("opens"))) as registry:
@@ -348,7 +348,7 @@ def evidence_of_a_run(folder: Path) -> str:
         return f"{RESULTS_FILE} there says what a run has made"
     for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):
         if is_picture(path):
-            return f"a picture that was paid for lies in {path.parent}"
+            return f"an image that was paid for lies in {path.parent}"
     if any(folder.glob(f"{STATE_FOLDER}/unread/[0-9]*")):
         return f"answers that were paid for lie in {folder / STATE_FOLDER / 'unread'}"
     return ""
@@ -369,7 +369,7 @@ def no_ledger_error(folder: Path, explanation: str, job: str = "") -> LedgerErro
     pictures = sorted(_picture_names(folder))
     if pictures:
         explanation = (
-            f"{explanation}. There are pictures in it ({list_some(pictures)}): if batchgen made them, its ledger is lost, and"
+            f"{explanation}. There are images in it ({list_some(pictures)}): if batchgen made them, its ledger is lost, and"
             " `batchgen verify MANIFEST --repair` builds a new one"
         )
     return LedgerError(f"no ledger in {folder}: {explanation}")

@@ -115,7 +115,7 @@ def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError
     if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPTION_CODES:
         return LedgerError(
             f"the ledger{where} is damaged ({error}) and is left as it is:"
-            " `batchgen verify JOB --repair` rebuilds it from results.jsonl and the pictures"
+            " `batchgen verify JOB --repair` rebuilds it from results.jsonl and the images"
         )
     return LedgerError(f"the ledger{where} cannot be read: {error}")
 
@@ -250,7 +250,7 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     if not version:
         raise LedgerError(
             f"the ledger {path} is empty: it was cut off, or not copied as a whole. `batchgen verify JOB --repair` builds a"
-            " new one from results.jsonl and the pictures"
+            " new one from results.jsonl and the images"
         )
     if not 1 <= version <= VERSION:
         raise LedgerError(

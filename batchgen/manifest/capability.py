@@ -105,7 +105,7 @@ def check_references(profile: Profile, pictures: Sequence[SizedPicture]) -> Iter
     """The same for the reference pictures of an item, each once."""
     max_count = profile.references_max
     if max_count is not None and len(pictures) > max_count and "references" in profile.supports:
-        yield "references", f"{profile.id} takes at most {max_count} reference pictures, not {len(pictures)}"
+        yield "references", f"{profile.id} takes at most {max_count} reference images, not {len(pictures)}"
     for picture in pictures:
         if not accepts_mime_type(profile, picture.mime_type) and picture.mime_type not in CONVERTIBLE:
             names = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)
@@ -120,7 +120,7 @@ def check_references(profile: Profile, pictures: Sequence[SizedPicture]) -> Iter
         megabytes = (
             f"{body_bytes / 1e6:.1f} MB in a request, {profile.id} takes {profile.request_max_bytes / 1e6:.1f} MB"
         )
-        yield "references", f"the pictures make {megabytes}; send fewer or smaller ones"
+        yield "references", f"the images make {megabytes}; send fewer or smaller ones"
 
 
 def _check_choice(
@@ -148,8 +148,8 @@ def _check_safety(profile: Profile, settings: Mapping[str, str]) -> Iterator[Fie
             if known and name not in known:
                 short = {each.removeprefix(prefix): each for each in known}
                 near = get_close_matches(name[:60].upper().removeprefix(prefix), short, n=1)
-                hint = f" (did you mean {short[near[0]]!r}?)" if near else f"; there are {', '.join(sorted(known))}"
-                yield "safety", f"{name!r} is no {kind}{hint}"
+                hint = f" (did you mean {short[near[0]]!r}?)" if near else f"; choose from {', '.join(sorted(known))}"
+                yield "safety", f"{name!r} is not a {kind}{hint}"
 
 
 def _check_ratio(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:

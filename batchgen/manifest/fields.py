@@ -89,7 +89,7 @@ else:
     ItemFields = create_model(
         "ItemFields",
         __base__=Strict,
-        __doc__="The fields of one picture. Text may hold Jinja2 templates; null takes a default back.",
+        __doc__="The fields of one image. Text may hold Jinja2 templates; null takes a default back.",
         **{name: _schema_field(name) for name in MANIFEST_FIELDS},
     )
 

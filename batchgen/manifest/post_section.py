@@ -49,13 +49,13 @@ class DerivativeFields(_Strict):
         _matches_pattern(
             _NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"
         ),
-    ] = Field(description="Of the folder it goes to: derivatives/NAME/, or derivatives/NAME-WIDTH/ with `widths`.")
+    ] = Field(description="Name of the folder it goes to: derivatives/NAME/, or derivatives/NAME-WIDTH/ with `widths`.")
     format: Literal["webp", "avif", "jpeg", "png", "original"] = Field(
         description="original: the bytes as they came, for what is to be embedded."
     )
-    width: Width | None = Field(None, description="Of the file, in pixels; of a smaller picture its own.")
+    width: Width | None = Field(None, description="Width of the file in pixels; a smaller image keeps its own.")
     widths: list[Width] | None = Field(
-        None, min_length=1, max_length=20, description="One file for each; those beyond the picture's own are left out."
+        None, min_length=1, max_length=20, description="One file for each; those beyond the image's own are left out."
     )
     quality: int | None = Field(None, ge=1, le=100, description=f"Default {QUALITIES}.")
     crop: Annotated[str, _matches_pattern(_CROP, "must look like 4:5")] | None = Field(
@@ -64,9 +64,9 @@ class DerivativeFields(_Strict):
     gravity: Literal[tuple(GRAVITIES)] | None = Field(  # type: ignore[valid-type]
         None, description="The part that a crop keeps; default center."
     )
-    upscale: bool | None = Field(None, description="Whether a smaller picture is made larger; default false.")
+    upscale: bool | None = Field(None, description="Whether a smaller image is made larger; default false.")
     background: Annotated[str, _matches_pattern(_COLOUR, "must look like #ffffff")] | None = Field(
-        None, description="Under what is transparent, in a JPEG; default #ffffff."
+        None, description="Colour behind transparent parts, in a JPEG; default #ffffff."
     )
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class PostFields(_Strict):
         None,
         description="What is written into them: ids (of job, item, run, model, original), full (prompt and settings too).",
     )
-    sidecar: bool | None = Field(None, description="All facts of a picture as derivatives/ID.json; default false.")
+    sidecar: bool | None = Field(None, description="All facts of an image as derivatives/ID.json; default false.")
     source_type: Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"] | None = Field(
         None, description="IPTC digital source type; the second for edits that leave most of a photograph as it was."
     )

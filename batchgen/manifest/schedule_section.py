@@ -77,13 +77,13 @@ class Schedule(BaseModel):
 
     at: TimeOfDayText | None = Field(None, description="Time of day.", examples=["01:30"])
     cron: Annotated[str, AfterValidator(_check_cron)] | None = Field(
-        None, description="In place of at and days: five fields as in a crontab.", examples=["30 1 * * mon-fri"]
+        None, description="Instead of at and days: five fields as in a crontab.", examples=["30 1 * * mon-fri"]
     )
     days: Annotated[str, AfterValidator(_check_days)] | None = Field(
         None, description="mon,thu or mon-fri; default every day."
     )
     timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = Field(
-        None, description="Such as Europe/Berlin; default this machine's."
+        None, description="Time zone, such as Europe/Berlin; default this machine's."
     )
     until: TimeOfDayText | None = Field(None, description="Start nothing after this time of day.")
     max_duration: DurationText | None = Field(None, description="Start nothing after this long; default 22h.")

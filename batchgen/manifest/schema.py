@@ -111,7 +111,7 @@ class Expansions(Strict):
 class Entry(Expansions, ItemFields):
     """One entry of `items`: a picture, or many by expansion."""
 
-    id: Text | None = Field(None, description="Names the picture for ever; default: words of the prompt and a hash.")
+    id: Text | None = Field(None, description="Names the image for ever; default: words of the prompt and a hash.")
 
 
 def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
@@ -139,7 +139,7 @@ class Notify(Strict):
     )
     on: list[Literal["success", "failure", "partial", "budget", "deadline", "parked", "shutdown"]] | None = Field(
         None,
-        description="Of what; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
+        description="Which endings send a message; default all but success and deadline. shutdown: a model's end is 60, 30, 7 days away.",
     )
     heartbeat: Annotated[Text | None, BeforeValidator(_address_validator(manifest_problem, heartbeat_problem))] = Field(
         None, description="An https address to call after each run that took place, for a dead man's switch."
@@ -155,16 +155,16 @@ class Notify(Strict):
 class Header(Strict):
     """Everything but the items; in JSONL the first line, when it has `version` or `defaults`."""
 
-    version: Literal[1] = Field(1, description="Of this format.")
+    version: Literal[1] = Field(1, description="Version of this format.")
     name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,99}$")] | None = Field(
-        None, description="Of the job; default: the manifest's name without extension."
+        None, description="Name of the job; default: the manifest's name without extension."
     )
     output: Text | None = Field(
         None,
-        description="Folder for the pictures, or a bucket: s3://, gs:// or az://; default: NAME beside the manifest.",
+        description="Folder for the images, or a bucket: s3://, gs:// or az://; default: NAME beside the manifest.",
         examples=["./catalog", "s3://my-bucket/catalog"],
     )
-    defaults: ItemFields | None = Field(None, description="For every item that does not say otherwise.")
+    defaults: ItemFields | None = Field(None, description="Defaults for every item that does not say otherwise.")
     vars: Variables | None = Field(None, description="Variables for all templates.")
     templates: Templates = TEMPLATES
     models: dict[str, dict[str, Any]] | None = Field(None, description="Facts of AI models, changed or added.")
@@ -179,7 +179,7 @@ class Header(Strict):
         None, description="When the daemon runs it: a time of day, or more.", examples=["01:30"]
     )
     post: PostValue | None = Field(
-        None, description="What is made of every picture, unless defaults or its item say other."
+        None, description="What is made of every image, unless defaults or its item say otherwise."
     )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 

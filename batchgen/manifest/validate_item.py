@@ -170,7 +170,7 @@ class ItemValidator:
             self._variables["id"] = fields["id"]
         if merged.get("turns") is not None and ("turns" in self._entry or "prompt" not in self._entry):
             if "prompt" in self._entry:
-                self._report_field(("turns",), "stands beside a prompt: an item has the one or the other")
+                self._report_field(("turns",), "is given beside a prompt: an item has one or the other")
             merged["prompt"] = None
             turns = self._render_value("turns", merged)
             if "id" not in fields and isinstance(turns, list) and turns and isinstance(turns[0], str):
@@ -259,7 +259,7 @@ class ItemValidator:
                 ("filename",) if filename is not None else ("id",), f"{safe_repr(stem)} as a file name {why}"
             )
         elif stem.lower().endswith(_PICTURE_SUFFIXES) and filename is not None:
-            self._report_field(("filename",), "comes without an extension: what the picture is decides it")
+            self._report_field(("filename",), "comes without an extension: what the image is decides it")
         return stem
 
     def _resolve_profile(self, name: str | None, path: FieldPath = ("model",)) -> Profile | None:

@@ -107,7 +107,7 @@ class ChunkSize:
 
 
 def estimate_result_bytes(sample: Sample, profile: Profile) -> int:
-    """The size of its line in the results, with the picture in base64."""
+    """The size of its line in the results, with the image in base64."""
     return expected_bytes(sample.item.image_size or profile.default_size) * 4 // 3 * sample.images
 
 

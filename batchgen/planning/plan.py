@@ -23,7 +23,7 @@ RETRY_STATES = ("failed", "refused", "uncertain")  # what `retry` may name
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A picture that exists and belongs under another name, or came back into the manifest. Costs nothing.
+    """An image that exists and belongs under another name, or came back into the manifest. Costs nothing.
 
     image: its attempt and number there. found: it lies where the ledger does not know of, and was found by its bytes.
     """
@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySelection:
-    """What this run shall take up again beside what is new. states: of failed, refused, uncertain; fresh: everything."""
+    """What this run retries beside what is new. states: of failed, refused, uncertain; fresh: everything."""
 
     states: frozenset[str] = frozenset({"failed", "uncertain"})
     reasons: frozenset[str] = frozenset()  # only these reasons, when any are named
@@ -64,7 +64,7 @@ class RetrySelection:
         return cls(states=usual if states is None else states, fresh=fresh)
 
     def names(self, known: KnownSample) -> bool:
-        """Whether it takes up a sample that ended like this."""
+        """Whether it retries a sample that ended like this."""
         return known.state in self.states and (not self.reasons or known.reason in self.reasons)
 
 
@@ -77,7 +77,7 @@ def choose_action(
 ) -> tuple[Action, Reason]:
     """What to do with one sample and why.
 
-    picture_exists: whether a picture of that path and size stands in the store; changed_fields: names of the fields that
+    picture_exists: whether an image of that path and size stands in the store; changed_fields: names of the fields that
     differ from what the ledger has, asked only when the fingerprint does.
     """
     if known is None:
@@ -101,7 +101,7 @@ def choose_action(
 
 
 def remake_too_old(max_age_s: float, retry_selection: RetrySelection) -> tuple[Action, Reason]:
-    """The same for a sample that has a picture for exactly this request, made longer ago than it may be."""
+    """The same for a sample that has an image for exactly this request, made longer ago than it may be."""
     return _generate_if_asked(Reason(ReasonKind.TOO_OLD, (str(round(max_age_s / 3600)),)), retry_selection)
 
 
@@ -118,7 +118,7 @@ def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[
 
 
 def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Sample]:
-    """Neighbouring samples of one item as one request each of up to `max_images` pictures, for APIs that give several."""
+    """Neighbouring samples of one item as one request each of up to `max_images` images, for APIs that give several."""
     if max_images <= 1 or len(samples) < 2:
         return list(samples)
     groups: list[Sample] = []
@@ -207,7 +207,7 @@ def forecast(
 ) -> Forecast:
     """How long it takes at best, and which limit makes it so. budget_of: run, or the day or month that has less left.
 
-    chain_s: of the longest row of pictures of which each needs the one before.
+    chain_s: of the longest row of images of which each needs the one before.
     """
     asked = [load for load in loads if load.requests]
     seconds = max((_lane_duration_s(load) for load in asked), default=0.0)
@@ -225,7 +225,7 @@ def forecast(
 
 
 def spend_wait_s(usd: float, usd_per_10_min: float | None) -> float:
-    """Time until the last USD may be spent when no ten minutes may see more than so many."""
+    """Time until the last dollar may be spent, with at most so many in any ten minutes."""
     if usd_per_10_min is None:
         return 0.0
     return max(0.0, math.ceil(usd / usd_per_10_min - 1e-9) - 1) * 600.0
@@ -263,7 +263,9 @@ def _exhausted_limit(loads: Sequence[LaneLoad], budget_usd: float | None, budget
     if budget_usd is not None and known_usd > budget_usd:
         remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
         return BindingLimit(
-            "budget", f"{money.usd(budget_usd)}{whose} end the run before its {money.usd(known_usd)}; {remedy}", remedy
+            "budget",
+            f"the {money.usd(budget_usd)}{whose} run out before the {money.usd(known_usd)} that the run needs; {remedy}",
+            remedy,
         )
     for load in loads:
         if load.rpd_left is not None and load.requests > load.rpd_left:
@@ -288,7 +290,9 @@ def _limit(
     if rate is not None and spend_wait_s(usd, rate) > max(by_cap_s, by_quota_s, longest_s):
         remedy = "if your tier has more, set limits: usd_per_10_min or tier"
         return BindingLimit(
-            "spend", f"{money.usd(usd)} at {money.usd(rate)} in ten minutes take {spend_wait_s(usd, rate):.0f} s; {remedy}", remedy
+            "spend",
+            f"{money.usd(usd)} at {money.usd(rate)} in ten minutes takes {spend_wait_s(usd, rate):.0f} s; {remedy}",
+            remedy,
         )
     if chain_s > max(by_cap_s, by_quota_s, longest_s):
         advice = f"images that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
@@ -324,12 +328,12 @@ DISK_MARGIN_BYTES = 50_000_000  # ledger, results.jsonl and others who write to 
 
 
 def expected_bytes(size: str | None) -> int:
-    """What one picture of that size takes on disk, on the safe side."""
+    """What one image of that size takes on disk, on the safe side."""
     return EXPECTED_BYTES.get(size, UNKNOWN_SIZE_BYTES)
 
 
 def disk_space_problem(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
-    """Why the pictures do not fit on the disk and how many requests would; None when they do."""
+    """Why the images do not fit on the disk and how many requests would; None when they do."""
     needed, requests = sum(load.bytes for load in loads), sum(load.requests for load in loads)
     usable_bytes = free_bytes - DISK_MARGIN_BYTES
     if not requests or needed <= usable_bytes:

@@ -40,7 +40,7 @@ _TEXTS: Mapping[ReasonKind, str] = {
 _CLAUSES: Mapping[ReasonKind, str] = {
     ReasonKind.BEYOND_LIMIT: "which is beyond --limit",
     ReasonKind.NOT_SELECTED: "which is not made and not selected",
-    ReasonKind.NOT_RECORDED: "whose picture is not recorded",
+    ReasonKind.NOT_RECORDED: "whose image is not recorded",
 }
 
 

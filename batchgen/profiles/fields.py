@@ -144,7 +144,7 @@ def _sizes_table(fact: Any, profile: Profile, current: Mapping[str, float]) -> d
 def _time_limits(fact: Any, profile: Profile) -> dict[str, float]:
     limits = _sizes_table(fact, profile, profile.time_limit_s)
     if not all(limits.values()):
-        raise ValueError("must be more than 0: to a client of HTTP, 0 seconds are no limit at all")
+        raise ValueError("must be more than 0: to an HTTP client, 0 seconds mean no limit")
     return limits
 
 

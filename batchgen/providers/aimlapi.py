@@ -240,7 +240,7 @@ class AimlApi:
             if error_words(response.body):  # an error in the clothes of a success
                 raise read_error(response)
             raise foreign_json_error(answer, response) or NoImage(
-                "the answer holds no picture", http_status=response.status
+                "the answer holds no image", http_status=response.status
             )
         rewritten = _rewritten_prompts(pictures)
         return Reply(

@@ -67,7 +67,7 @@ def decode_image(data: str, mime_type: str | None, role: Role = "image") -> Repl
     if data.startswith(DECODED_PREFIX):
         number = data[len(DECODED_PREFIX) :]
         if not (number.isascii() and number.isdecimal() and len(number) < 10):
-            raise Malformed("a reference to a picture on disk without its number", reason="bad_base64")
+            raise Malformed("a reference to an image on disk without its number", reason="bad_base64")
         return ReplyImage(mime_type or "", decoded=int(number), role=role)
     if data.startswith("data:"):
         head, _, data = data.partition(",")
@@ -75,9 +75,9 @@ def decode_image(data: str, mime_type: str | None, role: Role = "image") -> Repl
     try:
         decoded = pybase64.b64decode(data, validate=True)
     except (ValueError, TypeError) as error:
-        raise Malformed(f"the picture is not base64: {clean_line(str(error))}", reason="bad_base64") from None
+        raise Malformed(f"the image is not base64: {clean_line(str(error))}", reason="bad_base64") from None
     if not decoded:
-        raise Malformed("the picture is empty", reason="bad_base64")
+        raise Malformed("the image is empty", reason="bad_base64")
     return ReplyImage(mime_type or "", data=decoded, role=role)
 
 

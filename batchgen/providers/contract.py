@@ -86,7 +86,7 @@ class SupportsJobs(Provider, Protocol):
         """The answer to it: what was made, or the job as it stands now, perhaps with another question to ask.
 
         Raises JobFailed, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost when the job has ended without
-        an image. Any other ProviderError is about the asking,
+        an image. Any other ProviderError is about the question,
         and the same job is asked about again.
         """
         ...
@@ -94,7 +94,7 @@ class SupportsJobs(Provider, Protocol):
 
 @runtime_checkable
 class SupportsJobList(SupportsJobs, Protocol):
-    """A codec of an API that lists the jobs of late: one whose answer was lost is found again by what it was asked for."""
+    """A codec of an API that lists recent jobs: one whose answer was lost is found again by what it was asked for."""
 
     def job_input(self, request: Request) -> str:
         """What a request of `build` asks for, as the list says it of the job that it became: the same text for both."""

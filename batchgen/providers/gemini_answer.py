@@ -112,7 +112,7 @@ def read_reply(answer: Answer, response: Response) -> Reply:
         raise
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     if finish_reason not in ("STOP", ""):
-        notes += (f"a picture came with finish reason {clean_line(finish_reason, 60)}",)
+        notes += (f"an image came with finish reason {clean_line(finish_reason, 60)}",)
     return Reply(
         images=images,
         text=_text(candidates),
@@ -231,7 +231,7 @@ def _no_image_error(answer: Answer, status: int) -> ProviderError:
     text = _text(candidates)
     finish_message = next((c.finish_message for c in candidates if c.finish_message), "")
     kind, reason = _error_class(finish_reason, bool(text))
-    said = finish_message or text or f"no picture, finish reason {finish_reason or 'not given'}"
+    said = finish_message or text or f"no image, finish reason {finish_reason or 'not given'}"
     if reason == "unknown_finish_reason":
         said = f"{finish_reason}: {said}"
     return kind(clean_line(said), reason=reason, http_status=status)

@@ -81,6 +81,6 @@ def _reply(answer: Answer, status: int) -> Reply:
     if images:
         return Reply(images=images, filtered=filtered)
     if filtered or not predictions:
-        words = "; ".join(dict.fromkeys(filtered)) or "every picture was filtered"
+        words = "; ".join(dict.fromkeys(filtered)) or "every image was filtered"
         raise Refused(clean_line(words), reason="filtered", http_status=status)
-    raise NoImage("the answer holds no picture", http_status=status)
+    raise NoImage("the answer holds no image", http_status=status)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _BATCH = "run again: it goes into another batch, with `--engine auto` online; `--fallback-at` bounds the waiting"
 _RETRY_LATER = "run again later: `batchgen run` asks only for what is missing"
 _PROMPT = "change the prompt or the reference; the same request will be refused again"
-_REPHRASE = "say plainly that a picture is wanted, or describe the scene differently"
+_REPHRASE = "say plainly that an image is wanted, or describe the scene differently"
 _KEY = "check GEMINI_API_KEY or AIMLAPI_API_KEY; `batchgen doctor` tests it without cost"
 _ANSWER = "run again; if it keeps happening, the server or a proxy in between is breaking answers"
 
@@ -77,8 +77,8 @@ REMEDIES: Mapping[str, str] = {
     "file_unavailable": "the uploaded file expired (48 hours): run again to upload it again",
     "upload_refused": "the address for the upload is on another host: check the base URL, or use smaller references",
     "upload_failed": "a large reference could not be uploaded; nothing was billed: run again later",
-    "reference_link": "the link or bucket in `references` gave no picture; nothing was billed: see the message, then run again",
-    "reference_link_refused": "references are fetched over https from public hosts, up to 100 MB: save the picture as a file",
+    "reference_link": "the link or bucket in `references` gave no image; nothing was billed: see the message, then run again",
+    "reference_link_refused": "references are fetched over https from public hosts, up to 100 MB: save the image as a file",
     "reference_gone": "the reference changed, went away or cannot be sent: see the message, then run again",
     "unexpected_status": "check the base URL: this is not how the API answers",
     "input_rejected": "the vendor could not read a reference: save it again as PNG or JPEG",
@@ -89,10 +89,10 @@ REMEDIES: Mapping[str, str] = {
     "deadline": "the vendor ran out of time: ask for a smaller `image_size` or run again later",
     "connect_failed": "check network, proxy and base URL; nothing was billed",
     "unanswered": "possibly billed: `--on-uncertain retry` asks again, `hold` leaves it for you to decide",
-    "download_failed": "the picture is paid for: run again to download it at no charge",
-    "link_gone": "the picture was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
-    "link_refused": "the picture is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
-    "mismatch": "the picture is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
+    "download_failed": "the image is paid for: run again to download it at no charge",
+    "link_gone": "the image was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
+    "link_refused": "the image is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
+    "mismatch": "the image is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
     # jobs that an API has taken and answers later
     "job_failed": "the vendor's message says why; run again",
     "job_lost": "the vendor does not know the job any more; possibly billed: run again",
@@ -107,7 +107,7 @@ REMEDIES: Mapping[str, str] = {
     # bytes that are not a whole picture
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,
-    "too_large": "the answer or its picture is beyond the safety limits and was not read: the message says which",
+    "too_large": "the answer or its image is beyond the safety limits and was not read: the message says which",
     "damaged": _ANSWER,
     "error": "see the message",
 }

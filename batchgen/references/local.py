@@ -60,7 +60,7 @@ def link_problem(name: str) -> str | None:
     """Why this cannot be a reference's link; None when it can. Where it leads is seen when it is fetched."""
     scheme = name.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        return f"{scheme}:// is not fetched: give an https:// link, or save the picture beside the manifest"
+        return f"{scheme}:// is not fetched: give an https:// link, or save the image beside the manifest"
     if not name.isprintable() or " " in name:
         return "holds a space or a control character: write %20 for a space"
     if len(name) > LINK_MAX_CHARS:
@@ -70,7 +70,7 @@ def link_problem(name: str) -> str | None:
     except ValueError as error:
         return str(error)
     if scheme == "http" and not is_loopback(parts.hostname or ""):
-        return "http:// is not fetched: give an https:// link, or save the picture beside the manifest"
+        return "http:// is not fetched: give an https:// link, or save the image beside the manifest"
     if parts.username is not None:
         return "carries a user name or password: a link in a manifest must work without"
     return None
@@ -217,7 +217,7 @@ class References:
         with self.open(path) as file:
             picture = _inspect(file, path)
         if picture is None:
-            raise UsageError(f"{path}: is not a picture ({_KINDS}) by its content")
+            raise UsageError(f"{path}: is not an image ({_KINDS}) by its content")
         return self._remember(picture)
 
     def open_unchanged(self, path: str) -> IO[bytes]:
@@ -247,7 +247,7 @@ class References:
             raise UsageError(f"{path}: the reference changed while the run was going; run again")
         mime_type = picture_type(data[:TYPE_BYTES])
         if mime_type is None:
-            raise UsageError(f"{path}: is no longer a picture")
+            raise UsageError(f"{path}: is no longer an image")
         image = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
         self._cache(path, image)
         return image
@@ -283,7 +283,7 @@ class References:
             max_size = f"{self._file_max_bytes / 1e6:g} MB"
             raise BadReferenceError(f"{name!r} has {size_bytes / 1e6:.1f} MB, a reference at most {max_size}")
         if picture is None:
-            raise BadReferenceError(f"{name!r} is not a picture ({_KINDS}) by its content")
+            raise BadReferenceError(f"{name!r} is not an image ({_KINDS}) by its content")
         self._pictures[name] = self._remember(picture)
         if len(self._pictures) > _CACHE_MAX_ENTRIES:
             self._pictures.popitem(last=False)

@@ -147,7 +147,7 @@ class RemoteReferences:
             raise BadReferenceError(f"{name!r} has {found.bytes / 1e6:.1f} MB, a reference at most {most}")
         if not mime_type:
             raise BadReferenceError(
-                f"{name!r} is not a picture (PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP) by its content"
+                f"{name!r} is not an image (PNG, JPEG, WebP, GIF, HEIC, HEIF, AVIF, TIFF or BMP) by its content"
             )
         return ReferencePicture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
 

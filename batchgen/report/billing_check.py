@@ -58,7 +58,7 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
     if request.later_fingerprint not in (None, request.fingerprint):
         return "again", "changed"
     if request.linked:
-        return "again", "its own picture arrived late, from its link"
+        return "again", "its own image arrived late, from its link"
     if request.later_run not in (None, request.run_id):
         return "again", "asked for again, or its file was gone"
     return "unexplained", "bought twice in one run without a cause"

@@ -94,11 +94,11 @@ def _schema(kind: Any, logged: events.Logged) -> JsonObject:
     return {"type": names[0] if len(names) == 1 else names, **schema}
 
 
-_FLAGS_MEANING = "What is other than asked for: size, ratio."
+_FLAGS_MEANING = "What differs from what was asked for: size, ratio."
 # Name in the line -> name in ImageFile, JSON Schema.
 _FILE_FIELDS: Mapping[str, tuple[str, JsonObject]] = {
-    "path": ("path", {"type": "string", "description": "In the job's folder."}),
-    "sha256": ("sha256", {"type": "string", "description": "Of the file.", "pattern": "^[0-9a-f]{64}$"}),
+    "path": ("path", {"type": "string", "description": "Path in the job's folder."}),
+    "sha256": ("sha256", {"type": "string", "description": "Checksum of the file.", "pattern": "^[0-9a-f]{64}$"}),
     "size_bytes": ("bytes", _COUNT),
     "width_px": ("width", _COUNT),
     "height_px": ("height", _COUNT),
@@ -169,13 +169,13 @@ FIELDS: Mapping[str, JsonObject] = {
     "worker": {"type": "string", "description": "Name of the worker; lines of `batchgen worker` alone have it."},
     "run": {"type": "integer", "description": "Number of the run in this job."},
     "item": {"type": "string", "description": "Id of the item."},
-    "sample": {"type": "integer", "description": "Which of the item's `count` pictures, from 1.", "minimum": 1},
+    "sample": {"type": "integer", "description": "Which of the item's `count` images, from 1.", "minimum": 1},
     **{field.name: field.schema for kind in EVENTS for field in FIELDS_BY_EVENT[kind] if field.logged.unit != "key"},
     "error": {"type": "string", "description": "The kind of error, such as ManifestError or JobLocked."},
-    "problems": {"type": "array", "description": "Of a manifest, the first twenty.", "items": _PROBLEM},
+    "problems": {"type": "array", "description": "The first twenty problems of a manifest.", "items": _PROBLEM},
     "total": {"type": "integer", "description": "How many problems the manifest has."},
-    "logger": {"type": "string", "description": "Who says it."},
-    "exception": {"type": "string", "description": "Where a bug is, for those who mend it."},
+    "logger": {"type": "string", "description": "Name of the logger."},
+    "exception": {"type": "string", "description": "Traceback of a bug, for those who fix it."},
 }
 
 

@@ -43,7 +43,7 @@ class MetricDefinition(NamedTuple):
 # These are an interface: dashboards and alerts are built on them.
 METRICS = {
     "batchgen_images_total": MetricDefinition(
-        "counter", ("job", "model", "state"), "Pictures received in all runs; state: image, draft or thought."
+        "counter", ("job", "model", "state"), "Images received in all runs; state: image, draft or thought."
     ),
     "batchgen_requests_total": MetricDefinition(
         "counter", ("job", "model", "outcome"), "Requests ended in all runs: succeeded, refused, failed or uncertain."
@@ -52,15 +52,15 @@ METRICS = {
         "counter", ("job", "model", "source"), "USD in all runs, by the usage or word of the vendor, or an estimate."
     ),
     "batchgen_maybe_usd": MetricDefinition(
-        "gauge", ("job", "model"), "USD that may have been charged on top for requests without a picture, an estimate."
+        "gauge", ("job", "model"), "USD that may have been charged on top for requests without an image, an estimate."
     ),
     "batchgen_unpriced_requests_total": MetricDefinition(
         "counter",
         ("job", "model", "billed"),
-        "Requests whose price nobody knows; billed: yes, or maybe without a picture.",
+        "Requests whose price nobody knows; billed: yes, or maybe without an image.",
     ),
     "batchgen_samples": MetricDefinition(
-        "gauge", ("job", "model", "state"), "How the job stands: wanted pictures by state, such as succeeded or failed."
+        "gauge", ("job", "model", "state"), "How the job stands: wanted images by state, such as succeeded or failed."
     ),
     "batchgen_manifest_images": MetricDefinition(
         "gauge", ("job",), "Images that the manifest asks for, as the last run read it."
@@ -70,7 +70,7 @@ METRICS = {
     ),
     "batchgen_run_exit_code": MetricDefinition("gauge", ("job",), "Exit code of the last run that ended."),
     "batchgen_run_duration_seconds": MetricDefinition(
-        "gauge", ("job",), "Of the run that goes on, else of the last that ended."
+        "gauge", ("job",), "Duration of the run under way, else of the last one that ended."
     ),
     "batchgen_last_success_timestamp_seconds": MetricDefinition(
         "gauge", ("job",), "When a run last ended with exit code 0."

@@ -140,7 +140,7 @@ def send_heartbeat(address: str) -> str | None:
     try:
         asyncio.run(_fetch_heartbeat(address))
     except ProviderError as error:
-        return error.message.replace("the picture's link", "the address")
+        return error.message.replace("the image's link", "the address")
     except ValueError as error:
         return f"the address {error}"
     except (OSError, RuntimeError) as error:

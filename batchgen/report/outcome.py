@@ -13,7 +13,6 @@ from batchgen.engine.outcome import Outcome as RunFigures
 from batchgen.errors import BatchgenError, StoreError
 from batchgen.records import Result
 from batchgen.report import formatting
-from batchgen.report.thumbnails import Thumbnails
 from batchgen.sanitize import redact_secrets, sanitize, short_message
 from batchgen.settings import hideable
 from batchgen.store.store import open_store
@@ -50,7 +49,7 @@ class Outcome(RunFigures):
         return outcome_html(self)
 
     def facts(self) -> Iterator[str]:
-        """In words, the most important first."""
+        """The figures in words, the most important first."""
         if self.emulated:
             yield "EMULATED, no image is real and nothing is billed"
         yield f"{formatting.count(self.made, 'image')} made, {self.kept:,} kept"
@@ -98,6 +97,8 @@ def _table(outcome: Outcome) -> str:
 
 def _thumbnails(job: Job, made: Sequence[Result]) -> list[bytes]:
     """WebP of each, empty where the image cannot be had now."""
+    from batchgen.report.thumbnails import Thumbnails  # Pillow and a pool of processes, for notebooks only
+
     pictures = [(each.image.path, each.image.sha256) if each.image else ("", "") for each in made]
     try:
         return list(Thumbnails(job.folder, source=open_store(job.folder, job.bucket)).all(pictures))

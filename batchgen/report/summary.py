@@ -100,7 +100,7 @@ def _missing_files_text(derived: view.DerivativeView) -> str:
     if derived.failed:
         return f", {formatting.count(derived.failed, 'file')} could not be made"
     if derived.queued:
-        return f", files of {formatting.count(derived.queued, 'picture')} left to workers"
+        return f", files of {formatting.count(derived.queued, 'image')} left to workers"
     return "" if derived.finished else ", files of them are missing"
 
 
@@ -152,7 +152,7 @@ def stop_lines(ended: view.LastRun | view.RunSummary) -> Iterator[tuple[str, lis
 
 def waiting_line(job: view.JobView) -> str:
     """Of pictures that a bucket did not take."""
-    count = formatting.count(job.waiting, "picture")
+    count = formatting.count(job.waiting, "image")
     return f"{count} in the spool for {job.bucket}: the next run uploads them first, and nothing is bought again"
 
 
@@ -173,7 +173,7 @@ def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]
     if cluster is None or not (cluster.samples or cluster.stopped_by):
         return
     why = f"stopped: {stop_words(cluster.stopped_by)}" if cluster.stopped_by else ""
-    words = f"{formatting.count(cluster.samples, 'sample')} {WITH_WORKERS}, {cluster.taken:,} of them taken up"
+    words = f"{formatting.count(cluster.samples, 'sample')} {WITH_WORKERS}, {cluster.taken:,} of them started"
     alive = f"{formatting.count(cluster.workers, 'worker')} alive"
     yield "cluster", ["; ".join(filter(None, [words if cluster.samples else "", why, alive]))]
 
@@ -202,7 +202,7 @@ def derivative_lines(derived: view.DerivativeView) -> list[str]:
     """Empty when there was nothing to do."""
     counts = (
         (derived.made, "made"),
-        (derived.skipped, "left out, larger than their picture"),
+        (derived.skipped, "left out, larger than their image"),
         (derived.removed, "no longer wanted, removed"),
         (derived.failed, "failed"),
     )
@@ -210,7 +210,7 @@ def derivative_lines(derived: view.DerivativeView) -> list[str]:
     lines = [" · ".join(parts)] if parts else []
     lines += [f"    {failure.path}: {short_message(failure.message)}" for failure in derived.failures]
     if derived.queued:
-        return [*lines, f"workers go on with the files of {formatting.count(derived.queued, 'picture')}"]
+        return [*lines, f"workers go on with the files of {formatting.count(derived.queued, 'image')}"]
     return lines + ([] if derived.finished else ["the rest is made by the next run, or by batchgen post"])
 
 

@@ -112,7 +112,7 @@ def _png_size(kind: bytes, data: bytes) -> tuple[int, int]:
     if not width or not height:
         raise ImageError("damaged", "the PNG declares no pixels")
     if width * height > MAX_PIXELS:
-        raise ImageError("too_large", f"the picture declares {width} x {height} pixels")
+        raise ImageError("too_large", f"the image declares {width} x {height} pixels")
     return width, height
 
 
@@ -125,7 +125,7 @@ def _size_by_pillow(file: BinaryIO, kind: Format, *, decoded: bool) -> tuple[int
                 image.load()
             return size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("too_large", f"the picture declares too many pixels: {error}") from None
+        raise ImageError("too_large", f"the image declares too many pixels: {error}") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise ImageError(reason, f"the {kind} is not whole: {error}") from None

@@ -224,7 +224,7 @@ def _uses_plain_http(environ: Mapping[str, str]) -> bool:
     for name, endpoint in plain:
         if not is_loopback(endpoint.hostname or "") and not allowed:
             raise SettingsError(
-                f"{name}: plain http would show pictures and requests to the network:"
+                f"{name}: plain http would show images and requests to the network:"
                 f" use https, or say {ALLOW_HTTP_VARIABLES[0]}=true"
             )
     return bool(plain)

@@ -253,7 +253,7 @@ def refuse_other_location(reader: Reader, store: Store) -> None:
     if missing:
         old, new = was or str(store.folder), store.url or str(store.folder)
         raise UsageError(
-            f"{missing:,} picture(s) of this job are in {old} and not in {new}, and would be bought again:"
+            f"{missing:,} image(s) of this job are in {old} and not in {new}, and would be bought again:"
             f" copy what is in {old} to {new} first, or go back to the earlier output"
         )
 

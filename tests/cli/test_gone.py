@@ -64,7 +64,7 @@ def test_a_ledger_that_goes_stops_the_run_and_no_picture_is_lost_or_bought_again
     sent = requests(url)
     assert (code, sent < COUNT - AT_ONCE) == (5, True), said
     assert "ledger.sqlite has gone: it was deleted, moved or replaced while it was in use" in said
-    assert f"Every picture that was made is in {folder}" in said
+    assert f"Every image that was made is in {folder}" in said
     assert "Traceback" not in said and "is lost" not in said
     made = pictures(folder)
     assert (len(made), lines(folder)) == (sent, [name.removesuffix(".jpg") for name in made]), said
@@ -87,7 +87,7 @@ def test_when_the_folder_goes_it_is_said_where_each_picture_lies_and_the_next_ru
     code, said = ended(process)
     sent, strays = requests(url), sorted((tmp_path / "temp").iterdir())
     assert code == 5, said
-    told = dict(re.findall(r"the picture of (\S+) lies in (\S+): the next run takes it up", said))
+    told = dict(re.findall(r"the image of (\S+) lies in (\S+): the next run picks it up", said))
     assert (sorted(map(Path, told.values())), 1 <= len(strays) <= MOST_IN_THE_AIR) == (strays, True), said
     assert f"Bring {folder} back to where it was and run again" in said and "is lost and" not in said
     if how != "moved":
@@ -109,7 +109,7 @@ def test_when_the_folder_is_deleted_what_was_saved_can_be_brought_home(batchgen,
         shutil.rmtree(folder, ignore_errors=True)
     code, said = ended(process)
     assert code == 5, said
-    told = dict(re.findall(r"the picture of (\S+) lies in (\S+): the next run takes it up", said))
+    told = dict(re.findall(r"the image of (\S+) lies in (\S+): the next run picks it up", said))
     folder.mkdir()
     for item, path in told.items():  # as it is said: under the names of their items
         shutil.copy(path, folder / f"{item}.jpg")

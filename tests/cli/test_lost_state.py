@@ -155,7 +155,7 @@ def test_a_paid_picture_in_the_spool_of_a_lost_ledger_is_not_cleared_away(batchg
         path.unlink()
     sent = requests(place)
     answer = batchgen("run", str(job))
-    assert (answer.code, "a picture that was paid for lies in" in answer.err) == (5, True), answer.err
+    assert (answer.code, "an image that was paid for lies in" in answer.err) == (5, True), answer.err
     assert ((ledger.parent / "spool" / "3.0").is_file(), requests(place)) == (True, sent)
 
 
@@ -176,7 +176,7 @@ def test_a_repair_that_finds_no_picture_at_all_builds_no_ledger(batchgen, copied
     for path in folder.glob("*.jpg"):
         path.unlink()
     answer = batchgen("verify", str(copied), "--repair")
-    assert (answer.code, f"none of the 6 picture(s) that {folder}/results.jsonl names is in" in answer.err) == (5, True)
+    assert (answer.code, f"none of the 6 image(s) that {folder}/results.jsonl names is in" in answer.err) == (5, True)
     assert (batchgen("run", str(copied)).code, requests(place)) == (5, sent)
 
 

@@ -9,13 +9,13 @@ HEAD = "post: [{name: web, format: webp, widths: [16, 9999]}, {name: thumb, form
 
 def test_plan_run_status_and_verify_tell_of_them(batchgen, write):
     manifest = str(write({"a": "x", "b": "y"}, HEAD))
-    assert "derive 6 files to make of the pictures, at most" in batchgen("plan", manifest, "--emulate").out
+    assert "derive 6 files to make of the images, at most" in batchgen("plan", manifest, "--emulate").out
     answer = batchgen("run", manifest, "--emulate", "--json")
     assert (answer.code, answer.json["derivatives"]) == (
         0, {"made": 4, "skipped": 2, "removed": 0, "failed": 0, "finished": True, "queued": 0, "failures": []},
     )  # fmt: skip
     assert "2 of 2 images made, 4 files made of them" in answer.err
-    assert "4 made · 2 left out, larger than their picture" in answer.err
+    assert "4 made · 2 left out, larger than their image" in answer.err
     assert batchgen("plan", manifest, "--emulate", "--json").json["derivatives"] == 0
     assert "web: 2 made, 2 skipped" in batchgen("status", manifest).out
     assert "2 files verified" in batchgen("verify", manifest).out

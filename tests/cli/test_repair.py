@@ -112,7 +112,7 @@ def test_half_a_picture_under_an_items_name_is_none_and_stops_no_repair(batchgen
     (folder / "results.jsonl").unlink()
     ledger.unlink()
     answer = batchgen("verify", str(job), "--repair")
-    assert (answer.code, "not a whole picture, move it away: cup-2.jpg" in answer.err) == (0, True), answer.err
+    assert (answer.code, "not a whole image, move it away: cup-2.jpg" in answer.err) == (0, True), answer.err
     assert (batchgen("run", str(job)).code, requests(place)) == (5, 6)
     (folder / "cup-2.jpg").unlink()
     assert (batchgen("run", str(job)).code, requests(place)) == (0, 7)

@@ -142,7 +142,7 @@ def test_a_timers_journal_gets_whole_lines_without_escapes(batchgen, write, monk
     monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
     answer = batchgen("run", str(write(ITEMS)), "--emulate")
     assert "\x1b" not in answer.err
-    assert "模型一号陶瓷杯子模型一号陶瓷杯子: refused (safety): no picture, finish reason SAFETY\n" in answer.err
+    assert "模型一号陶瓷杯子模型一号陶瓷杯子: refused (safety): no image, finish reason SAFETY\n" in answer.err
 
 
 @pytest.mark.parametrize("sign", ["❤️" * 60, "👩‍🚀" * 60, "模" * 90, "a\u0301" * 90, "ไม่มี" * 40])

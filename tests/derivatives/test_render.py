@@ -108,7 +108,7 @@ def test_a_width_that_is_too_large_is_left_out_and_said(bench):
     bench.make(data, "png", post)
     assert [(row.path, row.state, row.message) for row in bench.rows] == [
         ("derivatives/w-32/fox.webp", "made", ""),
-        ("derivatives/w-640/fox.webp", "skipped", "the picture is 64 pixels wide"),
+        ("derivatives/w-640/fox.webp", "skipped", "the image is 64 pixels wide"),
     ]
     assert not (bench.folder / "derivatives" / "w-640").exists()
 

@@ -228,7 +228,7 @@ def test_the_manifest_makes_what_its_comment_says_for_the_price_it_says(tmp_path
     text = MANIFEST.read_text()
     (tmp_path / MANIFEST.name).write_text(text.replace("output: s3:", "output: out  #"))
     plan = batchgen.plan(batchgen.load(tmp_path / MANIFEST.name, environ={"XDG_STATE_HOME": str(tmp_path)}))
-    said = f"{plan.forecast.images} pictures for about {plan.forecast.usd:.2f} US dollars"
+    said = f"{plan.forecast.images} images for about ${plan.forecast.usd:.2f}"
     assert plan.warnings == () and said in text
     assert f"{plan.forecast.images} images for about ${plan.forecast.usd:.2f}" in page("cluster")
 

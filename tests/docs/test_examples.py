@@ -47,11 +47,11 @@ def test_an_example_is_valid_for_the_real_apis_without_a_warning(manifest, tmp_p
 
 
 @pytest.mark.parametrize("manifest", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_comment_on_top_says_how_many_pictures_and_what_they_cost(manifest, tmp_path):
+def test_the_comment_on_top_says_how_many_images_and_what_they_cost(manifest, tmp_path):
     forecast = batchgen.plan(batchgen.load(manifest, output=tmp_path / "out", environ={})).forecast
     comment = " ".join(line.removeprefix("# ") for line in manifest.read_text().split("\nversion:")[0].splitlines())
-    assert f"{forecast.images} pictures" in comment
-    if (said := re.search(r"about (\d+\.\d\d) US dollars", comment)) is not None:
+    assert f"{forecast.images} images" in comment
+    if (said := re.search(r"about \$(\d+\.\d\d)", comment)) is not None:
         assert abs(float(said[1]) - forecast.usd) < 0.005 + 0.01 * forecast.usd
     else:
         assert (forecast.usd, "no prices" in comment) == (None, True)

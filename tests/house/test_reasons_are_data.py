@@ -29,7 +29,7 @@ ALLOWED = {
     "ledger.postgresql": "what libpq and the server say of a refused login",
     "ledger.runs": "the table of parked lanes has no column for who parked them: this is the one reader of its words",
     "references.remote": "the address of a bucket is said once and not twice; nothing is decided by it",
-    "report.notify": "the address of a heartbeat is called so and not a picture's link; nothing is decided by it",
+    "report.notify": "the address of a heartbeat is called so and not an image's link; nothing is decided by it",
 }
 
 

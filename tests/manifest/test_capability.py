@@ -152,10 +152,10 @@ def test_a_conversation_has_no_fallback(folder):
 @pytest.mark.parametrize(
     ("category", "threshold", "words"),
     [
-        ("harassment", "OFF", "'harassment' is no harm category (did you mean 'HARM_CATEGORY_HARASSMENT'?)"),
+        ("harassment", "OFF", "'harassment' is not a harm category (did you mean 'HARM_CATEGORY_HARASSMENT'?)"),
         ("HARM_CATEGORY_HARASMENT", "OFF", "(did you mean 'HARM_CATEGORY_HARASSMENT'?)"),
-        ("HARM_CATEGORY_HARASSMENT", "only_high", "'only_high' is no threshold (did you mean 'BLOCK_ONLY_HIGH'?)"),
-        ("rain", "OFF", "'rain' is no harm category; there are HARM_CATEGORY_CIVIC_INTEGRITY, "),
+        ("HARM_CATEGORY_HARASSMENT", "only_high", "'only_high' is not a threshold (did you mean 'BLOCK_ONLY_HIGH'?)"),
+        ("rain", "OFF", "'rain' is not a harm category; choose from HARM_CATEGORY_CIVIC_INTEGRITY, "),
     ],
 )
 def test_a_safety_setting_the_vendor_does_not_know_is_found_before_anything_is_sent(folder, category, threshold, words):

@@ -33,7 +33,7 @@ def test_an_entry_with_a_prompt_is_no_conversation_though_the_defaults_have_turn
     [
         (
             "{id: a, prompt: p, turns: [x]}",
-            "job.yaml:1:28: turns: stands beside a prompt: an item has the one or the other",
+            "job.yaml:1:28: turns: is given beside a prompt: an item has one or the other",
         ),
         ("{id: a, turns: []}", "job.yaml:1:17: turns: is empty"),
         ("{id: a, turns: [x], model: imagen-4}", None),
@@ -93,7 +93,7 @@ def test_more_references_than_the_model_takes_are_refused_items_included(folder)
     many = ", ".join(f"'@i{n}'" for n in range(15))
     text = f"items: [{{id: a, prompt: p, references: [{many}]}}"
     text += "".join(f", {{id: i{n}, prompt: p}}" for n in range(15)) + "]"
-    assert "takes at most 14 reference pictures, not 15" in folder.complaint(text)
+    assert "takes at most 14 reference images, not 15" in folder.complaint(text)
 
 
 def test_needs_of_a_long_manifest_take_memory_for_what_is_needed_only(folder):

@@ -57,7 +57,7 @@ WORDS = {
     needs("a", BEYOND_LIMIT): "needs @a, which is beyond --limit",
     needs("b", needs("a", BEYOND_LIMIT)): "needs @b, which needs @a, which is beyond --limit",
     needs("a", Reason(ReasonKind.NOT_SELECTED)): "needs @a, which is not made and not selected",
-    needs("a", Reason(ReasonKind.NOT_RECORDED)): "needs @a, whose picture is not recorded",
+    needs("a", Reason(ReasonKind.NOT_RECORDED)): "needs @a, whose image is not recorded",
     needs("a", Reason(ReasonKind.NOT_ASKED_FOR)): "needs @a, which is left: not asked for",
     Reason(
         ReasonKind.TURN_LOST, ("a-t1",)

@@ -123,7 +123,7 @@ def test_an_announced_retirement_becomes_a_note(gemini, answer):
 
 def test_a_picture_counts_whatever_the_finish_reason_with_a_note(gemini):
     reply = read(gemini, one(IMAGE, finishReason="MAX_TOKENS"))
-    assert (len(reply.images), reply.notes) == (1, ("a picture came with finish reason MAX_TOKENS",))
+    assert (len(reply.images), reply.notes) == (1, ("an image came with finish reason MAX_TOKENS",))
 
 
 def test_a_picture_without_mime_type_is_a_picture(gemini):

@@ -99,7 +99,7 @@ def test_a_folder_is_refused(pictures):
 
 def test_a_private_key_with_a_pictures_name_is_refused(pictures, tmp_path):
     (tmp_path / "key.png").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
-    assert "is not a picture" in why(pictures, "key.png")
+    assert "is not an image" in why(pictures, "key.png")
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path):
@@ -209,7 +209,7 @@ def test_the_same_picture_named_twice_is_sent_once(folder, one):
 def test_too_many_references_for_the_model_are_refused(folder):
     for n in range(15):
         folder.write(PNG + bytes([n]), f"n{n}.png")
-    assert "takes at most 14 reference pictures, not 15" in folder.complaint(
+    assert "takes at most 14 reference images, not 15" in folder.complaint(
         "items: [{prompt: p, references: ['n*.png']}]"
     )
 
@@ -240,7 +240,7 @@ def two_large(folder):
 
 def test_references_too_large_for_one_request_are_refused_where_they_cannot_be_uploaded(two_large):
     complaint = two_large.complaint(f"items: [{{prompt: p, model: google/gemini-3-pro-image-edit, {LARGE}}}]")
-    assert "the pictures make 26.7 MB in a request" in complaint
+    assert "the images make 26.7 MB in a request" in complaint
 
 
 def test_references_too_large_for_one_request_are_taken_where_they_are_uploaded(two_large, one):

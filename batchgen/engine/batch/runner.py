@@ -182,7 +182,7 @@ class BatchRunner:
         if self._outstanding.fallen_back:
             return "the time for batches was up", online_lane(chunk.lane)
         if self._context.options.batch_mode == "online":
-            return "a run without batches took it up", online_lane(chunk.lane)
+            return "a run without batches took it over", online_lane(chunk.lane)
         if not os.path.lexists(self._context.file(chunk, "jsonl")):
             return "its lines are no longer on the disk", chunk.lane
         return None

@@ -187,7 +187,7 @@ class ClusterMonitor:
     def _note_derivatives_pending(self, pictures: int) -> None:
         if not self._noted_pending:
             self._noted_pending = True
-            self._emit(Notice(at=time.time(), message=f"derivatives of {pictures} picture(s) are still being made"))
+            self._emit(Notice(at=time.time(), message=f"derivatives of {pictures} image(s) are still being made"))
 
     def _note_if_no_worker(self, left: int, pictures: int) -> None:
         alive, derive = self._rows(
@@ -202,7 +202,7 @@ class ClusterMonitor:
             self._no_worker_since_s = now_s
         elif 0 < self._no_worker_since_s < now_s - NO_WORKER_GRACE_S:
             self._no_worker_since_s = -1.0  # said
-            what = f"{left} sample(s)" if left and not alive else f"derivatives of {pictures} picture(s)"
+            what = f"{left} sample(s)" if left and not alive else f"derivatives of {pictures} image(s)"
             why = "no worker is there" if not alive else "no worker makes any"
             words = f"{what} wait and {why}: start `batchgen worker` on any machine that reaches the ledger"
             self._emit(Notice(at=time.time(), message=words))

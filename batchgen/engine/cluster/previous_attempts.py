@@ -66,7 +66,7 @@ class PreviousAttempts:
                     self._ledger, self._store, self._exchange, self._routes.get(attempt.lane), attempt
                 )
             except DownloadFailed as error:
-                self._note(f"{attempt.item_id}: its picture exists at the vendor but could not be fetched: {error}")
+                self._note(f"{attempt.item_id}: its image exists at the vendor but could not be fetched: {error}")
                 return "failed", error.reason
             return "succeeded", ""
         return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None

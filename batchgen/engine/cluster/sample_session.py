@@ -112,7 +112,7 @@ class SampleSession(Session[ClaimedSample]):
         await self._dispatch_task
         self._lane_watch.cancel()
         if left := await self._parts.pipeline.deferred_uploads.finish():
-            self._worker.note(f"{left} picture(s) wait in {self._parts.store.spool} for {self._parts.store.url}")
+            self._worker.note(f"{left} image(s) wait in {self._parts.store.spool} for {self._parts.store.url}")
         await self._closing_stack.aclose()
 
     # --- one sample

@@ -32,7 +32,7 @@ async def submit_and_wait(
     """
     location = read_pointer(folder)
     if location is None:
-        raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave --engine cluster away")
+        raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave out --engine cluster")
     for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
         pass
     has_result_lines(folder)  # a user's own results.jsonl is never written over

@@ -116,7 +116,7 @@ def _record_and_place(
     recorded, _ = record_and_place(ledger, store, receipt)
     came_late = late_pictures(receipt, recorded)
     then = f"; it {late_message(came_late)}" if came_late else " and need not be bought again"
-    note(f"{attempt.item_id}: its picture {where}{then}")
+    note(f"{attempt.item_id}: its image {where}{then}")
 
 
 def _may_be_incomplete(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:

@@ -117,8 +117,8 @@ def _sources_of_new_ledger(store: Store, manifest: Manifest | None) -> RepairSou
         lines |= named
     where = store.url or store.root
     if not lines and not unparsed_attempts(store.root):
-        more = "no picture under a name that the manifest asks for" if manifest is not None else "no manifest was named"
-        raise StoreError(f"nothing says which picture in {where} is whose: there is no {RESULTS_FILE}, and {more}")
+        more = "no image under a name that the manifest asks for" if manifest is not None else "no manifest was named"
+        raise StoreError(f"nothing says which image in {where} is whose: there is no {RESULTS_FILE}, and {more}")
     there = {path for path, _ in store.files()}
     wanted = {path for line in lines.values() for path in line["files"]}
     if (
@@ -128,7 +128,7 @@ def _sources_of_new_ledger(store: Store, manifest: Manifest | None) -> RepairSou
         and not any(map(is_picture, Path(store.spool).iterdir()))
     ):
         raise StoreError(
-            f"none of the {len(wanted):,} picture(s) that {store.folder / RESULTS_FILE} names is in {where}: bring them back first,"
+            f"none of the {len(wanted):,} image(s) that {store.folder / RESULTS_FILE} names is in {where}: bring them back first,"
             f" or say where they are, --output DIR or --output s3://bucket/prefix. To pay for all of them again, remove {RESULTS_FILE}"
         )
     return RepairSources(

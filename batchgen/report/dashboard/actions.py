@@ -120,7 +120,7 @@ def stop(location: JobLocation, run_id: int) -> int:
     """SIGTERM to the process of this very run, and to no other. Answers its id. Raises ActionRefused."""
     run = last_run(location)
     if run is None or run.id != run_id or run.ended_at is not None:
-        raise ActionRefused("that run is not going on any more")
+        raise ActionRefused("that run is no longer running")
     if run.host != socket.gethostname():
         raise ActionRefused(f"it runs on {run.host}: stop it there, `kill {run.pid}`")
     if not hasattr(os, "pidfd_open") or not os.path.exists("/proc/locks"):

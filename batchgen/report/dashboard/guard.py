@@ -49,7 +49,7 @@ class RequestGuard:
             return error_response(421, f"{request.host} is not a name of this server")
         site, navigates = request.headers.get("Sec-Fetch-Site", ""), request.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
-            return error_response(403, "asked for by another site")
+            return error_response(403, "the request comes from another site")
         if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request):
             way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
             return error_response(401, f"a token is needed: {way}")
@@ -77,7 +77,7 @@ class RequestGuard:
         if not hmac.compare_digest(request.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), self.csrf.encode()):
             return error_response(403, "the page is of an earlier start: load it again")
         if request.content_type != "application/json":
-            return error_response(415, "JSON is wanted")
+            return error_response(415, "expected JSON")
         return None
 
     def accept_token(self, request: web.Request) -> web.Response | None:

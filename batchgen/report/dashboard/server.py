@@ -157,7 +157,7 @@ class Dashboard:
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         attempt, k = _picture_number(request)
-        return await self._send(request, "there is no such picture", pictures.open_picture, attempt, k)
+        return await self._send(request, "there is no such image", pictures.open_picture, attempt, k)
 
     async def derivative(self, request: web.Request) -> web.StreamResponse:
         """The item and the sample whose it is stand in the query."""
@@ -263,7 +263,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise web.HTTPBadRequest(reason="that is not JSON") from None
     if not isinstance(found, dict):
-        raise web.HTTPBadRequest(reason="an object is wanted")
+        raise web.HTTPBadRequest(reason="expected a JSON object")
     return found
 
 

@@ -26,7 +26,9 @@ def crontab_command(spec: TimerSpec) -> str:
         [*keys, shell_line([*nice, *spec.command, "--later-ok", "--quiet"])]
     )
     if "\\" in text:
-        raise UsageError("crons disagree about backslashes: take one out of the path or option, or use --as systemd")
+        raise UsageError(
+            "cron versions read backslashes differently: remove it from the path or option, or use --as systemd"
+        )
     text = text.replace("%", r"\%")
     if len(text) > MAX_LINE_CHARS:
         raise UsageError(f"a line of {len(text):,} characters is too long for a crontab: put options into the manifest")
@@ -45,5 +47,5 @@ def remove_block(crontab: str, name: str) -> str:
         if line.rstrip("\n") == end:
             inside = False
     if inside:
-        raise UsageError(f"the crontab has {begin!r} without {end!r}: mend it with `crontab -e`")
+        raise UsageError(f"the crontab has {begin!r} without {end!r}: fix it with `crontab -e`")
     return "".join(other_lines)

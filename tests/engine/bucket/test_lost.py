@@ -107,7 +107,7 @@ async def test_receipts_without_a_picture_under_its_name_are_evidence_too(place,
     shutil.rmtree(place.folder)
     place.manifest(THREE.replace("prompt:", "filename: 'new {{ id }}', prompt:"))
     code, said = await place.run()
-    assert (code, "receipts of pictures that the manifest asks for lie in" in said, await place.sent()) == (5, True, 3)
+    assert (code, "receipts of images that the manifest asks for lie in" in said, await place.sent()) == (5, True, 3)
     assert (await place.verify(*remedy(said)))[0] == 0
     assert (await place.run(), await place.sent()) == ((0, "0 made, 0 kept"), 3)  # renamed
     assert "new i0.jpg" in gate.objects()
@@ -144,7 +144,7 @@ async def test_a_bucket_that_only_the_command_line_named_is_in_the_remedy(place,
     code, said = await place.run()  # the note of where the pictures are is gone as well
     assert (code, await place.sent()) == (5, 3), said
     code, said = await place.verify("job.yaml", "--repair")
-    assert (code, "none of the 3 picture(s)" in said, "--output s3://bucket/prefix" in said) == (5, True, True), said
+    assert (code, "none of the 3 image(s)" in said, "--output s3://bucket/prefix" in said) == (5, True, True), said
     code, said = await place.run(ADDRESS)
     assert (code, remedy(said)) == (5, [str(place.bench.folder / "job.yaml"), "--output", ADDRESS, "--repair"])
     assert (await place.verify(*remedy(said)))[0] == 0

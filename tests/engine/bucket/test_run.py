@@ -202,7 +202,7 @@ async def test_pictures_that_are_elsewhere_are_not_bought_again_in_silence(bench
     job = batchgen.load(bench.manifest(items("a", "b")), emulate=True)
     options = batchgen.RunOptions(emulator_url=bench.url)
     await batchgen.run(job, options=options)
-    with pytest.raises(UsageError, match=r"2 picture\(s\) of this job are in .* and not in s3://pictures/shop/catalog"):
+    with pytest.raises(UsageError, match=r"2 image\(s\) of this job are in .* and not in s3://pictures/shop/catalog"):
         await bench.run(items("a", "b"))
     with pytest.raises(UsageError, match="would be bought again"):
         batchgen.plan(batchgen.load(bench.manifest(items("a", "b")), output=ADDRESS, emulate=True))

@@ -74,7 +74,7 @@ def test_verify_status_and_run_say_how_many_pictures_wait_and_for_which_bucket(g
     (tmp_path / "job.yaml").write_text(MANIFEST)
     gate.refuse = lambda method, path: 403 if path.endswith(".jpg") else None
     code, _, err = run("run", "job.yaml", "--emulate", "--output", ADDRESS)
-    words = f"2 pictures in the spool for {ADDRESS}: the next run uploads them first, and nothing is bought again"
+    words = f"2 images in the spool for {ADDRESS}: the next run uploads them first, and nothing is bought again"
     assert code == 5 and words in err
     assert words in run("status", "job.yaml")[1]
     code, out, _ = run("verify", "job.yaml")
@@ -95,7 +95,7 @@ def test_the_report_has_thumbnails_and_texts_from_the_bucket(job, gate, run):
     page = (job / "report.html").read_text()
     assert len(re.findall(r'id="thumbnails-0">\S{40,}\n\S{40,}<', page)) == 1
     assert '"files":["a.txt"]' in page
-    assert f"full pictures are in {ADDRESS}" in run("report", "job.yaml")[2]
+    assert f"full images are in {ADDRESS}" in run("report", "job.yaml")[2]
 
 
 def test_a_contact_sheet_shows_what_is_in_the_bucket(job, run):

@@ -54,9 +54,9 @@ async def test_summary_and_status_say_what_happened_where_and_what_to_do(bench, 
     bench.vendor.goes_bad("a web page")
     _, err, code = await said(await start(bench, "run", *arguments, "--yes", **environ))
     assert code == 4
-    assert "2 × download_failed: 127.0.0.1: the picture's link answered 200, but the bytes are not an image" in err
+    assert "2 × download_failed: 127.0.0.1: the image's link answered 200, but the bytes are not an image" in err
     assert "(tried 7 times)" in err
-    assert "the picture is paid for: run again to download it at no charge" in err
+    assert "the image is paid for: run again to download it at no charge" in err
     assert "fetches what is paid for and still behind its link" in err
     assert "tries again what failed" not in err
     assert "$0.08 charged" in err
@@ -75,7 +75,7 @@ async def test_a_link_is_fetched_by_a_run_that_has_no_key_for_its_vendor_and_ref
     await said(await start(bench, "run", *arguments, "--yes", **environ))
     bench.vendor.is_well()
     _, err, code = await said(await start(bench, "run", *arguments))  # then the links of this machine are no vendor's
-    assert (code, "2 × link_refused: 127.0.0.1: the picture's link is not https" in err) == (3, True)
+    assert (code, "2 × link_refused: 127.0.0.1: the image's link is not https" in err) == (3, True)
     address = {"BATCHGEN_AIMLAPI_BASE_URL": bench.vendor.url}
     _, _, code = await said(await start(bench, "run", *arguments, **address))
     assert (code, len(bench.vendor.requests)) == (0, 2)
