@@ -189,9 +189,9 @@ def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Da
     return open_schema(url, pointer.schema if pointer is not None else "")
 
 
-def open_schema(url: str, schema: str) -> PostgreSQL:
+def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None) -> PostgreSQL:
     """The ledger of one job of a server, for writing. Raises LedgerError."""
-    return PostgreSQL(url, schema, application_name_for("writes"))
+    return PostgreSQL(url, schema, application_name_for("writes"), reconnect_timeout_s)
 
 
 def register_job(database: PostgreSQL, server: LedgerServer) -> LedgerPointer:

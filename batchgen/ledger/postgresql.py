@@ -79,8 +79,10 @@ class PostgreSQL:
     only when it may have been carried out already: the server is asked what became of it.
     """
 
-    def __init__(self, url: str, schema: str, application: str = "batchgen") -> None:
-        """A server that is away is waited for, RECONNECT_TIMEOUT_S at most.
+    def __init__(
+        self, url: str, schema: str, application: str = "batchgen", reconnect_timeout_s: float | None = None
+    ) -> None:
+        """A server that goes away is waited for, RECONNECT_TIMEOUT_S at most unless it is said otherwise.
 
         Raises LedgerUnreachable when the server cannot be reached now, LedgerError when it never will be by this address,
         UsageError without the package that speaks to it.
@@ -88,7 +90,7 @@ class PostgreSQL:
         self.url = url
         self.schema = schema
         self._application = application[:63]  # the server keeps no more of it
-        self._reconnect_timeout_s = RECONNECT_TIMEOUT_S
+        self._reconnect_timeout_s = RECONNECT_TIMEOUT_S if reconnect_timeout_s is None else reconnect_timeout_s
         self._held_locks = set[int]()
         self._in_snapshot = False
         self._cursor_numbers = itertools.count()

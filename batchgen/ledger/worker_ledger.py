@@ -46,21 +46,30 @@ class FencedLedger(Ledger):
     A request starts only under the worker's claim and within the submission's budget.
     """
 
-    def __init__(self, url: str, schema: str, run_id: int, worker: str) -> None:
+    def __init__(
+        self, url: str, schema: str, run_id: int, worker: str, reconnect_timeout_s: float | None = None
+    ) -> None:
+        """reconnect_timeout_s: as `PostgreSQL` takes it."""
+        self._url = url
         self.schema = schema
         self.worker = worker
         self.run_id = run_id
-        self.reader = Reader(open_schema(url, schema))
+        self.reader = Reader(open_schema(url, schema, reconnect_timeout_s))
         try:
-            self.writer = Writer(open_schema(url, schema))
+            self.writer = Writer(open_schema(url, schema, reconnect_timeout_s))
         except BaseException:
             self.reader.close()
             raise
 
+    def without_waiting(self) -> FencedLedger:
+        """The same on connections of its own that give up when their server goes away: for whoever holds a lock meanwhile.
+        To be closed. Raises LedgerError."""
+        return FencedLedger(self._url, self.schema, self.run_id, self.worker, 0.0)
+
     # --- having work
 
     async def claim(self, lane: str, max_count: int, keys: Collection[str], stale_s: float) -> list[ClaimedSample]:
-        """Take samples whose turn it is. keys, stale_s: as `lease.Holder` takes them."""
+        """Take samples whose turn it is. keys, stale_s: as `lease.Holder` takes them; keys are read in another thread."""
 
         def change(db: Connection) -> list[ClaimedSample]:
             rows = self._claim(db, lane, max_count, keys, stale_s)

@@ -28,20 +28,27 @@ class JobLock:
         try:
             self._lock.acquire()
         except Timeout:
-            raise JobLocked(f"another run holds this job{self._holder()}: wait for it, or stop it") from None
+            holder = describe_holder(self._folder / "holder.json")
+            raise JobLocked(f"another run holds this job{holder}: wait for it, or stop it") from None
         except OSError as error:
             raise disk_error(error, str(self._folder)) from None
-        note = self._folder / "holder.json"  # only for people: the lock itself is what counts
-        with contextlib.suppress(OSError), open(note, "w", encoding="utf-8", opener=private_opener) as file:
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        note_holder(self._folder / "holder.json")
 
     def release(self) -> None:
         (self._folder / "holder.json").unlink(missing_ok=True)
         self._lock.release()
 
-    def _holder(self) -> str:
-        try:
-            holder = json.loads((self._folder / "holder.json").read_text())
-            return f" (process {holder['pid']} on {holder['host']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+
+def note_holder(path: Path) -> None:
+    """That this process holds a lock. Only for people: the lock itself is what counts."""
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private_opener) as file:
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+
+
+def describe_holder(path: Path) -> str:
+    """Who holds the lock beside this note; empty when nobody has said."""
+    try:
+        holder = json.loads(path.read_text())
+        return f" (process {holder['pid']} on {holder['host']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

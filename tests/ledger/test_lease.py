@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 
 from batchgen.engine.cluster import queue
-from batchgen.ledger import lease
+from batchgen.ledger import lease, work_queue
+from batchgen.ledger.changes import IntendedRequest, insert_attempt
 from batchgen.ledger.lease import SERVER_NOW, Holder
-from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.location import SHARED_SCHEMA, LedgerServer, job_identity, read_pointer
+from batchgen.ledger.pictures import SpooledPicture
 from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.worker_ledger import FencedLedger
+from batchgen.records import ImageFile, Reply
+from batchgen.store.store import Store
+from tests.support.samples import make_sample, receipt_of
 from tests.support.work import INSERT, LANE, job, rows_of
 
 STALE_S = 30.0
@@ -44,6 +51,21 @@ def test_work_is_claimed_by_priority_and_in_the_order_of_the_run_by_one_worker_a
     assert claim(db, "w2", 9) == ["y", "z"]
     assert claim(db, "w1", 9, ("urgent", "x")) == []
     assert claim(db, "w2", 9, run=2) == ["other"]
+    db.close()
+
+
+def test_the_most_urgent_work_is_claimed_first_however_the_server_would_find_it(server):
+    """Not only sorted when it has been claimed: which pieces are taken is a matter of turn."""
+    alive(server, "w1")
+    db = job(server.url, "a", *((f"k{n:03}", n % 7, 1) for n in range(200)), ("last", 9, 1))
+    db.execute("UPDATE work SET body = body WHERE id % 3 = 0")  # so that they lie in another order than they came in
+    turns = [row[0] for row in db.execute("SELECT item_id FROM work ORDER BY priority DESC, id").fetchall()]
+    for scans in ("off", "on"):
+        db.execute(f"SET enable_indexscan = {scans}")
+        db.execute(f"SET enable_bitmapscan = {scans}")
+        assert claim(db, "w1", 1) == turns[:1] == ["last"]
+        db.execute("UPDATE work SET worker = ''")
+    assert [key for _ in range(25) for key in claim(db, "w1", 4, turns)] == turns[:100]
     db.close()
 
 
@@ -151,3 +173,27 @@ def test_who_listens_hears_of_work_that_is_submitted_or_given_back(server):
     db.transact([lambda db: lease.release(db, "w1", "x", 0.0)])
     assert listening.wait_for_notification(10.0)
     db.close(), listening.close()
+
+
+def test_who_listens_hears_of_work_that_waited_for_a_picture(server, tmp_path, monkeypatch):
+    """An idle worker: the one that made the picture looks by itself."""
+    monkeypatch.setenv("BATCHGEN_LEDGER", server.url)
+    store, listening = Store(tmp_path / "out"), PostgreSQL(server.url, SHARED_SCHEMA)
+    store.prepare()
+    Ledger(store.folder, LedgerServer(server.url, "job", job_identity(store.root))).close()
+    ledger = FencedLedger(server.url, read_pointer(store.folder).schema, 1, "w1")
+    first, then = make_sample("a"), make_sample("b")
+
+    def begin(db: Any) -> int:
+        queue.create_work_tables(db)
+        work_queue.insert_samples(db, 1, [(LANE, first, ()), (LANE, then, ["a"])])
+        return insert_attempt(db, 1, IntendedRequest(first, LANE, 1, None), 1.0, worker="w1")
+
+    listening.execute(f"LISTEN {lease.CHANNEL}")
+    attempt = ledger.writer.submit(begin).result()
+    assert not listening.wait_for_notification(0.1)
+    file = ImageFile(path="a.png", sha256="0", bytes=4, width=1, height=1, format="png")
+    settled = [SpooledPicture(1, 0, f"{attempt}.0", file, None)]
+    ledger.attempt_succeeded(receipt_of(attempt, first, Reply(), settled, sent_at=1.0, usd=None, usd_source=""))
+    assert listening.wait_for_notification(10.0)
+    ledger.close(), listening.close()

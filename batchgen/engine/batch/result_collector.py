@@ -92,7 +92,8 @@ class ResultCollector:
             if not why or (found.answers and not found.truncated and found.sha256 == before):
                 return
             before = found.sha256
-            file.truncate(found.complete_bytes if found.answers and found.truncated else 0)
+            # Whether it was cut off where a line ends can only be learnt by asking for what follows.
+            file.truncate(found.complete_bytes if found.answers and (found.truncated or not found.malformed) else 0)
             if copies == MAX_COPIES:
                 raise DownloadFailed(f"its results could not be fetched: {why}", http_status=200)
             await self._back_off(copies)

@@ -85,7 +85,7 @@ class DerivativeSession(Session[DerivativeOrder]):
         self._note = worker.note
 
     async def _claim(self, lane: str, max_count: int) -> list[DerivativeOrder]:
-        return await self.ledger.claim_derivatives(max_count, self.keys, queue.STALE_S)
+        return await self.ledger.claim_derivatives(max_count, tuple(self.keys), queue.STALE_S)
 
     async def _process(self, order: DerivativeOrder) -> None:
         """All files of one picture."""

@@ -49,9 +49,10 @@ def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) ->
 
 
 def unregister(server: PostgreSQL, member: Member) -> None:
-    """What it has claimed is free from here on."""
+    """What it has claimed is free from here on, unless its name is another's by now."""
     with contextlib.suppress(LedgerError):
-        server.execute(f"DELETE FROM {SHARED_SCHEMA}.worker WHERE name = ?", (member.name,))
+        sql = f"DELETE FROM {SHARED_SCHEMA}.worker WHERE name = ? AND host = ? AND pid = ?"
+        server.execute(sql, (member.name, member.host, member.pid))
 
 
 async def keep_alive(url: str, member: Member, wake: Callable[[], None]) -> None:

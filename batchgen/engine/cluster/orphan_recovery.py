@@ -29,9 +29,12 @@ Note = Callable[[str], None]
 
 
 def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> FileLock:
-    """Make a worker's own spool and hold it. One worker of the same name may have been here before and died. Raises StoreError."""
+    """Make a worker's own spool and hold it. One worker of the same name may have been here before and died.
+
+    Raises JobLocked, LedgerError, StoreError.
+    """
     died = os.path.isdir(store.spool)
-    lock = take_spool(store)
+    lock = take_spool(store, note)
     try:
         bind_store(ledger, store, remote_workers=True)
         adopt_spool(ledger, store, catalogue, note)
@@ -44,9 +47,9 @@ def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogu
 
 def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note, *, died: bool = False) -> None:
     """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
-    whether one has that is not among these any more: this worker's own forerunner."""
+    whether one has that is not among these any more: this worker's own forerunner. Raises JobLocked, LedgerError, StoreError."""
     state = os.path.join(store.root, STATE_FOLDER)
-    with adoption_lock(store):
+    with contextlib.closing(ledger.without_waiting()) as ledger, adoption_lock(store, note):
         spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker lives

@@ -17,7 +17,7 @@ from batchgen.engine.cluster.stop import stop_submission
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.engine.pacing import polling_shared_state
-from batchgen.errors import Fenced, LedgerError
+from batchgen.errors import Fenced, JobLocked, LedgerError, StoreError
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import ClaimedSample
@@ -78,7 +78,11 @@ class SampleSession(Session[ClaimedSample]):
         if time.monotonic() - self._adopted_s > queue.STALE_S:
             self._adopted_s = time.monotonic()
             parts = self._parts
-            await asyncio.to_thread(adopt_orphans, self.ledger, parts.store, parts.terms.catalogue, self._worker.note)
+            adoption = (self.ledger, parts.store, parts.terms.catalogue, self._worker.note)
+            try:
+                await asyncio.to_thread(adopt_orphans, *adoption)
+            except (JobLocked, StoreError) as error:  # then another time
+                self._worker.note(f"{self._job}: {error}")
         if self.idle or self.closing:
             return
         if not await self._stopped():
@@ -119,7 +123,7 @@ class SampleSession(Session[ClaimedSample]):
 
     async def _claim(self, lane: str, max_count: int) -> list[ClaimedSample]:
         """None when nothing more of the submission may start: its time is up, or it was stopped."""
-        claimed = await self.ledger.claim(lane, max_count, self.keys, queue.STALE_S)
+        claimed = await self.ledger.claim(lane, max_count, tuple(self.keys), queue.STALE_S)
         if claimed and await self._stopped():
             for each in claimed:
                 await self.ledger.cancel(each.sample)

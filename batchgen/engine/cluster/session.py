@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from batchgen.engine.cluster.queue import Requeue
-from batchgen.errors import StoreError
+from batchgen.errors import JobLocked, StoreError
 from batchgen.events import Event
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.schema import STATE_FOLDER
@@ -23,10 +23,13 @@ from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.scheduling.stop_reason import StopReason
 from batchgen.settings import Settings, state_folder
+from batchgen.store.lock import describe_holder, note_holder
 from batchgen.store.spool import disk_error
 from batchgen.store.store import Store, open_store
 
 LOCK_SUFFIX = ".lock"
+ADOPTION_WAIT_S = 60.0  # whoever adopts loses its connection before then when its server is away: KEEPALIVE_OPTIONS
+ADOPTION_NOTE_S = 3.0  # after which people hear for whom they wait
 RETRY_DELAY_S = 30.0  # before work is taken up again whose worker cannot do it
 CLOSING_DELAY_S = 1.0  # before what a session was given at its end is taken up again
 
@@ -64,27 +67,53 @@ def open_submitted_store(worker: WorkerContext, facts: Submission, schema: str, 
     return open_store(Path(facts.folder), spool=spool)
 
 
-def take_spool(store: Store) -> FileLock:
-    """Make a worker's own spool and hold it. Raises StoreError, also when another worker has it.
+def take_spool(store: Store, note: Callable[[str], None]) -> FileLock:
+    """Make a worker's own spool and hold it. Raises JobLocked, and StoreError, also when another worker has it.
 
     Adoption deletes spools that nobody holds, so it may not come between making one and locking it.
     """
     try:
         Path(store.root, STATE_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = adoption_lock(store)
-        lock.acquire()
+    except OSError as error:
+        raise disk_error(error, store.root) from None
+    with adoption_lock(store, note):
+        store.prepare()
+        return lock_spool(store)
+
+
+@contextlib.contextmanager
+def adoption_lock(store: Store, note: Callable[[str], None]) -> Iterator[None]:
+    """One process at a time adopts, and waits for no server while it does. For a thread: others are waited for.
+
+    Raises JobLocked, naming who has it, when that takes longer than ADOPTION_WAIT_S, and StoreError.
+    """
+    path = Path(store.root, STATE_FOLDER, f"heirs{LOCK_SUFFIX}")
+    lock, holder = FileLock(path, mode=PRIVATE_MODE), path.with_suffix(".json")
+    try:
+        _acquire_or_say_who_has_it(lock, holder, note)
     except OSError as error:
         raise disk_error(error, store.root) from None
     try:
-        store.prepare()
-        return lock_spool(store)
+        note_holder(holder)
+        yield
     finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
-def adoption_lock(store: Store) -> FileLock:
-    """One process at a time adopts."""
-    return FileLock(os.path.join(store.root, STATE_FOLDER, f"heirs{LOCK_SUFFIX}"), mode=PRIVATE_MODE)
+def _acquire_or_say_who_has_it(lock: FileLock, holder: Path, note: Callable[[str], None]) -> None:
+    try:
+        lock.acquire(timeout=ADOPTION_NOTE_S)
+        return
+    except Timeout:
+        who = f"another process{describe_holder(holder)}"
+        note(f"{who} is taking up what workers that died have left in {holder.parent}: waiting for it")
+    try:
+        lock.acquire(timeout=ADOPTION_WAIT_S - ADOPTION_NOTE_S)
+    except Timeout:
+        said = f"another process{describe_holder(holder)} has been at {holder.parent} for {ADOPTION_WAIT_S:.0f} s, taking up"
+        raise JobLocked(f"{said} what workers that died have left: wait for it, or stop it") from None
 
 
 def lock_spool(store: Store) -> FileLock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from batchgen.engine.batch.context import resume_unsent_chunks
@@ -23,7 +24,8 @@ async def recover(request: RunRequest, state: JobState) -> bool:
     if (pointer := read_pointer(store.folder)) is not None:  # workers write this ledger, and may have died
         from batchgen.engine.cluster.orphan_recovery import recover_after_workers  # needs psycopg, an extra
 
-        recover_after_workers(store, request.server_url, pointer.schema, catalogue, note)
+        recovery = (store, request.server_url, pointer.schema, catalogue, note)
+        await asyncio.to_thread(recover_after_workers, *recovery)  # which may wait for others
     repairs = bool(ledger.reader.open_attempts())
     finish_moves(ledger, store, note)
     repairs = read_kept_answers(ledger, store, catalogue, note) > 0 or repairs

@@ -21,6 +21,7 @@ from batchgen.engine.batch.result_lines import (
 )
 from batchgen.errors import DownloadFailed
 from batchgen.events import AttemptFailed, Notice
+from batchgen.http.transport import Transport
 from batchgen.ledger.reader import Reader
 from batchgen.report.billing_check import read_billing
 from tests.support.batch_bench import BATCH, CHUNKS, MUGS, BatchBench, assert_all_are_right, crash, quick
@@ -72,6 +73,28 @@ async def test_results_that_a_whole_run_cannot_download_are_downloaded_by_a_late
 @pytest.mark.parametrize("fault", ["html", "empty", "cut"])
 async def test_a_run_that_waits_downloads_what_was_spoilt_until_it_is_whole(tmp_path, fault):
     async with await serve(quick(faults=(f"download_{fault}*7",))) as emulator:
+        bench = BatchBench(emulator.base_url, tmp_path)
+        outcome = await bench.submit(items(*MUGS), poll_s=0.01)
+        assert (outcome.exit_code, outcome.made, (await bench.stats())["batches_created"]) == (0, 12, 1)
+        await assert_paid_once(bench)
+
+
+async def test_results_that_are_cut_at_the_end_of_a_line_each_time_are_not_taken_for_all_there_are(
+    tmp_path, monkeypatch
+):
+    """What is missing would be asked for in a second batch, and paid twice."""
+    download = Transport.download
+
+    async def cut(self, base_url, request, credentials, file):
+        start = file.tell()
+        response = await download(self, base_url, request, credentials, file)
+        if start == 0:
+            file.seek(0)
+            file.truncate(sum(len(line) for line in file.readlines()[:6]))
+        return response
+
+    monkeypatch.setattr(Transport, "download", cut)
+    async with await serve(quick()) as emulator:
         bench = BatchBench(emulator.base_url, tmp_path)
         outcome = await bench.submit(items(*MUGS), poll_s=0.01)
         assert (outcome.exit_code, outcome.made, (await bench.stats())["batches_created"]) == (0, 12, 1)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -16,7 +15,7 @@ from batchgen.emulator import serve
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
 from batchgen.ledger.changes import IntendedRequest, insert_attempt
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import LedgerServer, job_identity
+from batchgen.ledger.location import LedgerServer, job_identity, read_pointer
 from batchgen.ledger.pictures import SpooledPicture
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.planning.plan import RetrySelection
@@ -226,10 +225,12 @@ def test_another_picture_of_the_same_size_is_not_taken_for_one_that_is_still_to_
     file = ImageFile(path="a.png", sha256=digest(b"mine"), bytes=4, width=1, height=1, format="png")
     settled = [SpooledPicture(1, 0, f"{attempt}.0", file, None)]
     ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), settled, sent_at=1.0, usd=None, usd_source=""))
+    worker = FencedLedger(database, read_pointer(store.folder).schema, 0, "w1")
     for data, unplaced_left in ((b"hers", 1), (b"mine", 0)):
         (store.folder / "a.png").write_bytes(data)
-        adopt_orphans(cast("FencedLedger", ledger), store, load_catalogue(), print)
+        adopt_orphans(worker, store, load_catalogue(), print)
         assert len(ledger.reader.unplaced_by_workers()) == unplaced_left
+    worker.close()
     ledger.close()
 
 

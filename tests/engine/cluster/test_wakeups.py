@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from batchgen.engine.cluster import heartbeat, queue
+from batchgen.engine.cluster.heartbeat import Member
+from batchgen.ledger.location import SHARED_SCHEMA
 from tests.support.bench import items
 from tests.support.fork_server import PYTHON
 
@@ -58,3 +63,24 @@ async def test_a_worker_that_cannot_open_a_job_says_so_and_keeps_nothing_of_it_f
     cluster.worker()
     outcome = await asyncio.wait_for(cluster.watch(items("a", "b")), 60.0)
     assert (outcome.exit_code, await cluster.requests()) == (0, 2)
+
+
+def test_a_worker_that_comes_back_to_find_its_name_taken_leaves_that_of_the_other_alone(database, monkeypatch):
+    """It was suspended for longer than others wait; what is claimed in the name is the other's."""
+    monkeypatch.setattr(queue, "STALE_S", 0.0)
+    queue.migrate(database)
+    server = queue.open_server(database, "test")
+    monkeypatch.setattr(
+        heartbeat, "_SAY", heartbeat._SAY.replace("extract(epoch FROM pg_postmaster_start_time())", "0")
+    )
+    first, second = (Member("w1", 1, 0, "h", pid) for pid in (1, 2))
+    assert (heartbeat.register(server, first, pytest.fail), heartbeat.register(server, second, pytest.fail)) == (
+        first,
+        second,
+    )
+    names = f"SELECT name, pid FROM {SHARED_SCHEMA}.worker"
+    heartbeat.unregister(server, first)
+    assert server.execute(names).fetchall() == [("w1", 2)]
+    heartbeat.unregister(server, second)
+    assert server.execute(names).fetchall() == []
+    server.close()
