@@ -25,6 +25,13 @@ ONE_JOB_OPTIONS = ("output", "target", "metrics_file", "watch")
 # As `init` writes it; other YAML that lies around is not meant.
 _MANIFEST_START = re.compile(r"^(?:version\s*:\s*1\s*(?:#.*)?$|items\s*:)", re.MULTILINE)
 _HEAD_BYTES = 65_536
+# Options that people look for where they are not, and what to do instead.
+INSTEAD = {
+    "--emulate": "Leave it out: without a real run of this manifest, its emulated one is meant; else name the folder NAME.emulated.",
+    "--model": "The manifest names the model: `model:` at an item, or in `defaults`.",
+    "--force": "Did you mean '--fresh'?",
+    **dict.fromkeys(("--budget", "--budget-usd", "--max-usd", "--limit-usd"), "Did you mean '--max-cost'?"),
+}
 Body = Callable[..., int | None]
 
 
@@ -65,6 +72,14 @@ class Command(click.Command):
         self.summary = summary
         self.each = each
         self.body = (f"batchgen.cli.{module or name}", f"{name}_command")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as unknown:
+            if instead := INSTEAD.get(unknown.option_name):
+                raise click.UsageError(f"No such option '{unknown.option_name}'. {instead}", unknown.ctx) from None
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         module, function = self.body

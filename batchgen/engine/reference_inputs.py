@@ -64,6 +64,7 @@ class ReferenceInputs:
         self._note = context.note
         self._store = context.store
         self._prepared_paths: dict[str, str] = {}  # paths, by the link or by what was converted
+        self._noted = set[str]()  # why references were converted: once for all that were for the same reason
         self._single_flight = SingleFlight()
         state, spool = os.path.split(os.path.realpath(context.store.spool))
         self._name = os.path.join(os.path.basename(state), REFERENCE_FOLDER + spool.removeprefix(SPOOL))
@@ -230,7 +231,9 @@ class ReferenceInputs:
             Image.DecompressionBombWarning,
         ) as error:
             raise UsageError(f"{name} could not be converted to {instead.kind}: {error}") from None
-        self._note(f"{name}: {instead.why}")
+        if instead.why not in self._noted:
+            self._noted.add(instead.why)
+            self._note(f"{os.path.basename(name)}: {instead.why}; others like it are not listed")
         self._prepared_paths[made] = path
         return path
 

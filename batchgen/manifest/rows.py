@@ -10,7 +10,7 @@ from typing import IO, Any
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.manifest.sources import LINE_MAX_BYTES, LineError, decode_line, format_problem, parse_line, read_lines
 from batchgen.manifest.tables import Line, RowError, cell_text, table_rows, text_lines
-from batchgen.references.nearest import nearest_name
+from batchgen.references.nearest import as_spelled, nearest_name
 from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 
 Row = tuple[int, dict[str, Any]]  # line from 1, variables
@@ -23,7 +23,7 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     if suffix not in _READERS:
         raise RowError(0, f"{safe_repr(name)}: rows are read from .csv, .tsv, .xlsx, .jsonl and .txt files")
     try:
-        file = open_regular(resolve_inside(folder, name))
+        file = open_regular(resolve_inside(folder, as_spelled(folder, name)))
     except UnsafePathError as problem:
         meant = nearest_name(folder, name) if isinstance(problem, MissingFileError) else ""
         raise RowError(0, f"{safe_repr(name)} {problem}{meant}") from None
@@ -61,7 +61,7 @@ def _decoded(file: IO[bytes]) -> Iterator[str]:
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            raise RowError(number, "not UTF-8; save the table as UTF-8") from None
+            raise RowError(number, "not UTF-8; save the table as UTF-8 (in Excel: Save As, CSV UTF-8)") from None
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 

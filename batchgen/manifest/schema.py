@@ -268,7 +268,7 @@ def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
         case "float_type" | "finite_number":
             return f"must be a number{got}"
         case "list_type":
-            return f"must be a list{got}"
+            return f"must be a list{got}" + (f"; write [{safe_repr(value)}]" if isinstance(value, str) else "")
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"must be a mapping{got}"
         case "literal_error":

@@ -13,8 +13,10 @@ from typing import IO, Any, NamedTuple, NoReturn, Protocol
 from batchgen.manifest import yaml_text
 from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, safe_repr
 from batchgen.manifest.yaml_slips import spacing_problem
+from batchgen.references.nearest import nearest_name
 from batchgen.safe_open import UnsafePathError, open_regular
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 LINE_MAX_BYTES = 1_000_000
 START_BYTES = 1000
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -181,10 +183,13 @@ def open_source(path: str) -> ManifestSource:
     if os.path.isdir(path):
         raise fatal_error(path, "is a folder; name the manifest in it")
     if suffix not in (".yaml", ".yml", ".jsonl"):
-        hint = "; to use a table, name it in a manifest: `from: table.csv`" if suffix in (".csv", ".tsv") else ""
+        name = os.path.basename(path)
+        hint = f"; to use a table, name it in a manifest: `from: {name}`" if suffix in TABLE_SUFFIXES else ""
         raise fatal_error(path, f"a manifest ends in .yaml, .yml or .jsonl{hint}")
     if not os.path.lexists(path):
-        raise fatal_error(path, "there is no such file")
+        raise fatal_error(
+            path, f"there is no such file{nearest_name(os.path.dirname(path) or '.', os.path.basename(path))}"
+        )
     with _open(path) as file:  # now, so that a file that cannot be read is said before anything else
         if problem := format_problem(file, suffix):
             raise fatal_error(path, problem)

@@ -102,7 +102,10 @@ def _compile(source: str) -> tuple[Template, tuple[str, ...]]:
         ]
         return Template.from_code(_environment, _environment.compile(tree), {}), tuple(dict.fromkeys(printed))
     except TemplateSyntaxError as error:
-        raise TemplateError(f"the template is broken: {error.message}; {AS_TEXT}") from None
+        unclosed = "a {{ has no }} after it" if source.count("{{") > source.count("}}") else ""
+        raise TemplateError(
+            f"the template is broken: {unclosed or (error.message or '').rstrip('.')}; {AS_TEXT}"
+        ) from None
     except (RecursionError, MemoryError, SyntaxError):
         raise TemplateError("the template is nested too deeply") from None
 

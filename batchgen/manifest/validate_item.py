@@ -156,7 +156,7 @@ class ItemValidator:
         of_row = in_row and bool(self._row) and has_template(value)
         line = f"line {self._parsed.origin.rpartition(':')[2]}"
         item = f"row {self._row}" if of_row or (is_default and self._row) else line if is_default else ""
-        kind = without_values(message) if of_row and name != "references" else ""
+        kind = without_values(message) if of_row and path[:-1] != ("references",) else ""
         self._parsed.report(path, message, item=item, kind=kind, is_default=is_default)
 
     def _render_fields(self) -> Values:

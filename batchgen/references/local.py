@@ -23,7 +23,7 @@ from batchgen.http.single_flight import SingleFlight
 from batchgen.manifest.addresses import is_object_url
 from batchgen.records import ReferenceImage
 from batchgen.references.folders import is_below
-from batchgen.references.nearest import nearest_name
+from batchgen.references.nearest import as_spelled, missing_folder, nearest_name
 from batchgen.references.picture_head import TYPE_BYTES, must_be_redrawn, picture_type
 from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
@@ -275,7 +275,7 @@ class References:
                 size_bytes = os.fstat(file.fileno()).st_size
                 picture = _inspect(file, real)
         except MissingFileError as problem:
-            raise BadReferenceError(f"{name!r}: {problem}{self._what_was_meant(name)}") from None
+            raise BadReferenceError(self._what_is_missing(name, str(problem))) from None
         except UnsafePathError as problem:
             remedy = "; for others name theirs in `reference_folders` at the head" if os.path.isabs(name) else ""
             raise BadReferenceError(f"{name!r} {problem}{remedy}") from None
@@ -298,13 +298,19 @@ class References:
                     return resolve_inside(folder, os.path.relpath(real, folder), folder)
         for n, folder in enumerate(self._folders):
             with suppress(MissingFileError):
-                return resolve_inside(folder, name, folder if n else "the manifest's folder")
+                return resolve_inside(folder, as_spelled(folder, name), folder if n else "the manifest's folder")
         raise MissingFileError("there is no such file")
 
-    def _what_was_meant(self, name: str) -> str:
+    def _what_is_missing(self, name: str, problem: str) -> str:
         if not name.isprintable():
-            return "; in double quotes \\ begins an escape: write / in a path, or use single quotes"
-        return next((meant for folder in self._folders if (meant := nearest_name(folder, name))), "")
+            remedy = "; in double quotes \\ begins an escape: write / in a path, or use single quotes"
+            return f"{name!r}: {problem}{remedy}"
+        no_folder = [missing_folder(folder, name) for folder in self._folders]
+        if all(no_folder):
+            return no_folder[0]
+        return f"{name!r}: {problem}" + next(
+            (meant for folder in self._folders if (meant := nearest_name(folder, name))), ""
+        )
 
     def open(self, path: str) -> IO[bytes]:
         """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""

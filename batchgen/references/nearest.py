@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from difflib import get_close_matches
 from itertools import islice
 
 ENTRIES_MAX = 20_000  # of one folder that are looked at
+FOLDERS_SHOWN = 5  # of those that are there
 _ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "heif": "heic"}
+
+
+def as_spelled(folder: str, name: str) -> str:
+    """The name in the form of Unicode that the folder has it in: a Mac writes é as two characters, a spreadsheet as one."""
+    if name.isascii() or "\x00" in name:
+        return name
+    spelled = ""
+    for part in name.split("/"):
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        there = (form for form in forms if os.path.lexists(os.path.join(folder, spelled, form)))
+        spelled = os.path.join(spelled, next(there, part))
+    return spelled
 
 
 def nearest_name(folder: str, name: str) -> str:
     """A trailing ` (did you mean 'x'?)`, or nothing. folder: where the name is looked for, and which is not left."""
+    meant = _nearest(folder, name, is_file=True)
+    return f" (did you mean {meant!r}?)" if meant else ""
+
+
+def missing_folder(folder: str, name: str) -> str:
+    """The folder of a name, where it is the folder that is not there, with those that are; else nothing."""
+    parent = os.path.dirname(name)
+    if os.path.isabs(name) or not parent or os.path.isdir(os.path.join(folder, parent)):
+        return ""
+    if meant := _nearest(folder, parent, is_file=False):
+        return f"there is no folder {parent!r} (did you mean {meant!r}?)"
+    with os.scandir(folder) as entries:
+        there = sorted(e.name for e in islice(entries, ENTRIES_MAX) if e.is_dir() and not e.name.startswith("."))
+    here = f"; the folders there are {', '.join(map(repr, there[:FOLDERS_SHOWN]))}" if there else ""
+    return f"there is no folder {parent!r} beside the manifest{here}"
+
+
+def _nearest(folder: str, name: str, *, is_file: bool) -> str:
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     found: list[str] = []
     for n, part in enumerate(parts, 1):
-        entry = _nearest_entry(os.path.join(folder, *found), part, is_file=n == len(parts))
+        entry = _nearest_entry(os.path.join(folder, *found), part, is_file=is_file and n == len(parts))
         if entry is None:
             return ""
         found.append(entry)
-    meant = "/".join(found)
-    if not found or ".." in found:
-        return ""
-    same = unicodedata.normalize("NFC", meant) == unicodedata.normalize("NFC", name) and meant != name
-    return f" (did you mean {meant!r}{', whose letters are in another form of Unicode' if same else ''}?)"
+    return "" if ".." in found else "/".join(found)
 
 
 def _nearest_entry(folder: str, name: str, *, is_file: bool) -> str | None:
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, ENTRIES_MAX)]
+            names = [entry.name for entry in islice(entries, ENTRIES_MAX) if is_file or entry.is_dir()]
     except OSError:
         return None
     if name in names:
@@ -41,7 +69,9 @@ def _nearest_entry(folder: str, name: str, *, is_file: bool) -> str | None:
     stems = {os.path.splitext(key)[0]: each for key, each in alike.items()} if is_file else {}
     if (same := stems.get(os.path.splitext(_key(name))[0])) is not None:
         return same
-    close = get_close_matches(_key(name), list(alike), n=1, cutoff=0.75)
+    # Another number is another picture: 0045.jpg was not meant by 0046.jpg.
+    candidates = [key for key in alike if _numbers(key) == _numbers(name)]
+    close = get_close_matches(_key(name), candidates, n=1, cutoff=0.75)
     return alike[close[0]] if close else None
 
 
@@ -49,3 +79,7 @@ def _key(name: str) -> str:
     """The same for names that differ only in case, form of Unicode, or in how an ending is written."""
     stem, dot, ending = unicodedata.normalize("NFC", name).casefold().rpartition(".")
     return unicodedata.normalize("NFC", stem + dot + _ALIKE.get(ending, ending))
+
+
+def _numbers(name: str) -> list[str]:
+    return [digits.lstrip("0") for digits in re.findall("[0-9]+", name)]

@@ -37,7 +37,7 @@ def redrawing(picture: ReferencePicture, profile: Profile) -> Redrawing | None:
         raise UsageError(f"is {picture.mime_type}, which {profile.id} does not take: save it as PNG or JPEG")
     if accepted:
         kind: Redrawn = "JPEG" if was == "jpeg" else "PNG"
-        return Redrawing(kind, f"sent as {kind}, upright and in RGB, for models mind neither EXIF nor CMYK")
+        return Redrawing(kind, f"sent as {kind}, upright and in RGB, since models ignore EXIF rotation and CMYK")
     frame = " (of several frames the first)" if was == "gif" else ""
     return Redrawing("PNG", f"sent as PNG{frame}, for {profile.id} does not take {was}")
 

@@ -423,6 +423,21 @@ def test_a_mistyped_command_gets_a_suggestion(batchgen):
     assert "Did you mean 'plan'?" in batchgen("plam").err
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "instead"),
+    [
+        ("status", "--emulate", "Leave it out"),
+        ("retry", "--emulate", "Leave it out"),
+        ("run", "--budget=1", "Did you mean '--max-cost'?"),
+        ("plan", "--model", "The manifest names the model"),
+    ],
+)
+def test_an_option_that_is_looked_for_where_it_is_not_is_answered_with_what_to_do(batchgen, command, option, instead):
+    answer = batchgen(command, "job.yaml", option)
+    assert answer.code == 2
+    assert instead in answer.err
+
+
 def test_a_damaged_ledger_is_said_and_left_alone(batchgen, job, folder):
     ledger = folder / ".batchgen" / "ledger.sqlite"
     ledger.write_bytes(b"not a database, but long enough to look like a file" * 40)

@@ -448,6 +448,20 @@ async def test_a_gif_is_sent_as_png_and_said_once(start):
     assert len([note for note in bench.notes() if "sent as PNG" in note]) == 1
 
 
+async def test_many_files_that_are_converted_for_one_reason_are_one_note(start):
+    bench = await start()
+    turned = Image.Exif()
+    turned[0x112] = 6
+    for n in range(4):
+        Image.new("RGB", (40, 30), (n, 0, 0)).save(bench.folder / f"{n}.jpg", exif=turned)
+    outcome = await bench.run("".join(items(1, f"{n}.jpg").replace("i0", f"i{n}") for n in range(4)))
+    assert outcome.exit_code == 0
+    (note,) = [note for note in bench.notes() if "sent as JPEG" in note]
+    assert note.endswith(
+        "upright and in RGB, since models ignore EXIF rotation and CMYK; others like it are not listed"
+    )
+
+
 async def test_a_gif_with_more_pixels_than_any_picture_is_not_decoded(start):
     bench = await start()
     bench.write("bomb.gif", b"GIF89a" + b"\xff\xff\xff\xff" + b"\x00" * 40)

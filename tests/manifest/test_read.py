@@ -71,7 +71,8 @@ def test_good_items_are_given_before_the_complaint_is_raised(folder):
         ("j.jsonl", "", "has no items"),
         ("j.jsonl", '{"version": 1}\n', "has no items"),
         ("j.txt", "x", "a manifest ends in .yaml, .yml or .jsonl"),
-        ("j.csv", "x", "name it in a manifest"),
+        ("j.csv", "x", "name it in a manifest: `from: j.csv`"),
+        ("j.xlsx", "x", "name it in a manifest: `from: j.xlsx`"),
     ],
 )
 def test_a_manifest_that_is_none_gets_one_clear_message(folder, name, text, says):
@@ -81,6 +82,9 @@ def test_a_manifest_that_is_none_gets_one_clear_message(folder, name, text, says
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(ManifestError, match="there is no such file"):
         open_manifest(tmp_path / "none.yaml")
+    (tmp_path / "shop.yaml").write_text("items: [a]\n")
+    with pytest.raises(ManifestError, match=r"there is no such file \(did you mean 'shop.yaml'\?\)"):
+        open_manifest(tmp_path / "shop.yml")
 
 
 def test_a_folder_is_not_a_manifest(tmp_path):

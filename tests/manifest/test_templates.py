@@ -110,6 +110,11 @@ def test_what_a_template_cannot_do_is_said_with_what_can(template, instead):
         render(template, {"x": "text"})
 
 
+def test_a_template_that_is_not_closed_is_said_so():
+    with pytest.raises(TemplateError, match=r"the template is broken: a \{\{ has no \}\} after it; for braces"):
+        render("a {{ x, {{ y }}", {"x": 1, "y": 2})
+
+
 @pytest.mark.parametrize(
     "template", ["{{ x", "{% if %}", "{{ }}", "{% endif %}", "{{ x | nosuch }}", "{{ 1/0 }}", "{{ y.z }}"]
 )

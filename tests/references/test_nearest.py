@@ -18,8 +18,6 @@ NFC, NFD = unicodedata.normalize("NFC", "café.png"), unicodedata.normalize("NFD
 @pytest.mark.parametrize(
     ("there", "written", "meant"),
     [
-        (NFD, NFC, f"{NFD!r}, whose letters are in another form of Unicode"),
-        (NFC, NFD, f"{NFC!r}, whose letters are in another form of Unicode"),
         ("photos/Mug.PNG", "photos/mug.png", "'photos/Mug.PNG'"),
         ("photos/mug.png", "Photos\\mug.png", "'photos/mug.png'"),
         ("photos/mug.jpg", "photos/mug.jpeg", "'photos/mug.jpg'"),
@@ -40,6 +38,47 @@ def test_all_names_that_are_not_there_are_said_at_once_each_with_its_nearest(fol
     entry = "items: [{id: 'a{{ n }}', prompt: p, from: rows.csv, references: ['photos/{{ n }}-mug.jpeg']}]"
     complaints = folder.complaints(entry)
     assert [f"(did you mean 'photos/{n}-mug.jpg'?)" in complaints[n] for n in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize(("there", "written"), [(NFD, NFC), (NFC, NFD)])
+def test_a_name_is_found_in_the_other_form_of_unicode(folder, there, written):
+    folder.write(PNG, f"{there}/{written}/{there}")
+    (item,) = folder.items(f"items: [{{prompt: p, references: ['{written}/{written}/{written}']}}]")
+    assert item.references == (str(folder.path / there / written / there),)
+    folder.write(f"{written}\n1\n", f"{there}.csv")
+    assert folder.items(f"items: [{{prompt: p, from: '{written}.csv'}}]")
+
+
+def test_the_picture_of_another_number_is_not_guessed(folder):
+    folder.write(PNG, "mug-0046.jpg")
+    folder.write(PNG, "mug-0145.jpg")
+    entry = "items: [{prompt: p, references: ['%s']}]"
+    assert folder.complaint(entry % "mug-0045.jpg").endswith("there is no such file")
+    assert folder.complaint(entry % "mugs-46.jpg").endswith("(did you mean 'mug-0046.jpg'?)")
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("bilder", "there is no folder 'bilder' beside the manifest; the folders there are 'more', 'photos'"),
+        ("photo", "there is no folder 'photo' (did you mean 'photos'?)"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_one_mistake_for_all_rows(folder, written, says):
+    folder.write(PNG, "photos/0.jpg")
+    folder.write(PNG, "more/0.jpg")
+    folder.write("n\n" + "".join(f"{n}\n" for n in range(30)), "rows.csv")
+    entry = f"items: [{{id: 'a{{{{ n }}}}', prompt: p, from: rows.csv, references: ['{written}/{{{{ n }}}}.jpg']}}]"
+    (complaint,) = folder.complaints(entry)
+    assert says in complaint
+    assert complaint.endswith("(row rows.csv:2, row rows.csv:3, row rows.csv:4, row rows.csv:5, and 26 more items)")
+
+
+def test_a_reference_outside_a_list_is_one_mistake_for_all_rows(folder):
+    folder.write("n\n1\n2\n3\n", "rows.csv")
+    entry = "items: [{id: 'a{{ n }}', prompt: p, from: rows.csv, references: '{{ n }}.jpg'}]"
+    (complaint,) = folder.complaints(entry)
+    assert "references: must be a list, not '1.jpg'; write ['1.jpg'] (row rows.csv:2" in complaint
 
 
 def test_nothing_like_it_is_not_guessed(folder):
