@@ -103,6 +103,7 @@ SCHEDULE = Command(
         option("--claim NAME", "Volume claim with the manifest, for kubernetes.", default="batchgen"),
         option("--install", "Install it (systemd user units, cron).", "action", flag_value="install"),
         option("--uninstall", "Uninstall it.", "action", flag_value="uninstall"),
+        option("-n, --dry-run", "With --install: print what it would write."),
         click.Argument(["options"], nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]"),
     ),
     """Print what runs MANIFEST every night: units on stdout, what else there is to do on stderr.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import batchgen
 from batchgen.cli.commands_make import RUN
@@ -19,6 +15,7 @@ from batchgen.errors import UsageError
 from batchgen.manifest.addresses import VARIABLE, secrets_in, variable_problem
 from batchgen.profiles.catalogue import DEFAULT_MODEL, load_catalogue
 from batchgen.providers.registry import endpoint_of
+from batchgen.schedule import this_machine
 from batchgen.schedule.timer_spec import (
     DURATION_S,
     KeyFile,
@@ -29,38 +26,10 @@ from batchgen.schedule.timer_spec import (
     parse_time_of_day,
     unit_name,
 )
-from batchgen.schedule.units import cron, github, install, kubernetes, launchd, systemd
-from batchgen.settings import LEDGER_VARIABLE, Settings, config_home, environment
+from batchgen.schedule.units import forms
+from batchgen.settings import LEDGER_VARIABLE, Settings, config_home
 
-INSTALLABLE = ("systemd", "cron")
-ZONE_AWARE = ("systemd", "kubernetes", "github")
 RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
-# What the units cannot say themselves.
-NOTES = {
-    "systemd": (
-        "`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u {spec.name}` shows its runs",
-    ),
-    "cron": (
-        "cron does not make up for a run when the machine was off; running again is always safe, so a line of the same"
-        " command with @reboot does, and systemd does by itself",
-        "cron mails what is printed; that is nothing unless there is a problem",
-    ),
-    "launchd": (
-        "save it as ~/Library/LaunchAgents/{spec.name}.plist and give: launchctl bootstrap gui/$(id -u)"
-        " ~/Library/LaunchAgents/{spec.name}.plist",
-        "a time that the Mac slept through is made up for, one when it was off is not",
-    ),
-    "kubernetes": (
-        "the volume of the claim {claim} holds {spec.manifest.name} and keeps its folder; it has to be a block device, for a"
-        " ledger is not safe on NFS",
-    ),
-    "github": (
-        "save it as .github/workflows/{spec.name}.yaml; GitHub's clock is UTC, so daylight saving moves it by an hour, and a"
-        " busy hour delays it",
-        "the folder is kept in the cache, which GitHub empties after seven days without a run and at 10 GB; then the run"
-        " stops rather than buy all again. Run a job that matters on a machine of your own",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +47,7 @@ class ScheduleOptions:
     image: str
     claim: str
     action: str | None
+    dry_run: bool
     options: tuple[str, ...]
 
     def has_run_option(self, name: str) -> bool:
@@ -86,11 +56,13 @@ class ScheduleOptions:
 
 def schedule_command(invocation: Invocation, manifest: str, **given: Any) -> None:
     asked, err = ScheduleOptions(**given), invocation.err
-    if asked.action and asked.form not in INSTALLABLE:
+    if asked.action and asked.form not in forms.INSTALLABLE:
         raise UsageError(
             f"--{asked.action} knows systemd and cron; put what is printed for {asked.form} in place yourself"
         )
-    if asked.timezone and asked.form not in ZONE_AWARE:
+    if asked.dry_run and asked.action == "uninstall":
+        raise UsageError("-n shows what --install would write; --uninstall removes just that, and knows no -n")
+    if asked.timezone and asked.form not in forms.ZONE_AWARE:
         raise UsageError(f"{asked.form} goes by the clock of its machine: leave --timezone out")
     job, notified = _check_run_options(invocation, manifest, asked.options)
     at = asked.at
@@ -98,15 +70,17 @@ def schedule_command(invocation: Invocation, manifest: str, **given: Any) -> Non
         at, asked = _options_from_manifest(job, asked)
     spec = _timer_spec(job, notified, at, asked)
     messages = bool(notified or (job.manifest.notify and job.manifest.notify.to))
-    if asked.action:
-        for line in _apply_action(asked.action, asked.form, spec):
+    details = forms.Details(asked.image, asked.claim, messages)
+    action = None if asked.dry_run else asked.action
+    if action:
+        for line in forms.apply(action, asked.form, spec):
             err.line(line)
-        if asked.action == "uninstall":
+        if action == "uninstall":
             return
     else:
-        invocation.out.stream.write(_render_units(asked, spec, messages))
+        invocation.out.stream.write(forms.render(asked.form, spec, details))
         invocation.out.stream.flush()
-    for note in _remaining_steps(asked, spec, messages):
+    for note in forms.remaining_steps(asked.form, spec, details, installed=bool(action)):
         err.line(f"note: {note}", "yellow")
 
 
@@ -145,10 +119,10 @@ def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[T
         raise UsageError(
             f"schedule.cron: {wanted.cron!r} is more than one time of day: `batchgen daemon` runs it, or --at"
         )
-    if wanted.timezone and form not in ZONE_AWARE and wanted.timezone != _zone_name():
+    if wanted.timezone and form not in forms.ZONE_AWARE and wanted.timezone != this_machine.zone_name():
         raise UsageError(
-            f"{form} goes by the clock of its machine, in {_zone_name()}, and schedule.timezone is {wanted.timezone}: give"
-            f" --at, or take a form that knows time zones: {', '.join(ZONE_AWARE)}"
+            f"{form} goes by the clock of its machine, in {this_machine.zone_name()}, and schedule.timezone is {wanted.timezone}: give"
+            f" --at, or take a form that knows time zones: {', '.join(forms.ZONE_AWARE)}"
         )
     capped = wanted.max_cost is None or asked.has_run_option("--max-cost")
     money = () if capped else ("--max-cost", f"{wanted.max_cost:.10g}")
@@ -159,7 +133,7 @@ def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[T
         days=asked.days or time_of_day[1],
         until=asked.until or parse_time_of_day(wanted.until or ""),
         max_duration=asked.max_duration or parse_duration_s(wanted.max_duration or ""),
-        timezone=asked.timezone or (wanted.timezone if form in ZONE_AWARE else None),
+        timezone=asked.timezone or (wanted.timezone if form in forms.ZONE_AWARE else None),
         options=(*money, *engine_options, *asked.options),
     )
 
@@ -190,7 +164,7 @@ def _timer_spec(job: batchgen.Job, notified: tuple[str, ...], at: TimeOfDay, ask
     missing = [names[0] for names in required if not named & set(names)]
     spans = [asked.max_duration or DURATION_S, interval_s(at, asked.until) if asked.until else DURATION_S]
     if asked.timezone:
-        _zone(asked.timezone)
+        this_machine.zone(asked.timezone)
     return TimerSpec(
         name=unit_name(job.manifest.name) if asked.name is None else _unit_name(asked.name),
         manifest=Path(job.manifest.path).absolute(),
@@ -199,7 +173,7 @@ def _timer_spec(job: batchgen.Job, notified: tuple[str, ...], at: TimeOfDay, ask
         days=asked.days,
         until=asked.until,
         duration_s=max(60, int(min(spans))),
-        program=_program(),
+        program=this_machine.program(),
         options=asked.options,
         folder=Path.cwd(),
         keys=(*given, *(KeyFile(name, config_home() / "batchgen" / name.lower()) for name in missing)),
@@ -227,80 +201,3 @@ def _unit_name(name: str) -> str:
     if unit_name(short) != f"batchgen-{short}":
         raise UsageError(f"--name {name!r}: small letters, digits and - only, at most 40")
     return unit_name(short)
-
-
-def _program() -> tuple[str, ...]:
-    """How this very installation is called from anywhere. -P: a file beside the manifest is no module of ours."""
-    script = Path(sys.executable).with_name("batchgen")
-    return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
-
-
-def _render_units(asked: ScheduleOptions, spec: TimerSpec, messages: bool) -> str:
-    match asked.form:
-        case "systemd":
-            return "\n".join(f"# {_user_unit_folder() / name}\n{text}" for name, text in systemd.units(spec).items())
-        case "cron":
-            return cron.crontab_block(spec)
-        case "launchd":
-            return launchd.launch_agent(spec)
-        case "kubernetes":
-            return kubernetes.cron_job(spec, asked.image, asked.claim, spec.timezone or _zone_name())
-    zone = _zone(spec.timezone or _zone_name())
-    package = f"batchgen{'[notify]' if messages else ''}=={batchgen.__version__}"
-    return github.workflow(spec, _repository(spec), package, zone, datetime.now(UTC))
-
-
-def _apply_action(action: str, form: str, spec: TimerSpec) -> list[str]:
-    if form == "cron":
-        return install.install_cron(spec) if action == "install" else install.uninstall_cron(spec)
-    done = install.install_systemd if action == "install" else install.uninstall_systemd
-    return done(spec, _user_unit_folder())
-
-
-def _remaining_steps(asked: ScheduleOptions, spec: TimerSpec, messages: bool) -> list[str]:
-    """What is left to a person."""
-    form = asked.form
-    notes = [
-        f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
-        for key in spec.keys
-        if form in ("systemd", "cron", "launchd") and not key.path.is_file()
-    ]
-    if messages and form != "github" and find_spec("apprise") is None:
-        from batchgen.report.notify import MISSING_LIBRARY  # it brings aiohttp, 0.1 s
-
-        notes.append(MISSING_LIBRARY)
-    notes += [note.format(spec=spec, claim=asked.claim) for note in NOTES[form]]
-    if form == "systemd" and not asked.action:
-        notes.append(f"put both files into {_user_unit_folder()}, or give --install")
-    if form == "kubernetes" and spec.keys:
-        files = " ".join(f"--from-file={key.name}=FILE" for key in spec.keys)
-        notes.append(f"the secrets: kubectl create secret generic {spec.name}-keys {files}")
-    if form == "github":
-        notes += [f"the secrets: gh secret set {key.variable}" for key in spec.keys]
-    return notes
-
-
-def _user_unit_folder() -> Path:
-    return config_home() / "systemd" / "user"
-
-
-def _repository(spec: TimerSpec) -> Path:
-    """The folder with `.git` above the manifest, else the manifest's own."""
-    parents = spec.manifest.parents
-    return next((folder for folder in parents if (folder / ".git").exists()), parents[0])
-
-
-def _zone_name() -> str:
-    """The IANA name of this machine's time zone; UTC when it has none. Sources: localtime(5), timezone(3)."""
-    name = (environment().get("TZ") or "").removeprefix(":")
-    if not name:
-        _, found, name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")
-        name = name if found else "UTC"
-    return name
-
-
-def _zone(name: str) -> tzinfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(f"{name!r} is not a time zone; write Europe/Berlin") from None

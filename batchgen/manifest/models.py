@@ -7,7 +7,7 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.manifest.diagnostics import API_KEY_PATTERN, safe_repr
-from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue
+from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError, model_name_problem
 from batchgen.profiles.profile import Profile
 from batchgen.providers.registry import provider_class
@@ -20,10 +20,9 @@ def no_retired_models(profile: Profile) -> bool:
     return False
 
 
-def declare_models(
-    catalogue: Catalogue, declared: Mapping[str, Any]
-) -> tuple[Catalogue, list[tuple[tuple[str | int, ...], str]]]:
+def declare_models(declared: Mapping[str, Any]) -> tuple[Catalogue, list[tuple[tuple[str | int, ...], str]]]:
     """The catalogue with what a manifest says of models on top, and what is wrong with that: paths and messages."""
+    catalogue = load_catalogue()
     wrong: list[tuple[tuple[str | int, ...], str]] = []
     for name, facts in declared.items():
         try:

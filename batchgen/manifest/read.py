@@ -30,7 +30,6 @@ from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
-from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Item, Post
 from batchgen.references.folders import AllowedFolders, is_below
 from batchgen.references.local import References, RemoteReferenceSource
@@ -79,7 +78,6 @@ class Manifest:
         self.path = Path(path)
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
-        self.catalogue: Catalogue = load_catalogue()
         self._source: ManifestSource = source if isinstance(source, DataSource) else open_source(path)
         self._header_problems: list[tuple[tuple[int, int], str, str]] = []
         self._read_header()
@@ -200,7 +198,7 @@ class Manifest:
             self.output = Path(os.path.abspath(self.folder / header.output))
         self._check_header_values(raw)
         self.models = header.models or {}
-        self.catalogue, wrong = declare_models(self.catalogue, self.models)
+        self.catalogue, wrong = declare_models(self.models)
         for path, message in wrong:
             self._report(raw, ("models", *path), message)
         for (line, column), field, message in self._source.warnings:

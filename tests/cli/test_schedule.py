@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import plistlib
 import re
@@ -244,6 +245,66 @@ def test_the_workflow_keeps_the_folder_and_never_begins_anew_by_itself(units, tm
     assert next(step for step in steps if "cache/save" in step.get("uses", ""))["if"].endswith("!= 'skipped' }}")
 
 
+@pytest.fixture
+def came_from(tmp_path, monkeypatch):
+    """Makes this installation one from an address, as pip notes it."""
+
+    def note(url: str | None, **more) -> None:
+        folder = tmp_path / "site" / "batchgen-1.dist-info"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: batchgen\nVersion: 1\n")
+        if url:
+            (folder / "direct_url.json").write_text(json.dumps({"url": url, **more}))
+        monkeypatch.syspath_prepend(folder.parent)
+
+    return note
+
+
+GIT = {"vcs_info": {"vcs": "git", "commit_id": "abc123"}}
+
+
+@pytest.mark.parametrize(("url", "more", "wanted"), [
+    ("https://git.example.com/us/batchgen", GIT, "batchgen @ git+https://git.example.com/us/batchgen@abc123"),
+    ("https://git.example.com/us/mono", {**GIT, "subdirectory": "gen"}, "batchgen @ git+https://git.example.com/us/mono@abc123#subdirectory=gen"),
+    ("https://example.com/batchgen-1.whl", {"archive_info": {}}, "batchgen @ https://example.com/batchgen-1.whl"),
+    ("file://{repository}/my%20wheels/batchgen-1.whl", {"archive_info": {}}, "./my wheels/batchgen-1.whl"),
+])  # fmt: skip
+def test_the_workflow_installs_what_this_batchgen_was_installed_from(units, came_from, tmp_path, url, more, wanted):
+    (tmp_path / ".git").mkdir()
+    came_from(url.format(repository=tmp_path), **more)
+    (script,) = install_scripts(units("github", "--timezone", "UTC"))
+    assert shlex.split(script) == ["pip", "install", wanted]
+
+
+@pytest.mark.parametrize(("url", "more"), [(None, {}), ("file:///elsewhere/batchgen", {}), ("file:///elsewhere", GIT)])
+def test_a_workflow_that_cannot_know_its_package_stops_before_it_installs_one_by_name(
+    batchgen, manifest, came_from, tmp_path, url, more
+):
+    (tmp_path / ".git").mkdir()
+    came_from(url, **more)
+    answer = batchgen("schedule", str(manifest), "--at", "01:30", "--as", "github", "--timezone", "UTC")
+    (script,) = install_scripts(answer.out)
+    done = subprocess.run(["/bin/sh", "-ec", script], capture_output=True, text=True, env={"PATH": "/nowhere"})
+    assert (answer.code, done.returncode, "git+https://" in done.stdout, "placeholder" in answer.err) == (
+        0,
+        5,
+        True,
+        True,
+    )
+
+
+def install_scripts(workflow: str) -> list[str]:
+    steps = yaml.safe_load(workflow)["jobs"]["images"]["steps"]
+    return [step["run"] for step in steps if "pip install" in step.get("run", "")]
+
+
+def test_an_image_without_an_owner_is_never_pulled(batchgen, manifest):
+    schedule = ("schedule", str(manifest), "--at", "1:30", "--as", "kubernetes")
+    plain, named = batchgen(*schedule), batchgen(*schedule, "--image", "registry.example.com/batchgen:1")
+    assert ("imagePullPolicy: Never" in plain.out, "docker build -t batchgen:latest ." in plain.err) == (True, True)
+    assert ("imagePullPolicy" in named.out, "docker build" in named.err) == (False, False)
+
+
 # --- what is checked before anything is written
 
 
@@ -273,12 +334,16 @@ def test_the_addresses_of_messages_come_as_the_keys_do(batchgen, manifest):
     )
 
 
-def test_an_address_that_is_asked_for_by_option_comes_as_the_keys_do_and_its_library_with_it(batchgen, manifest):
+def test_an_address_that_is_asked_for_by_option_comes_as_the_keys_do_and_its_library_with_it(
+    batchgen, manifest, came_from
+):
     schedule = ("schedule", str(manifest), "--at", "1:30", "--as")
     asked = ("--", "--notify", "mailto://me:${NOTIFY_PASS}@example.com")
     assert "NOTIFY_PASS_FILE=" in batchgen(*schedule, "cron", *asked).out
-    assert "pip install 'batchgen[notify]==" in batchgen(*schedule, "github", *asked).out
-    assert "pip install batchgen==" in batchgen(*schedule, "github").out
+    (manifest.parent / ".git").mkdir()
+    came_from("https://wheels.example.com/batchgen-1-py3-none-any.whl")
+    assert "pip install 'batchgen[notify] @ https://wheels" in batchgen(*schedule, "github", *asked).out
+    assert "pip install 'batchgen @ https://wheels" in batchgen(*schedule, "github").out
 
 
 @pytest.mark.parametrize("address", ["mailto://me:pw@example.com", "slack://Token", "slack://T0KENT0KEN/${NOTIFY_B}"])
@@ -343,6 +408,64 @@ def test_a_manager_that_does_not_answer_is_told_with_its_words(batchgen, manifes
     tool("systemctl", "echo 'Failed to connect to bus' >&2; exit 1")
     answer = batchgen("schedule", str(manifest), "--at", "1:30", "--as", "systemd", "--install")
     assert (answer.code, "Failed to connect to bus" in answer.err) == (5, True)
+
+
+FAILS = 'echo "$*" >> "{0}/calls"; case "$*" in *"{1}"*) echo "no {1}" >&2; exit 1;; esac'
+LINK = 'mkdir -p "{0}/config/systemd/user/timers.target.wants"; touch "{0}/config/systemd/user/timers.target.wants/batchgen-shop.timer"'
+
+
+@pytest.mark.parametrize("step", ["daemon-reload", "enable --now"])
+def test_an_installation_that_fails_leaves_no_unit_link_or_folder(batchgen, manifest, tool, tmp_path, step):
+    half_done = f'case "$*" in *enable*) {LINK.format(tmp_path)};; esac\n'
+    tool("systemctl", half_done + FAILS.format(tmp_path, step))
+    answer = batchgen("schedule", str(manifest), "--at", "1:30", "--as", "systemd", "--install")
+    assert (answer.code, f"no {step}" in answer.err, (tmp_path / "config").exists()) == (5, True, False)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[-2:] == ["--user disable --now batchgen-shop.timer", "--user daemon-reload"]
+
+
+def test_a_timer_that_was_there_before_survives_a_failed_change_of_it(batchgen, manifest, tool, tmp_path):
+    tool("systemctl", "exit 0")
+    schedule = ("schedule", str(manifest), "--as", "systemd", "--install", "--at")
+    assert batchgen(*schedule, "1:30").code == 0
+    folder = tmp_path / "config" / "systemd" / "user"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tool("systemctl", FAILS.format(tmp_path, "enable"))
+    assert batchgen(*schedule, "2:45").code == 5
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert "disable" not in (tmp_path / "calls").read_text()
+
+
+def test_a_unit_that_cannot_be_written_takes_the_other_one_with_it(batchgen, manifest, tool, tmp_path):
+    tool("systemctl", "exit 0")
+    folder = tmp_path / "config" / "systemd" / "user"
+    (folder / "batchgen-shop.timer").mkdir(parents=True)
+    answer = batchgen("schedule", str(manifest), "--at", "1:30", "--as", "systemd", "--install")
+    assert (answer.code, "batchgen-shop.timer: Is a directory; nothing was installed" in answer.err) == (5, True)
+    assert [path.name for path in folder.iterdir()] == ["batchgen-shop.timer"]
+
+
+@pytest.mark.parametrize("before", ["", "5 5 * * * mine\n"])
+def test_a_crontab_that_was_half_written_is_put_back(batchgen, manifest, tool, tmp_path, before):
+    tab = tmp_path / "tab"
+    if before:
+        tab.write_text(before)
+    tool("crontab", f"""case "$1" in
+      -l) cat "{tab}" 2>/dev/null || {{ echo "no crontab for me" >&2; exit 1; }};;
+      -r) rm "{tab}";;
+      *) cat > "{tab}"; [ ! -e "{tab}.failed" ] && touch "{tab}.failed" && echo "disk full" >&2 && exit 1; exit 0;;
+    esac""")  # fmt: skip
+    answer = batchgen("schedule", str(manifest), "--at", "1:30", "--as", "cron", "--install")
+    assert (answer.code, "disk full" in answer.err) == (5, True)
+    assert (tab.read_text() if tab.exists() else "") == before
+
+
+def test_a_dry_run_of_an_installation_prints_what_it_would_write(batchgen, manifest, tool, tmp_path):
+    tool("systemctl", f'touch "{tmp_path}/called"')
+    schedule = ("schedule", str(manifest), "--at", "1:30", "--as", "systemd")
+    assert batchgen(*schedule, "--install", "-n").out == batchgen(*schedule).out != ""
+    assert not (tmp_path / "called").exists() and not (tmp_path / "config").exists()
+    assert batchgen(*schedule, "--uninstall", "-n").code == 2
 
 
 def test_the_crontab_keeps_every_line_that_is_not_ours(batchgen, manifest, tool, tmp_path):

@@ -13,6 +13,7 @@ from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
 HOSTED_MAX_S = 6 * 3600  # what a hosted runner is given
 SETUP_AND_SAVE_S = 1800  # for setting up, finishing what is in flight and saving it
+NO_PACKAGE = "batchgen is not installed: put a wheel of this repository or git+https://… into the step that says so"
 CACHE_LOST = "the images of earlier runs are gone from the cache: all would be bought again. To do that, run it by hand with `anew`."
 
 
@@ -27,8 +28,8 @@ def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def workflow(spec: TimerSpec, repository: Path, package: str, zone: tzinfo, now: datetime) -> str:
-    """YAML. Raises UsageError when the job does not lie in the repository."""
+def workflow(spec: TimerSpec, repository: Path, package: str | None, zone: tzinfo, now: datetime) -> str:
+    """YAML. package: what pip installs, None when nobody knows. Raises UsageError when the job does not lie in the repository."""
     found = {
         "name": spec.name,
         "on": {
@@ -54,7 +55,7 @@ def _duration_s(spec: TimerSpec) -> int:
     return min(spec.duration_s, HOSTED_MAX_S - SETUP_AND_SAVE_S)
 
 
-def _steps(spec: TimerSpec, repository: Path, package: str) -> list[dict[str, Any]]:
+def _steps(spec: TimerSpec, repository: Path, package: str | None) -> list[dict[str, Any]]:
     manifest, folder = _relative_to(spec.manifest, repository), _relative_to(spec.job_folder, repository)
     limit = ["--max-duration", f"{_duration_s(spec) // 60}m"]
     run = (
@@ -69,7 +70,7 @@ def _steps(spec: TimerSpec, repository: Path, package: str) -> list[dict[str, An
     return [
         {"uses": "actions/checkout@v4"},
         {"uses": "actions/setup-python@v5", "with": {"python-version": "3.12"}},
-        {"run": f"pip install {shell_line([package])}"},
+        {"run": _install_script(package)},
         {
             "id": "kept",
             "if": "${{ !inputs.anew }}",
@@ -93,6 +94,14 @@ def _steps(spec: TimerSpec, repository: Path, package: str) -> list[dict[str, An
             "with": {"name": spec.name, "path": folder, "include-hidden-files": False},
         },
     ]
+
+
+def _install_script(package: str | None) -> str:
+    """A package that nobody knows is never installed by its name alone, which is somebody else's on the public index."""
+    if package is not None:
+        return f"pip install {shell_line([package])}"
+    examples = "# pip install ./wheels/batchgen-VERSION-py3-none-any.whl\n# pip install git+https://HOST/YOURS/batchgen"
+    return f"# Put one of these here, then take the last two lines away:\n{examples}\necho '::error::{NO_PACKAGE}'\nexit 5\n"
 
 
 def _relative_to(path: Path, repository: Path) -> str:

@@ -51,6 +51,8 @@ def _pod_spec(spec: TimerSpec, image: str, volume_claim: str) -> dict[str, Any]:
     container = {
         "name": "batchgen",
         "image": image,
+        # Without a registry it would be pulled from Docker's, where the name is not ours.
+        **({} if has_registry(image) else {"imagePullPolicy": "Never"}),
         "command": [word.replace("$", "$$") for word in argv],  # or $(NAME) would be a variable
         "workingDir": MOUNT_PATH,
         "env": [
@@ -68,6 +70,11 @@ def _pod_spec(spec: TimerSpec, image: str, volume_claim: str) -> dict[str, Any]:
         "containers": [container],
         "volumes": volumes,
     }
+
+
+def has_registry(image: str) -> bool:
+    """Whether an image's name says whose it is: `registry/name` or `owner/name`."""
+    return "/" in image
 
 
 def secret_name(spec: TimerSpec) -> str:

@@ -1,0 +1,60 @@
+"""What this machine says of itself: how batchgen is called here, what it was installed from, and the time zone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import tzinfo
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from batchgen.errors import UsageError
+from batchgen.settings import environment
+
+
+def program() -> tuple[str, ...]:
+    """How this very installation is called from anywhere. -P: a file beside the manifest is no module of ours."""
+    script = Path(sys.executable).with_name("batchgen")
+    return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
+
+
+def requirement_for(repository: Path, extras: str) -> str | None:
+    """What `pip install` takes on a machine that has nothing but a checkout of `repository`; extras: such as `[notify]`.
+
+    None when this installation came from elsewhere on this machine, or without an address. The bare name will not do:
+    `batchgen` on the public index is somebody else's package. Source: PEP 610.
+    """
+    try:
+        found = json.loads(distribution("batchgen").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return None
+    url, version_control = str(found.get("url", "")), found.get("vcs_info")
+    if version_control:
+        url = f"{version_control['vcs']}+{url}@{version_control['commit_id']}"
+    parts = urlsplit(url)
+    if parts.scheme.removeprefix("git+") != "file":
+        subfolder = f"#subdirectory={found['subdirectory']}" if found.get("subdirectory") else ""
+        return f"batchgen{extras} @ {url}{subfolder}" if url else None
+    path = Path(unquote(parts.path))
+    if version_control or not path.is_relative_to(repository):
+        return None
+    return f"./{path.relative_to(repository).as_posix()}{extras}"
+
+
+def zone_name() -> str:
+    """The IANA name of this machine's time zone; UTC when it has none. Sources: localtime(5), timezone(3)."""
+    name = (environment().get("TZ") or "").removeprefix(":")
+    if not name:
+        _, found, name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")
+        name = name if found else "UTC"
+    return name
+
+
+def zone(name: str) -> tzinfo:
+    """Raises UsageError."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"{name!r} is not a time zone; write Europe/Berlin") from None
