@@ -9,6 +9,8 @@ from PIL import Image, ImageFont
 
 from batchgen.emulator.models import GEMINI, IMAGEN
 from batchgen.emulator.pictures import Picture, _font, read_comment, render, scaled
+from batchgen.http.base64_stream import THRESHOLD_BYTES
+from tests.support.bench import LIFTED_PX
 
 
 def picture(**more):
@@ -112,3 +114,9 @@ def test_letters_of_a_prompt_beyond_ascii_are_drawn_where_the_system_has_a_font_
     missing = bytes(ImageFont.truetype("DejaVuSans.ttf", 20).getmask("\uffff"))
     assert bytes(_font(20, frozenset("øß")).getmask("ø")) != missing
     assert _font(20).getname() == ImageFont.load_default(size=20).getname()
+
+
+@pytest.mark.parametrize("nonce", range(8))
+def test_what_tests_take_for_a_lifted_image_is_long_enough_to_be_decoded_to_disk(nonce):
+    square = picture(prompt="a", title="a", caption="", pixels=(LIFTED_PX, LIFTED_PX), nonce=nonce)
+    assert 4 * len(render(square)) / 3 > THRESHOLD_BYTES

@@ -17,11 +17,11 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.writer import Writer
 from tests.benchmarks.measure import server
 from tests.benchmarks.throughput import load
-from tests.support.bench import Bench, items
+from tests.support.bench import LIFTED_PX, Bench, items
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd to see what was synced")
-@pytest.mark.parametrize("px", [64, 1024])
+@pytest.mark.parametrize("px", [64, LIFTED_PX])
 async def test_between_the_last_byte_and_the_durable_record_are_one_hand_over_two_syncs_and_one_commit(
     tmp_path, monkeypatch, px
 ):

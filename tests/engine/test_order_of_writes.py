@@ -11,11 +11,11 @@ import pytest
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
-from tests.support.bench import Bench, items
+from tests.support.bench import LIFTED_PX, Bench, items
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd to see which file was synced")
-@pytest.mark.parametrize("px", [64, 1024])
+@pytest.mark.parametrize("px", [64, LIFTED_PX])
 async def test_a_picture_is_durable_before_the_ledger_says_so_and_recorded_before_it_is_moved(
     tmp_path, monkeypatch, px
 ):

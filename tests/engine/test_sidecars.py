@@ -23,7 +23,7 @@ from batchgen.records import ReplyImage
 from batchgen.report.console import Console
 from batchgen.store.store import Store
 from batchgen.store.stored_files import sidecar_path, with_sidecars
-from tests.support.bench import Bench
+from tests.support.bench import LIFTED_PX, Bench
 
 TEXT = "  - {id: a, prompt: a fox, modalities: [text, image]}\n"
 SEARCH = "  - {id: a, prompt: a fox, search: image}\n"
@@ -32,7 +32,7 @@ ALL = "  - {id: a, prompt: a fox, keep_thoughts: true, search: web, modalities: 
 ALL_NAMES = ["a.jpg", "a.search.html", "a.sources.json", "a.thoughts.md", "a.txt"]
 
 
-@pytest.fixture(params=[64, 1024], ids=["picture in the envelope", "picture lifted"])
+@pytest.fixture(params=[64, LIFTED_PX], ids=["picture in the envelope", "picture lifted"])
 async def bench(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[Bench]:
     async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture_px=request.param, rpm=0)) as emulator:
         yield Bench(emulator.base_url, tmp_path)

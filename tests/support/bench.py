@@ -19,6 +19,7 @@ from batchgen.engine.outcome import Outcome
 from batchgen.events import Event
 
 FAST = EmulatorOptions(latency_s=(0.0, 0.02), picture="tiny", rpm=0, fault_delay_s=0.05)
+LIFTED_PX = 1400  # side of a JPEG that is decoded to disk as it arrives: tests/emulator/test_pictures.py
 HEAD = "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
 
 

@@ -11,7 +11,7 @@ import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.reader import Reader
 from batchgen.planning.reason import ReasonKind
-from tests.support.bench import Bench, items
+from tests.support.bench import LIFTED_PX, Bench, items
 from tests.support.crash import PROMPTS, assert_each_turn_is_of_its_picture, start_child
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
@@ -137,7 +137,7 @@ SAYS = {"talk-t1": "one", "talk-t2": "two", "talk-t3": "three", "child": "child"
 )
 async def test_a_crash_between_two_steps_of_a_turn_or_of_a_parent_goes_on_where_it_was(tmp_path, place, k):
     # Pictures large enough to be in the spool before the answer ends.
-    async with await serve(EmulatorOptions(latency_s=(0.0, 0.02), picture_px=1600, rpm=0)) as emulator:
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.02), picture_px=LIFTED_PX, rpm=0)) as emulator:
         bench = Bench(emulator.base_url, tmp_path)
         assert await (await start_child(bench, place, k, FAMILY)).wait() == 9
         with Reader.open(tmp_path / "out") as ledger:

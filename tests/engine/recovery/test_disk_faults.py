@@ -18,7 +18,7 @@ from batchgen.errors import BatchgenError, StoreError
 from batchgen.events import AttemptStarted
 from batchgen.ledger.reader import Reader
 from batchgen.store.store import Store
-from tests.support.bench import Bench, items
+from tests.support.bench import LIFTED_PX, Bench, items
 from tests.support.marked_key import KEY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd to see which file a call is for")
@@ -103,7 +103,7 @@ async def test_a_large_picture_that_is_written_while_it_arrives_is_not_lost_eith
 ):
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
-    async with await serve(EmulatorOptions(latency_s=(0.0, 0.01), picture_px=1024, rpm=0)) as emulator:
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.01), picture_px=LIFTED_PX, rpm=0)) as emulator:
         case = Bench(emulator.base_url, tmp_path)
         spool = tmp_path / "out" / ".batchgen" / "spool"
         folder = tmp_path / "out" if name == "open" else spool  # of the open calls, the first are the run's own
