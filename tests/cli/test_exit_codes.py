@@ -123,7 +123,7 @@ def test_130_for_ctrl_c_before_the_run_has_begun(python):
 
 
 def test_141_and_silence_when_the_reader_of_stdout_goes_away(spawn, write):
-    manifest = write({f"item-{number}": "x" for number in range(2000)})
+    manifest = write({f"item-{number}": f"x {number}" for number in range(2000)})
     process = spawn("plan", str(manifest), "--all")
     process.stdout.close()
     errors = process.stderr.read()
