@@ -45,14 +45,14 @@ def redrawing(picture: ReferencePicture, profile: Profile) -> Redrawing | None:
 def redraw(source: IO[bytes], path: str, kind: Redrawn) -> None:
     """Under its name when it is whole. Raises what Pillow raises."""
     with Image.open(source) as image:
-        drawn = _as_seen(ImageOps.exif_transpose(image))
+        drawn = as_seen(ImageOps.exif_transpose(image))
     about: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {"quality": JPEG_QUALITY, "subsampling": 0}
     with open(f"{path}.part", "wb", opener=private_opener) as part:
         drawn.save(part, kind, icc_profile=drawn.info.get("icc_profile"), **about)
     os.rename(f"{path}.part", path)
 
 
-def _as_seen(image: Image.Image) -> Image.Image:
+def as_seen(image: Image.Image) -> Image.Image:
     """In RGB or RGBA. A profile of colours stays with colours that it describes."""
     if image.mode[:1] in ("I", "F"):
         image = _eight_bits(image)

@@ -86,6 +86,7 @@ class PageParts:
     bodies: tuple[str, ...]
     scripts: tuple[str, ...]
     live: bool = False
+    form_action: str = "'none'"  # where a form may be sent, as a policy says it
 
     @cached_property
     def texts(self) -> tuple[str, str, str]:
@@ -100,7 +101,7 @@ class PageParts:
         pictures = "data: 'self'; connect-src 'self'" if self.live else "data: 'self' file:"
         return (
             f"default-src 'none'; img-src {pictures}; style-src {_hash(style)}; script-src {_hash(script)};"
-            " base-uri 'none'; form-action 'none'"
+            f" base-uri 'none'; form-action {self.form_action}"
         )
 
 

@@ -12,9 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Protocol
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.references.redraw import as_seen
 from batchgen.safe_open import make_private_folder, private_opener
 from batchgen.store.check import MAX_PIXELS
 from batchgen.store.store import Store
@@ -22,7 +23,7 @@ from batchgen.store.store import Store
 THUMBNAIL_SIDE_PX = 256
 QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
 LARGE_PIXELS = 20_000_000  # above this (more than 4K) pictures are decoded one at a time, so that memory stays bounded
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")  # the last three are of references
 LOOKAHEAD = 4  # finished thumbnails that may wait for their turn, per thread
 FOLDER = "thumbnails"
 
@@ -95,8 +96,9 @@ def shrink(picture: Path | IO[bytes], side: int = THUMBNAIL_SIDE_PX) -> bytes:
 
 def _webp(image: Image.Image, side: int) -> bytes:
     image.draft("RGB", (side, side))  # a JPEG is decoded at an eighth of its size where that is enough
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        image = as_seen(image)
     image.thumbnail((side, side), reducing_gap=2.0)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=QUALITY, method=2)

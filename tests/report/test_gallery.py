@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,18 @@ def test_every_kind_of_picture_becomes_a_small_one(tmp_path, mode, kind):
     path.write_bytes(shrink(path))
     with Image.open(path) as image:
         assert image.width == THUMBNAIL_SIDE_PX
+
+
+def test_a_photograph_is_small_as_a_person_sees_it(tmp_path):
+    """Upright, of its own grey, and in the formats that only references have."""
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.new("RGB", (900, 300)).save(tmp_path / "turned.jpg", exif=turned)
+    Image.new("I;16", (900, 300), 32639).save(tmp_path / "grey.png")
+    Image.new("RGB", (900, 300), (127, 127, 127)).save(tmp_path / "a.avif")
+    small = [Image.open(BytesIO(shrink(tmp_path / name))) for name in ("turned.jpg", "grey.png", "a.avif")]
+    assert [image.width < image.height for image in small] == [True, False, False]
+    assert all(abs(image.convert("L").getpixel((9, 9)) - 127) < 4 for image in small[1:])
 
 
 def bomb() -> bytes:

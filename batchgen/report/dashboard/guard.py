@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from batchgen.report.gallery import PageParts, render_document
+
+TOKEN_PAGE = PageParts(("gallery", "dashboard"), ("token",), (), live=True, form_action="'self'")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -51,8 +54,7 @@ class RequestGuard:
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
             return error_response(403, "the request comes from another site")
         if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request):
-            way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
-            return error_response(401, f"a token is needed: {way}")
+            return self._ask_for_token(request, "a token is needed")
         return self._reject_change(request) if request.method not in ("GET", "HEAD") else None
 
     def _known_host(self, request: web.Request) -> bool:
@@ -86,10 +88,19 @@ class RequestGuard:
         if not self.token or not given or request.method != "GET":
             return None
         if not self._known_host(request) or not self._is_token(given):
-            return error_response(401, "that is not the token of this start")
+            return self._ask_for_token(request, "that is not the token of this start")
         answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")
         return answer
+
+    def _ask_for_token(self, request: web.Request, why: str) -> web.Response:
+        """A person gets a page with a field for it, a program one line of JSON."""
+        if "text/html" not in request.headers.get("Accept", "") or not self._known_host(request):
+            way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
+            return error_response(401, f"{why}: {way}")
+        text = "".join(render_document(TOKEN_PAGE, "token", "{}")).replace("WHY", f"{why[0].upper()}{why[1:]}.", 1)
+        policy = {"Content-Security-Policy": f"{TOKEN_PAGE.policy}; frame-ancestors 'none'"}
+        return web.Response(text=text, status=401, content_type="text/html", headers=policy)
 
     def middleware(self) -> Middleware:
         @web.middleware

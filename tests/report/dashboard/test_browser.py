@@ -259,7 +259,20 @@ def test_retry_says_what_it_costs_and_its_log_is_on_the_page(visit, made, tmp_pa
 
 
 def test_the_token_is_asked_for_once_and_read_only_shows_no_button_that_changes_anything(visit, made):
-    tab = visit(made, "--token", "--read-only")
+    refused = "Failed to load resource: the server responded with a status of 401 (Unauthorized)"
+    tab = visit(made, "--token", "--read-only", expected=refused)
+    assert "token" not in tab.evaluate("location.href")
+    (cookie,) = tab.context.cookies()
+    tab.context.clear_cookies()
+    tab.goto(tab.url)
+    assert tab.inner_text("#token-why") == "A token is needed."
+    assert tab.evaluate("document.activeElement.id") == "token"
+    assert (layout_faults(tab), contrast_faults(tab)) == ([], [])
+    for given, why in (("wrong", ["That is not the token of this start."]), (cookie["value"], [])):
+        tab.keyboard.type(given)
+        with tab.expect_navigation():
+            tab.keyboard.press("Enter")
+        assert tab.locator("#token-why").all_inner_texts() == why
     assert "token" not in tab.evaluate("location.href")
     open_job(tab)
     assert len(keys(tab)) == 10

@@ -160,6 +160,18 @@ async def test_a_token_is_wanted_by_every_page_but_the_one_for_keepers_alive(fol
         assert (status, TOKEN.encode() in body) == (200, False)
 
 
+async def test_a_browser_without_the_token_gets_a_page_that_asks_for_it_and_a_foreign_name_none(folder):
+    html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    async with site(folder, token=TOKEN) as on:
+        for path, why in (("/", b"A token is needed."), ("/?token=wrong", b"That is not the token of this start.")):
+            status, body, got = await on.get(path, **html)
+            assert (status, why in body, TOKEN.encode() in body) == (401, True, False)
+            assert "form-action 'self'" in got["Content-Security-Policy"]
+            assert "unsafe" not in got["Content-Security-Policy"]
+        _, body, got = await on.get("/?token=wrong", Host="evil.example", **html)
+        assert body.startswith(b'{"error"')
+
+
 async def test_read_only_has_no_actions_at_all(folder):
     async with site(folder, read_only=True) as on:
         assert facts_in((await on.get("/"))[1])["live"]["csrf"] == ""
