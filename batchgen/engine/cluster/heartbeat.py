@@ -15,16 +15,19 @@ from dataclasses import dataclass, field, replace
 
 from batchgen.engine.cluster import queue
 from batchgen.errors import LedgerError
-from batchgen.ledger.lease import CHANNEL, SERVER_NOW, WORKER_IS_ALIVE
+from batchgen.ledger.lease import CHANNEL, SERVER_NOW
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
 
 LISTEN_S = 0.5  # at a time, so that the end of a worker need not wait for longer
+FORGOTTEN_S = 7 * 86400.0  # of silence, after which a name is free again: a machine may have been asleep for as long
+_REGISTER = (
+    f"INSERT INTO {SHARED_SCHEMA}.worker VALUES (?, ?, ?, ?, {SERVER_NOW}, {SERVER_NOW}, ?) ON CONFLICT DO NOTHING"
+    " RETURNING name"
+)
 _SAY = (
     f"INSERT INTO {SHARED_SCHEMA}.worker AS w VALUES (?, ?, ?, ?, {SERVER_NOW}, {SERVER_NOW}, ?) ON CONFLICT (name) DO UPDATE"
-    " SET host = excluded.host, pid = excluded.pid, concurrency = excluded.concurrency, at = excluded.at,"
-    f" post_processes = excluded.post_processes WHERE (w.host = excluded.host AND w.pid = excluded.pid) OR NOT ({WORKER_IS_ALIVE})"
-    " RETURNING name"
+    " SET at = excluded.at WHERE w.host = excluded.host AND w.pid = excluded.pid RETURNING name"
 )
 
 
@@ -38,13 +41,20 @@ class Member:
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
 
+    @property
+    def values(self) -> tuple[object, ...]:
+        """Of its row, but for the times."""
+        return (self.name, self.host, self.pid, self.concurrency, self.post_processes)
+
 
 def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) -> Member:
-    """Under a name that no other living worker has: what is claimed in it is this one's. Raises LedgerError."""
+    """Under a name that no other worker has, be it as silent as it may: one that was suspended, and comes back, takes what is
+    claimed in its name for its own. Raises LedgerError."""
+    server.execute(f"DELETE FROM {SHARED_SCHEMA}.worker WHERE at < {SERVER_NOW} - ?", (FORGOTTEN_S,))
     member = wanted
-    while not _say(server, member):
+    while server.execute(_REGISTER, member.values).fetchone() is None:
         member = replace(wanted, name=f"{wanted.name}-{secrets.token_hex(2)}")
-        note(f"a worker named {wanted.name} is at work, or was moments ago: this one goes by {member.name}")
+        note(f"a worker named {wanted.name} is at work, or ended without saying so: this one goes by {member.name}")
     return member
 
 
@@ -92,11 +102,5 @@ def _listen_s() -> float:
 
 
 def _say_and_listen(connection: PostgreSQL, member: Member) -> None:
-    _say(connection, member)
+    connection.execute(_SAY, member.values)
     connection.execute(f"LISTEN {CHANNEL}")  # each time: one that came back by itself listens to nothing
-
-
-def _say(connection: PostgreSQL, member: Member) -> bool:
-    """Whether the name is this worker's."""
-    values = (member.name, member.host, member.pid, member.concurrency, member.post_processes, queue.STALE_S)
-    return connection.execute(_SAY, values).fetchone() is not None

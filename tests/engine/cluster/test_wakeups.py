@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
-import pytest
-
-from batchgen.engine.cluster import heartbeat, queue
-from batchgen.engine.cluster.heartbeat import Member
-from batchgen.ledger.location import SHARED_SCHEMA
 from tests.support.bench import items
 from tests.support.fork_server import PYTHON
+from tests.support.worker_child import STALE_S
 
 CHAIN = items(*"abc") + "  - {id: d, prompt: again, references: ['@i0']}\n"
 MAIN = "from batchgen.__main__ import main; import sys; sys.argv = ['batchgen', 'worker', *sys.argv[1:]]; main()"
@@ -65,22 +63,20 @@ async def test_a_worker_that_cannot_open_a_job_says_so_and_keeps_nothing_of_it_f
     assert (outcome.exit_code, await cluster.requests()) == (0, 2)
 
 
-def test_a_worker_that_comes_back_to_find_its_name_taken_leaves_that_of_the_other_alone(database, monkeypatch):
-    """It was suspended for longer than others wait; what is claimed in the name is the other's."""
-    monkeypatch.setattr(queue, "STALE_S", 0.0)
-    queue.migrate(database)
-    server = queue.open_server(database, "test")
-    monkeypatch.setattr(
-        heartbeat, "_SAY", heartbeat._SAY.replace("extract(epoch FROM pg_postmaster_start_time())", "0")
-    )
-    first, second = (Member("w1", 1, 0, "h", pid) for pid in (1, 2))
-    assert (heartbeat.register(server, first, pytest.fail), heartbeat.register(server, second, pytest.fail)) == (
-        first,
-        second,
-    )
-    names = f"SELECT name, pid FROM {SHARED_SCHEMA}.worker"
-    heartbeat.unregister(server, first)
-    assert server.execute(names).fetchall() == [("w1", 2)]
-    heartbeat.unregister(server, second)
-    assert server.execute(names).fetchall() == []
-    server.close()
+async def test_a_worker_that_was_suspended_finds_nobody_under_its_name_when_it_comes_back(slow_fleet):
+    await slow_fleet.submit(items(*"abcdefgh"))
+    first = slow_fleet.impatient(name="twin")
+    await slow_fleet.until_sent("twin", 3)
+    os.kill(first.pid, signal.SIGSTOP)
+    sent = await slow_fleet.requests()
+    await asyncio.sleep(2 * STALE_S)  # by now it is taken for dead
+    slow_fleet.impatient(name="twin")
+    await slow_fleet.until(lambda: "this one goes by twin-" in slow_fleet.said("twin"))
+    taken = "SELECT 1 FROM work WHERE worker LIKE 'twin-%'"
+    await slow_fleet.until(lambda: rows(slow_fleet, taken))
+    os.kill(first.pid, signal.SIGCONT)
+    outcome = await slow_fleet.watch(items(*"abcdefgh"))
+    assert (outcome.exit_code, len(slow_fleet.pictures())) == (0, 8)
+    assert (
+        await slow_fleet.requests() <= 8 + sent
+    )  # each that was in flight when it was suspended is asked for once more
