@@ -261,10 +261,11 @@ def _exhausted_limit(loads: Sequence[LaneLoad], budget_usd: float | None, budget
     """The budget, or a day's requests, when the run cannot make everything within it."""
     known_usd = sum(load.usd for load in loads)
     if budget_usd is not None and known_usd > budget_usd:
-        remedy, whose = BUDGET_REMEDIES[budget_of], "" if budget_of == "run" else f" left of the {budget_of}'s budget"
+        whose = " budget" if budget_of == "run" else f" left of the {budget_of}'s budget"
+        remedy = BUDGET_REMEDIES[budget_of]
         return BindingLimit(
             "budget",
-            f"the {money.usd(budget_usd)}{whose} run out before the {money.usd(known_usd)} that the run needs; {remedy}",
+            f"the {money.usd(budget_usd)}{whose} runs out before the {money.usd(known_usd)} that the run needs; {remedy}",
             remedy,
         )
     for load in loads:

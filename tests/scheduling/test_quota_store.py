@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import batchgen
+from batchgen import money
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.engine.online import OnlineEngine
 from batchgen.errors import LedgerError, UsageError
@@ -592,7 +593,7 @@ async def test_a_plan_knows_what_other_jobs_have_left_of_the_days_budget(tmp_pat
     manifest.write_text(json.dumps({"defaults": {"model": "flash"}, "limits": limits, "items": entries}))
     limit = batchgen.plan(batchgen.load(manifest, environ=environ)).forecast.limit
     assert limit.binding == "budget"
-    assert limit.advice.startswith(f"{0.30 - first.usd:.2f} USD left of the day's budget")
+    assert limit.advice.startswith(f"the {money.usd(0.30 - first.usd)} left of the day's budget")
 
 
 async def test_emulated_runs_count_for_nothing(tmp_path, state_home):

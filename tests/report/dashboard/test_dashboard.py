@@ -628,7 +628,7 @@ def test_a_process_that_does_not_hold_the_lock_is_never_signalled(folder):
         (folder / ".batchgen" / "holder.json").write_text(json.dumps(note))
         with pytest.raises(ActionRefused, match="does not hold the lock"):
             stop(JobLocation(folder), 2)
-        with pytest.raises(ActionRefused, match="not going on"):
+        with pytest.raises(ActionRefused, match="no longer running"):
             stop(JobLocation(folder), 1)
         assert bystander.poll() is None
         lock = JobLock(folder)
