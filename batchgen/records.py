@@ -173,10 +173,12 @@ class ReplyImage:
 class Usage:
     """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said.
 
+    prompt_image_tokens: of the images sent along, where the vendor counts them apart; prompt_tokens then holds the text alone.
     queries: searches made for the answer. tier: the service tier that served, in lower case, empty when not said.
     """
 
     prompt_tokens: int = 0
+    prompt_image_tokens: int = 0
     image_tokens: int = 0
     text_tokens: int = 0
     thought_tokens: int = 0

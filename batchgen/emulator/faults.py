@@ -8,21 +8,24 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-_GEMINI, _IMAGEN, _AIML = "generateContent", "predict", "AIML"
+_GEMINI, _IMAGEN, _AIML, _OPENAI = "generateContent", "predict", "AIML", "OpenAI"
 # The kind, the endpoints where it can happen, and the names.
 _TABLE = (
     # an error body in the API's own form
-    ("error", (_GEMINI, _IMAGEN, _AIML), "429 429day 429bare 408 500 503 504"),
+    ("error", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "429 429bare 408 500 503 504"),
+    ("error", (_GEMINI, _IMAGEN, _AIML), "429day"),
     ("error", (_GEMINI, _IMAGEN), "429limit0 429spend"),
-    ("error", (_AIML,), "credits maintenance"),
+    ("error", (_AIML, _OPENAI), "credits"),
+    ("error", (_AIML,), "maintenance"),
+    ("error", (_OPENAI,), "hard_limit unverified moderation"),
     # what a network, a proxy or a dying server makes of an answer
-    ("wire", (_GEMINI, _IMAGEN, _AIML), "502html html200 truncated_json reset reset_early hang slow_drip"),
+    ("wire", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "502html html200 truncated_json reset reset_early hang slow_drip"),
     # status 200 with fewer pictures or none
-    ("refusal", (_GEMINI, _AIML), "no_image empty"),
+    ("refusal", (_GEMINI, _AIML, _OPENAI), "no_image empty"),
     ("refusal", (_GEMINI,), "safety image_safety prohibited block image_other text_only max_tokens missing_signature"),
     ("refusal", (_IMAGEN,), "rai_filtered rai_all"),
     # pictures that are not what they should be
-    ("picture", (_GEMINI, _IMAGEN, _AIML), "bad_base64 half_image mislabelled wrong_size"),
+    ("picture", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "bad_base64 half_image mislabelled wrong_size"),
     ("picture", (_GEMINI,), "many_images thought_images"),
     # how a picture is handed out, and variants of the answer's shape: the request itself does not fail
     ("link", (_AIML,), "link404 link_slow 201 b64"),
@@ -41,6 +44,7 @@ KNOWN = _select()
 WIRE = _select(kinds=("wire",))
 _NOT_COUNTED = _select(kinds=("link", "shape"))
 GEMINI_FAULTS, IMAGEN_FAULTS, AIML_FAULTS = (_select(endpoint=name) for name in (_GEMINI, _IMAGEN, _AIML))
+OPENAI_FAULTS = _select(endpoint=_OPENAI)
 
 # Faults of whole calls to the Files and Batch APIs, named METHOD_KIND. Kinds: an HTTP status; reset: the connection
 # ends before anything is done (an upload's: when half of a piece is stored); lost: it ends when all is done; half:

@@ -71,6 +71,10 @@ class Model:
         return self.family == "3"
 
     def pixels(self, ratio: str, size: str) -> Pixels:
+        """size: `2K`, or in pixels, `1536x1024`, where a vendor takes any."""
+        if "x" in size:
+            width, height = map(int, size.split("x"))
+            return width, height
         wide, high = (int(side) for side in ratio.split(":"))
         table = _TABLES[self.family]
         short, long = table[f"{min(wide, high)}:{max(wide, high)}"]

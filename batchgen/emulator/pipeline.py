@@ -127,13 +127,14 @@ class Api:
 class Endpoint:
     """One way to ask for pictures. `parse` and `compose` run in threads and share nothing that changes.
 
-    faults: names that can happen here.
+    faults: names that can happen here. shared: where two vendors have one path, whose a request is by its body.
     """
 
     api: Api
     faults: frozenset[str]
     parse: Callable[[web.Request, bytes], Spec]
     compose: Callable[[Job[Any]], Answer]
+    shared: Callable[[bytes], Endpoint] | None = None
 
 
 class Pipeline:
@@ -182,6 +183,9 @@ class Pipeline:
         """Raises ApiError and Cut."""
         api, options = endpoint.api, self.options
         body = await read_body(request, options.max_request_bytes, api.too_large)
+        if endpoint.shared is not None:
+            endpoint = endpoint.shared(body)
+            api = endpoint.api
         key = api.key(request)
         small = len(body) <= _PARSED_ON_LOOP_BYTES
         spec = endpoint.parse(request, body) if small else await self._threaded(endpoint.parse, request, body)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, gemini, google, imagen
+from batchgen.emulator import aimlapi, gemini, google, imagen, openai
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
@@ -15,7 +16,7 @@ from batchgen.emulator.files import Files
 from batchgen.emulator.models import GEMINI, IMAGEN
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import Links, is_loopback
-from batchgen.emulator.pipeline import Pipeline
+from batchgen.emulator.pipeline import Endpoint, Pipeline
 
 
 class _Server:
@@ -45,7 +46,8 @@ class _Server:
             *self.batches.routes(),
             web.post(one + ":{method}", on_google(self.other_method)),
             *self.files.routes(),
-            web.post(aimlapi.PATH, partial(handle, endpoint=aimlapi.endpoint(options, self.links))),
+            web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
+            web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
             web.get("/v1/billing/balance", answering(self.aiml_balance, {})),
             web.get("/models", answering(lambda _: aimlapi.listing(options), {})),
             web.get("/cdn/generations/{name:.+}", answering(self.picture, {})),
@@ -54,10 +56,18 @@ class _Server:
             web.post("/_emulator/reset", self.reset),
         ]
 
+    def generations(self) -> Endpoint:
+        """AIML's and OpenAI's."""
+        at_aiml, at_openai = aimlapi.endpoint(self.options, self.links), openai.generations(self.options)
+        return replace(at_aiml, shared=lambda body: at_openai if openai.asks_for(body) else at_aiml)
+
     def other_method(self, request: web.Request) -> None:
         raise google.unknown_model(request)
 
     def model_list(self, request: web.Request) -> dict[str, Any]:
+        """Google's; OpenAI's has the same path, and its keys come as bearers."""
+        if "Authorization" in request.headers and request.match_info["version"] == "v1":
+            return openai.listing(request, self.options)
         google.known_key(request)
         return google.page_of("models", list(self.models().values()), request.query, default=50, most=1000)
 

@@ -36,8 +36,11 @@ def typical_usage(profile: Profile, item: Item) -> Usage:
     reply_tokens = turns * TURN_TEXT_TOKENS if "text" in item.modalities else 0
     text = sum(map(text_tokens, (item.prompt, item.system or "", *item.history))) + reply_tokens
     pictures = len(item.references) + turns * (2 if item.keep_thoughts else 1)
+    seen = round(pictures * reference_tokens(profile, item))
+    apart = profile.prices.input_image_usd_per_mtok is not None
     return Usage(
-        prompt_tokens=text + round(pictures * reference_tokens(profile, item)),
+        prompt_tokens=text if apart else text + seen,
+        prompt_image_tokens=seen if apart else 0,
         text_tokens=round(typical.text_tokens),
         thought_tokens=round(_tokens_for(typical.thought_tokens, item.thinking)),
         queries=round(_tokens_for(typical.search_queries, item.search)) if item.search else 0,
@@ -130,6 +133,7 @@ def _token_rates(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]
     """Tokens beside those of the pictures, each with its rate."""
     return [
         (usage.prompt_tokens, prices.input_usd_per_mtok),
+        (usage.prompt_image_tokens, prices.input_image_usd_per_mtok),
         (usage.text_tokens + usage.thought_tokens, prices.text_usd_per_mtok),
     ]
 

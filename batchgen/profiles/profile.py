@@ -27,6 +27,7 @@ class Prices:
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
     input_usd_per_mtok: float | None = None
+    input_image_usd_per_mtok: float | None = None  # where images sent along have a price of their own
     text_usd_per_mtok: float | None = None  # thoughts and text
     image_usd_per_mtok: float | None = None
     search_usd_per_1000: float | None = None  # queries, at the full price: no batch and no tier makes them cheaper

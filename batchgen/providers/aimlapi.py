@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import NonNegativeFloat, OnErrorOmit, TypeAdapter, ValidationError
+from pydantic import OnErrorOmit, TypeAdapter
 
 from batchgen.endpoint import Endpoint
-from batchgen.errors import BadRequest, NoImage, ProviderError
+from batchgen.errors import BadRequest
 from batchgen.profiles.profile import Profile
-from batchgen.providers.aimlapi_errors import error_words, read_error
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image, malformed_error
+from batchgen.providers.aimlapi_errors import read_error
+from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.images_answer import read_reply
 from batchgen.providers.listings import (
     Balance,
     Deprecation,
@@ -31,11 +32,8 @@ from batchgen.providers.listings import (
     wire_name,
 )
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
-from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
-from batchgen.records import DECODED_PREFIX, Inputs, Item, Reply, ReplyImage, Request, Response, Sample, Usage
+from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
 
-PROMPT_CHARS = 10_000
-INLINE_PREFIXES = ("data:", DECODED_PREFIX)  # how a `url` begins that is the picture itself
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
@@ -48,40 +46,6 @@ DEFAULT_FIELDS: Mapping[str, str] = {
     "search": "enable_web_search",
 }
 MAPPABLE = frozenset({*DEFAULT_FIELDS, "temperature"})  # the fields that `wire.fields` may give a name
-
-
-class ImageEntry(AnswerModel):
-    b64_json: str | None = None
-    url: str | None = None
-    mime_type: Annotated[str | None, LENIENT] = None
-    content_type: Annotated[str | None, LENIENT] = None
-    prompt: Annotated[str | None, LENIENT] = None
-    revised_prompt: Annotated[str | None, LENIENT] = None
-
-
-class SpendReport(AnswerModel):
-    credits_used: Annotated[NonNegativeFloat | None, LENIENT] = None
-    tokens_used: Annotated[NonNegativeFloat | None, LENIENT] = None  # how older answers name the credits
-    usd_spent: Annotated[NonNegativeFloat | None, LENIENT] = None
-
-
-class Meta(AnswerModel):
-    usage: SpendReport | None = None
-
-
-class TokenUsage(AnswerModel):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
-
-
-class Answer(AnswerModel):
-    data: list[OnErrorOmit[ImageEntry]] | None = None
-    images: list[OnErrorOmit[ImageEntry]] | None = None  # how nano-banana-edit answers
-    meta: Annotated[Meta | None, LENIENT] = None
-    usage: Annotated[TokenUsage | None, LENIENT] = None
-    model: Annotated[str | None, LENIENT] = None
-    id: Annotated[str | None, LENIENT] = None
 
 
 class _Model(AnswerModel):
@@ -218,69 +182,9 @@ class AimlApi:
         }
 
     def read(self, response: Response) -> Reply:
-        try:
-            answer = Answer.model_validate_json(response.body)
-        except ValidationError as error:
-            if not response.is_success:
-                raise read_error(response) from None
-            raise not_the_api_error(response) or malformed_error(response.status, error) from None
-        try:
-            return self._reply(answer, response)
-        except ProviderError as error:
-            error.usage = _usage(answer)
-            raise
-
-    def _reply(self, answer: Answer, response: Response) -> Reply:
-        if not response.is_success:  # success is 200 in their schema and 201 in their prose
-            raise read_error(response)
-        pictures = answer.data or answer.images or []
-        images = tuple(image for image in map(_image, pictures) if image is not None)
-        links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE_PREFIXES))
-        if not images and not links:
-            if error_words(response.body):  # an error in the clothes of a success
-                raise read_error(response)
-            raise foreign_json_error(answer, response) or NoImage(
-                "the answer holds no image", http_status=response.status
-            )
-        rewritten = _rewritten_prompts(pictures)
-        return Reply(
-            images=images,
-            links=links,
-            text="\n".join(rewritten),
-            usage=_usage(answer),
-            reply_id=(answer.id or "")[:200],
-            model_version=(answer.model or "")[:200],
-            notes=tuple(f"the vendor drew from this prompt: {clean_line(text)}" for text in rewritten),
-        )
+        return read_reply(response, read_error)
 
 
 def _field_names(profile: Profile) -> Mapping[str, str | None]:
     """Their name of each of our fields; None takes one out of the profile's own table."""
     return profile.wire.get("fields") or DEFAULT_FIELDS
-
-
-def _image(entry: ImageEntry) -> ReplyImage | None:
-    inline = entry.b64_json or (entry.url if entry.url and entry.url.startswith(INLINE_PREFIXES) else None)
-    return decode_image(inline, entry.mime_type or entry.content_type) if inline else None
-
-
-def _rewritten_prompts(pictures: list[ImageEntry]) -> tuple[str, ...]:
-    """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
-    texts = dict.fromkeys(clean_line(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
-    return tuple(text for text in texts if text)
-
-
-def _usage(answer: Answer) -> Usage | None:
-    spent = answer.meta.usage if answer.meta else None
-    if spent is not None:
-        return Usage(
-            credits=spent.credits_used if spent.credits_used is not None else spent.tokens_used, usd=spent.usd_spent
-        )
-    if answer.usage is None:
-        return None
-    tokens = answer.usage
-    return Usage(
-        prompt_tokens=max(0, tokens.input_tokens or 0),
-        image_tokens=max(0, tokens.output_tokens or 0),
-        total_tokens=tokens.total_tokens,
-    )

@@ -24,6 +24,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "gemini": ("batchgen.providers.gemini", "Gemini"),
     "imagen": ("batchgen.providers.imagen", "Imagen"),
     "aimlapi": ("batchgen.providers.aimlapi", "AimlApi"),
+    "openai": ("batchgen.providers.openai", "OpenAi"),
 }
 ENTRY_POINTS = "batchgen.providers"
 

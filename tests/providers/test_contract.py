@@ -22,11 +22,12 @@ from batchgen.providers import gemini_answer, registry
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import Inputs, Reply, Response
 
-MODELS = {"gemini": "pro", "imagen": "imagen", "aimlapi": "aiml-imagen-4"}
+MODELS = {"gemini": "pro", "imagen": "imagen", "aimlapi": "aiml-imagen-4", "openai": "gpt-image-2.6"}
 PICTURE = {
     "gemini": {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "b25l"}}]}}]},
     "imagen": {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": "b25l"}]},
     "aimlapi": {"data": [{"b64_json": "b25l", "mime_type": "image/png"}]},
+    "openai": {"data": [{"b64_json": "b25l"}], "output_format": "png"},
 }
 each_codec = pytest.mark.parametrize("name", list(MODELS))
 PACKAGE = Path(registry.__file__).parent

@@ -32,6 +32,7 @@ MODELS = {
     "imagen": {"provider": "imagen"},
     "aimlapi": {"provider": "aimlapi"},
     "aimlapi with fields": {"provider": "aimlapi", "wire": {"fields": {"aspect_ratio": "ratio"}}},
+    "openai": {"provider": "openai"},
     "foreign": {"provider": "foreign"},
     "foreign, declaring": {"provider": "declaring"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 
@@ -267,7 +268,8 @@ def test_every_field_a_model_supports_reaches_its_wire(codec, sample_of, model):
 def test_references_reach_the_wire_of_a_model_that_supports_them(codec, sample_of, model):
     provider = codec(model)
     body = provider.build(sample_of(), Inputs((ReferenceImage("image/png", PIXEL),))).body
-    assert (PIXEL.encode() in body) == ("references" in takes(provider.profile))
+    is_sent = PIXEL.encode() in body or base64.b64decode(PIXEL) in body  # in JSON, or as a part of a form
+    assert is_sent == ("references" in takes(provider.profile))
 
 
 @pytest.mark.parametrize("model", [profile.id for profile in load_catalogue() if profile.images_per_request > 1])

@@ -1,0 +1,320 @@
+"""OpenAI's `/v1/images/generations` (JSON) and `/v1/images/edits` (multipart), its list of models and its error bodies.
+
+Source: platform.openai.com/docs/api-reference/images and /guides/error-codes (2026-11); github.com/openai/openai-openapi.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from batchgen.emulator.accounting import QuotaExceeded
+from batchgen.emulator.answers import Answer, ApiError, as_json, clean
+from batchgen.emulator.faults import OPENAI_FAULTS
+from batchgen.emulator.models import Model, text_tokens
+from batchgen.emulator.options import EmulatorOptions
+from batchgen.emulator.pictures import picture_size, sha256
+from batchgen.emulator.pipeline import Api, Endpoint, Job, Spec
+
+EDITS = "/v1/images/edits"
+_TEXTS: Mapping[str, tuple[str, ...]] = {  # parameters of a few words
+    "quality": ("auto", "low", "medium", "high", "xhigh", "max"),
+    "background": ("auto", "opaque", "transparent"),
+    "output_format": ("png", "jpeg", "webp"),
+    "moderation": ("auto", "low"),
+    "input_fidelity": ("high", "low"),
+}
+_NUMBERS = {"n": range(1, 11), "output_compression": range(101)}
+_NAMES = {"model", "prompt", "size", "user", "safety_identifier", *_TEXTS, *_NUMBERS}
+_GENERATIONS_ALONE, _EDITS_ALONE = {"moderation"}, {"input_fidelity"}
+_STEP_PX, _LONGEST_PX, _MOST_PIXELS = 16, 3840, 3840 * 2160
+_OLD_SIZES = ("1024x1024", "1536x1024", "1024x1536")
+# Output tokens of 1024x1024, derived from fal.ai's prices of gpt-image-2.5; auto is taken for high.
+_TOKENS = {"low": 196, "medium": 439, "auto": 1756, "high": 1756, "xhigh": 3122, "max": 7024}
+_REFERENCE_TOKENS = 40  # the example of the documents has 40 for its image
+_MOST_IMAGES = 16
+_NEW, _OLD, _GONE = (
+    ("gpt-image-2.6-sunburst", "gpt-image-2.6-flare", "gpt-image-2.5-sunburst", "gpt-image-2.5-flare", "gpt-image-2"),
+    ("gpt-image-1.5", "gpt-image-1-mini", "chatgpt-image-latest"),
+    ("gpt-image-1",),
+)
+_SUCCESSOR = _NEW[0]
+
+
+def _model(name: str, replacement: str = "") -> Model:
+    return Model(id=name, family="imagen", ratios=(), sizes=(), mime="image/png", replacement=replacement)
+
+
+MODELS = {name: _model(name) for name in (*_NEW, "gpt-image-2-2026-04-21", *_OLD)}
+MODELS |= {f"{name}-2026-09-08": _model(f"{name}-2026-09-08") for name in _NEW[2:4]}
+MODELS |= {"gpt-image-1.5-2025-12-16": _model("gpt-image-1.5-2025-12-16")}
+MODELS |= {name: _model(name, _SUCCESSOR) for name in _GONE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAiSpec(Spec):
+    """asked: parameters as they were sent, without images."""
+
+    asked: Mapping[str, Any]
+
+
+def _error(status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> ApiError:
+    return ApiError(status, as_json({"error": {"message": message, "type": kind, "param": None, "code": code}}))
+
+
+_QUOTA = "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
+
+
+def known_key(request: web.Request) -> str:
+    """The bearer token; what a test can choose by its first letters."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key or key.startswith(("bad", "leaked")):
+        where = "You can find your API key at https://platform.openai.com/account/api-keys."
+        raise _error(401, f"Incorrect API key provided: {key[:4]}***. {where}", code="invalid_api_key")
+    if key.startswith("nocredits"):
+        raise _error(429, _QUOTA, "insufficient_quota", "insufficient_quota")
+    return key
+
+
+def _too_many(model: Model, delay_s: float = 12.0) -> ApiError:
+    limit = (
+        "for limit gpt-image) in organization org-emulated on input-images per min: Limit 5, Used 5, Requested 1. {}"
+    )
+    limit = limit.format(f"Please try again in {delay_s:g}s.")
+    return _error(429, f"Rate limit reached for {model.id} ({limit}", "input-images", "rate_limit_exceeded")
+
+
+def _over_quota(model: Model, over: QuotaExceeded) -> ApiError:
+    return _too_many(model, max(0.001, round(over.retry_s, 3)))
+
+
+_REJECTED = (
+    "Your request was rejected by the safety system. If you believe this is an error, contact us at help.openai.com and include"
+    " the request ID {id}. safety_violations=[sexual]."
+)
+_UNVERIFIED = (
+    "Your organization must be verified to use the model `{model}`. Please go to: "
+    "https://platform.openai.com/settings/organization/general and click on Verify Organization. If you just verified, it can take"
+    " up to 15 minutes for access to propagate."
+)
+
+
+def _fault(fault: str, job: Job[OpenAiSpec]) -> ApiError | None:
+    """The vendor's body for a fault; None for one that is no error of its own."""
+    match fault:
+        case "429":
+            return _too_many(job.spec.model, job.options.fault_delay_s)
+        case "429bare":
+            return _error(429, "Too Many Requests", "requests", "rate_limit_exceeded")
+        case "credits":
+            return _error(429, _QUOTA, "insufficient_quota", "insufficient_quota")
+        case "hard_limit":
+            return _error(400, "Billing hard limit has been reached.", code="billing_hard_limit_reached")
+        case "unverified":
+            return _error(403, _UNVERIFIED.format(model=job.spec.model.id))
+        case "moderation":
+            message = _REJECTED.format(id=f"req_{uuid.uuid4().hex}")
+            return _error(400, message, "image_generation_user_error", "moderation_blocked")
+        case "500" | "503" | "504" | "408":
+            return _error(int(fault), "The server had an error while processing your request.", "server_error")
+    return None
+
+
+_API = Api(
+    key=known_key,
+    too_large=lambda limit_bytes: _error(413, "The request is too large."),
+    over_quota=_over_quota,
+    error=_fault,
+    refused=partial(_error, 400),
+    headers={},
+)
+
+
+def generations(options: EmulatorOptions) -> Endpoint:
+    return Endpoint(
+        api=_API, faults=OPENAI_FAULTS, parse=lambda _, body: _parse(_json(body), {}, options), compose=_compose
+    )
+
+
+def edits(options: EmulatorOptions) -> Endpoint:
+    def parse(request: web.Request, body: bytes) -> OpenAiSpec:
+        texts, images = read_form(request.headers.get("Content-Type", ""), body)
+        return _parse(texts, images, options, form=True)
+
+    return Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse, compose=_compose)
+
+
+def asks_for(body: bytes) -> bool:
+    """Whether a body names a model of OpenAI: at this path AIML answers too."""
+    return re.search(rb'"model"\s*:\s*"(gpt-image|chatgpt-image|dall-e)', body) is not None
+
+
+def _require(holds: Any, message: str, code: str | None = "invalid_value") -> None:
+    if not holds:
+        raise _error(400, message, code=code)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    _require(isinstance(found, dict), "We could not parse the JSON body of your request.", None)
+    return dict(found)
+
+
+def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, list[bytes]]]:
+    """Texts and files of a form, by name. Raises ApiError 400."""
+    boundary = _parameter(content_type, "boundary")
+    _require(content_type.startswith("multipart/form-data") and boundary, "Expected a multipart form.", None)
+    texts: dict[str, str] = {}
+    files: dict[str, list[bytes]] = {}
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
+    _require(pieces[-1].startswith(b"--"), "The multipart form has no end.", None)
+    for piece in pieces[1:-1]:
+        head, _, data = piece.partition(b"\r\n\r\n")
+        lines = [line for line in head.decode().split("\r\n") if line.lower().startswith("content-disposition:")]
+        _require(lines, "A part of the form has no name.", None)
+        disposition = lines[0].partition(":")[2].strip()
+        name = _parameter(disposition, "name")
+        if _parameter(disposition, "filename"):
+            files.setdefault(name, []).append(data)
+        else:
+            texts[name] = data.decode()
+    return texts, files
+
+
+def _parameter(header: str, name: str) -> str:
+    """Of a header such as `form-data; name="image"`."""
+    message = Message()
+    message["Content-Type"] = header
+    return str(message.get_param(name) or "")
+
+
+def _parse(
+    given: Mapping[str, Any], images: Mapping[str, list[bytes]], options: EmulatorOptions, *, form: bool = False
+) -> OpenAiSpec:
+    """Raises ApiError."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    allowed = _NAMES - (_GENERATIONS_ALONE if form else _EDITS_ALONE)
+    unknown = sorted(set(asked) - allowed) + sorted(set(images) - {"image", "image[]", "mask"})
+    _require(not unknown, f"Unknown parameter: '{''.join(unknown[:1])}'.", "unknown_parameter")
+    name, prompt = str(asked.get("model")), str(asked.get("prompt", ""))
+    known = name in MODELS and (not options.models or name in options.models)
+    if not known or (MODELS[name].replacement and not options.serve_retired):
+        raise _error(404, f"The model '{name}' does not exist or you do not have access to it.", code="model_not_found")
+    _require(0 < len(prompt) <= 32_000, "Invalid value: 'prompt'.")
+    for key, words in _TEXTS.items():
+        _require(
+            asked.get(key, words[0]) in words, f"Invalid value: '{key}'. Supported values are: {', '.join(words)}."
+        )
+    numbers = {key: _number(asked, key, form=form) for key in _NUMBERS if key in asked}
+    format_ = asked.get("output_format", "png")
+    _require(
+        not (asked.get("background") == "transparent" and format_ == "jpeg"),
+        "Transparent background is not supported for JPEG output format.",
+    )
+    _require(
+        not numbers.get("output_compression", 100) < 100 or format_ != "png", "Compression is not supported for PNG."
+    )
+    return OpenAiSpec(
+        model=MODELS[name],
+        prompt=clean(prompt),
+        size=_size(name, asked.get("size", "auto")),
+        count=numbers.get("n", 1),
+        mime=f"image/{format_}",
+        quality=max(1, min(95, numbers.get("output_compression", 86))),
+        references=_references(images) if form else (),
+        asked=asked,
+    )
+
+
+def _number(asked: Mapping[str, Any], name: str, *, form: bool) -> int:
+    """A form has numbers as text, JSON does not."""
+    value = asked[name]
+    if form and isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    _require(type(value) is int and value in _NUMBERS[name], f"Invalid value for '{name}'.", "integer_out_of_range")
+    return int(value)
+
+
+def _size(model: str, size: Any) -> str:
+    if size == "auto":
+        return "1024x1024"
+    match = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", size) if isinstance(size, str) else None
+    _require(match, f"Invalid value: '{size}'. Expected WIDTHxHEIGHT or auto.")
+    width, height = map(int, size.split("x"))
+    if MODELS[model].replacement or model.startswith((*_OLD, "gpt-image-1")):
+        _require(
+            size in _OLD_SIZES, f"Invalid value: '{size}'. Supported values are: {', '.join(_OLD_SIZES)}, and 'auto'."
+        )
+    _require(width % _STEP_PX == 0 == height % _STEP_PX, "Width and height must be divisible by 16.")
+    _require(max(width, height) <= 3 * min(width, height), "The aspect ratio must be between 1:3 and 3:1.")
+    fits = max(width, height) <= _LONGEST_PX and width * height <= _MOST_PIXELS
+    _require(fits, "The resolution exceeds the maximum of 3840x2160.")
+    return str(size)
+
+
+def _references(images: Mapping[str, list[bytes]]) -> tuple[str, ...]:
+    """Hashes of the images, and the mask's after them. Raises ApiError 400."""
+    sent = [*images.get("image", []), *images.get("image[]", [])]
+    masks = images.get("mask", [])
+    _require(0 < len(sent) <= _MOST_IMAGES, f"Expected 1 to {_MOST_IMAGES} images, got {len(sent)}.")
+    _require(len(images.get("image", [])) <= 1, "Duplicate parameter: 'image'. Use 'image[]' for several.", None)
+    sizes = [picture_size(image) for image in (*sent, *masks)]
+    _require(all(sizes), "Invalid image file or mode for image, please check your image file.", "invalid_image_file")
+    _require(len(masks) <= 1 and all(mask.startswith(b"\x89PNG") for mask in masks), "Invalid mask image format.")
+    _require(not masks or sizes[-1] == sizes[0], "Invalid mask image size: it must be the image's.")
+    return tuple(map(sha256, (*sent, *masks)))
+
+
+def _compose(job: Job[OpenAiSpec]) -> Answer:
+    spec = job.spec
+    if job.fault in ("no_image", "empty"):
+        return Answer(body=as_json({"created": 1_764_400_000, "data": []}))
+    pictures = [job.paint(index) for index in range(spec.count)]
+    width, height = spec.model.pixels(spec.ratio, spec.size)
+    tokens = _TOKENS[spec.asked.get("quality", "auto")] * width * height // 1024**2 * spec.count
+    text, seen = text_tokens(spec.prompt), _REFERENCE_TOKENS * len(spec.references)
+    body = {
+        "created": 1_764_400_000,
+        "background": spec.asked.get("background", "opaque"),
+        "output_format": job.mime.removeprefix("image/"),
+        "quality": spec.asked.get("quality", "high"),
+        "size": spec.size,
+        "data": [{"b64_json": job.in_base64(data)} for data in pictures],
+        "usage": {
+            "input_tokens": text + seen,
+            "input_tokens_details": {"text_tokens": text, "image_tokens": seen},
+            "output_tokens": tokens,
+            "output_tokens_details": {"image_tokens": tokens, "text_tokens": 0},
+            "total_tokens": text + seen + tokens,
+        },
+    }
+    return Answer(
+        body=as_json(body),
+        billed_images=len(pictures),
+        sha256=tuple(map(sha256, pictures)),
+        headers={"x-request-id": f"req_{uuid.uuid4().hex}", "openai-version": "2020-10-01"},
+    )
+
+
+def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
+    """`GET /v1/models`: chat models stand in it too."""
+    known_key(request)
+    names = [name for name, model in MODELS.items() if options.serve_retired or not model.replacement]
+    names = [name for name in names if not options.models or name in options.models]
+    entries = [
+        {"id": name, "object": "model", "created": 1_764_400_000, "owned_by": "system", "shutdown_date": None}
+        for name in (*names, "gpt-5.3")
+    ]
+    return {"object": "list", "data": entries}

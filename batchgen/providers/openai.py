@@ -1,0 +1,188 @@
+"""The codec of OpenAI's images: /v1/images/generations as JSON, and with references /v1/images/edits as a form.
+
+Sources: platform.openai.com/docs/api-reference/images and /guides/image-generation (2026-11); openai-python 3.57.0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from math import isqrt
+from typing import Annotated, Any, ClassVar
+
+from pydantic import OnErrorOmit, TypeAdapter
+
+from batchgen.endpoint import Endpoint
+from batchgen.errors import BadRequest, ProviderError, RateLimited
+from batchgen.profiles.profile import Profile
+from batchgen.providers import aimlapi_errors
+from batchgen.providers.answer_body import LENIENT, AnswerModel
+from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.images_answer import read_reply
+from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
+from batchgen.providers.request_body import (
+    FormFile,
+    deep_merged,
+    encode_body,
+    encode_form,
+    given,
+    reference_bytes,
+)
+from batchgen.providers.server_faults import hinted_delay_s
+from batchgen.records import Inputs, ReferenceImage, Reply, Request, Response, Sample
+
+# Any size whose sides are multiples of 16, at most 3840 long and 3840x2160 pixels in all.
+STEP_PX, LONGEST_PX, MOST_PIXELS = 16, 3840, 3840 * 2160
+PIXELS_OF_SIZE: Mapping[str, int] = {"1K": 1024 * 1024, "2K": 2048 * 2048, "4K": MOST_PIXELS}
+# "… on input-images per min: Limit 5, Used 5, Requested 1. Please try again in 12s."
+LIMIT_PER_MINUTE = re.compile(r"per min\b.{0,40}?: Limit:? ?(\d{1,9})", re.ASCII)
+
+
+class _Model(AnswerModel):
+    id: str
+    shutdown_date: Annotated[str | None, LENIENT] = None
+
+
+class _Models(AnswerModel):
+    data: list[OnErrorOmit[_Model]]
+
+
+_MODELS = TypeAdapter(_Models)
+
+
+def read_models(body: bytes) -> list[ListedModel]:
+    """Those that make images, by their names: the list does not say what a model is for. Raises Malformed."""
+    return [
+        ListedModel(listed_id(model.id))
+        for model in read_listing(_MODELS, body).data
+        if "image" in model.id or model.id.startswith("dall-e")
+    ]
+
+
+def read_error(response: Response) -> ProviderError:
+    """As of any OpenAI-style API; a 429 says besides which limit a minute has, and when it is free again. Never raises."""
+    error = aimlapi_errors.read_error(response)
+    if isinstance(error, RateLimited):
+        if limit := LIMIT_PER_MINUTE.search(error.message):
+            error.rpm = int(limit.group(1)) or None
+        if error.retry_after_s is None:
+            error.retry_after_s = _reset_s(response)
+    return error
+
+
+def _reset_s(response: Response) -> float | None:
+    """Seconds until what is used up is free again, by `retry-after-ms` or `x-ratelimit-reset-…` (`1s`, `6m0s`, `20ms`)."""
+    milliseconds = response.header("retry-after-ms") or ""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", milliseconds, re.ASCII):
+        return float(milliseconds) / 1000
+    used_up = [kind for kind in ("requests", "tokens") if response.header(f"x-ratelimit-remaining-{kind}") == "0"]
+    waits = [response.header(f"x-ratelimit-reset-{kind}") or "" for kind in used_up]
+    hints = [hinted_delay_s(response, message=f"try again in {wait}") for wait in waits if wait]
+    return max((hint for hint in hints if hint is not None), default=None)
+
+
+LISTING = Listing(
+    models=lambda _: page_request("/v1/models"),
+    read_models=lambda body: (read_models(body), ""),
+    read_error=read_error,
+    rate_limit_note="rate limits depend on the usage tier: platform.openai.com/settings/organization/limits",
+    top_up="platform.openai.com/settings/organization/billing",
+)
+
+
+class OpenAi:
+    """Images come as base64 alone. quality, background, output_format and the like are the API's own names, in `extra`."""
+
+    name: ClassVar[str] = "openai"
+    listing: ClassVar[Listing] = LISTING
+    endpoint: ClassVar[Endpoint] = Endpoint.named("openai", "https://api.openai.com")
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    @staticmethod
+    def encodes(profile: Profile) -> frozenset[str]:
+        return frozenset({"aspect_ratio", "image_size", "count", "references", "extra"})
+
+    @staticmethod
+    def credentials(key: str) -> Credentials:
+        return KeyHeader("Authorization", f"Bearer {key}")
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        item = sample.item
+        body: dict[str, Any] = {
+            "model": wire_name(self.profile),
+            "prompt": item.prompt,
+            "size": self._size(item.aspect_ratio, item.image_size),
+            "n": sample.images if sample.images > 1 else None,
+        }
+        fields = deep_merged(given(body), item.extra)
+        if inputs.references:
+            path, (data, content_type) = "/v1/images/edits", _edit_form(fields, inputs.references)
+        else:
+            path, data, content_type = "/v1/images/generations", encode_body(fields), "application/json"
+        if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
+            most = self.profile.request_max_bytes / 1e6
+            message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
+            raise BadRequest(message, reason="request_too_large")
+        return Request(
+            method="POST",
+            path=path,
+            body=data,
+            headers={"Content-Type": content_type},
+            timeout_s=self.profile.time_limit(item.image_size),
+        )
+
+    def _size(self, ratio: str | None, size: str | None) -> str | None:
+        """`1536x1024`; None leaves both to the model. A size without a ratio is a square. Raises BadRequest."""
+        if ratio is None and size is None:
+            return None
+        ratio, size = ratio or "1:1", (size or self.profile.default_size).upper()
+        width, height = self.profile.expected_pixels(ratio, size) or pixels_of(ratio, size)
+        return f"{width}x{height}"
+
+    def read(self, response: Response) -> Reply:
+        return read_reply(response, read_error)
+
+
+def pixels_of(ratio: str, size: str) -> tuple[int, int]:
+    """Width and height, in multiples of 16, of about as many pixels as a square of this size. Raises BadRequest."""
+    wide, high = map(int, ratio.split(":"))
+    pixels, low, long = PIXELS_OF_SIZE.get(size), min(wide, high), max(wide, high)
+    if pixels is None or not 0 < long <= 3 * low:
+        what = f"image_size {size}" if pixels is None else f"aspect_ratio {ratio}"
+        raise BadRequest(f"{what}: OpenAI takes {', '.join(PIXELS_OF_SIZE)} and ratios from 1:3 to 3:1")
+    short_px = min(isqrt(pixels * low // long), LONGEST_PX * low // long) // STEP_PX * STEP_PX
+    long_px = short_px * long // low // STEP_PX * STEP_PX
+    return (long_px, short_px) if wide > high else (short_px, long_px)
+
+
+def _edit_form(fields: Mapping[str, Any], references: Sequence[ReferenceImage]) -> tuple[bytes, str]:
+    """Text first, then the images, as openai-python writes them. `mask: N` in `extra` makes the N-th reference the mask: where
+    it is transparent, the first image is changed. Raises BadRequest."""
+    fields = dict(fields)
+    mask = fields.pop("mask", None)
+    if mask is not None and (not isinstance(mask, int) or isinstance(mask, bool) or not 1 <= mask <= len(references)):
+        raise BadRequest(f"extra.mask must be the number of a reference, from 1 to {len(references)}, not {mask!r}")
+    if mask is not None and len(references) == 1:
+        raise BadRequest("extra.mask: the only reference is the mask, and no image is left to change")
+    image = "image" if len(references) - (mask is not None) == 1 else "image[]"
+    files = [
+        FormFile(
+            "mask" if number == mask else image,
+            f"reference-{number}.{reference.mime_type.partition('/')[2]}",
+            reference.mime_type,
+            reference_bytes(reference),
+        )
+        for number, reference in enumerate(references, 1)
+    ]
+    try:
+        texts = {name: _form_text(value) for name, value in fields.items() if value is not None}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"the request cannot be written as a form: {error}", reason="not_sendable") from None
+    return encode_form(texts, sorted(files, key=lambda file: file.name == "mask"))
+
+
+def _form_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
