@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -20,7 +17,7 @@ from batchgen.emulator.answers import Answer, ApiError, as_json, clean, timestam
 from batchgen.emulator.faults import AIML_FAULTS, link_failures
 from batchgen.emulator.models import FIVE, GEMINI, IMAGEN, TEN, Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import Link, Links, fetch, is_loopback, picture_size, sha256
+from batchgen.emulator.pictures import Link, Links, reference_digest, sha256
 from batchgen.emulator.pipeline import Api, Endpoint, Job, Spec
 
 PATH = "/v1/images/generations"
@@ -261,19 +258,10 @@ def _compose(job: Job[AimlSpec], links: Links) -> Answer:
 
 
 def _reference(url: str) -> str:
-    """The hash of a picture sent along. Data URLs are decoded, links to loopback fetched; any other link is taken by
-    its name, because nothing this server does leaves the machine. Raises ApiError 400, in words of ours.
-    """
-    data: bytes | None = None
-    if url.startswith("data:"):
-        with suppress(binascii.Error):
-            data = base64.b64decode(url.partition(";base64,")[2], validate=True)
-    elif is_loopback(urlsplit(url).hostname or ""):
-        data = fetch(url)
-    else:
-        return sha256(url.encode())
-    _require(data is not None and picture_size(data), "image_urls: the image could not be loaded")
-    return sha256(data or b"")
+    """Raises ApiError 400, in words of ours."""
+    digest = reference_digest(url)
+    _require(digest, "image_urls: the image could not be loaded")
+    return digest or ""
 
 
 def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:

@@ -31,14 +31,28 @@ _PORTRAIT_25: Mapping[str, Pixels] = {
 }
 # 1408x768 for 16:9: docs.aimlapi.com, page of google/imagen-4.0-generate-001. 2K is twice that.
 _PORTRAIT_IMAGEN: Mapping[str, Pixels] = {"1:1": (1024, 1024), "3:4": (896, 1280), "9:16": (768, 1408)}
+# ASPECT_RATIOS of the FLUX models that Replicate publishes, as copies of that code have it.
+_PORTRAIT_FLUX: Mapping[str, Pixels] = {
+    "1:1": (1024, 1024),
+    "2:3": (832, 1216),
+    "3:4": (896, 1152),
+    "4:5": (896, 1088),
+    "9:16": (768, 1344),
+    "9:21": (640, 1536),
+}
 
 TEN = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 FOURTEEN = ("1:1", "1:4", "1:8", "2:3", "3:2", "3:4", "4:1", "4:3", "4:5", "5:4", "8:1", "9:16", "16:9", "21:9")
 FIVE = ("1:1", "3:4", "4:3", "9:16", "16:9")
 _FACTOR = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
 
-Family = Literal["3", "2.5", "imagen"]
-_TABLES: Mapping[Family, Mapping[str, Pixels]] = {"3": _PORTRAIT_3, "2.5": _PORTRAIT_25, "imagen": _PORTRAIT_IMAGEN}
+Family = Literal["3", "2.5", "imagen", "flux"]
+_TABLES: Mapping[Family, Mapping[str, Pixels]] = {
+    "3": _PORTRAIT_3,
+    "2.5": _PORTRAIT_25,
+    "imagen": _PORTRAIT_IMAGEN,
+    "flux": _PORTRAIT_FLUX,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

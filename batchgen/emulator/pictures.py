@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import colorsys
 import contextlib
 import functools
@@ -225,6 +227,20 @@ def fetch(url: str) -> bytes | None:
             data = response.read(_MOST_FETCHED_BYTES + 1)
         return data if response.status == 200 and len(data) <= _MOST_FETCHED_BYTES else None
     return None
+
+
+def reference_digest(url: str) -> str | None:
+    """The hash of a picture sent along. Data URLs are decoded, links to loopback fetched; any other link is taken by its
+    name, because nothing this server does leaves the machine. None when there is no picture. Blocks: for worker threads."""
+    data: bytes | None = None
+    if url.startswith("data:"):
+        with contextlib.suppress(binascii.Error):
+            data = base64.b64decode(url.partition(";base64,")[2], validate=True)
+    elif is_loopback(urlsplit(url).hostname or ""):
+        data = fetch(url)
+    else:
+        return sha256(url.encode())
+    return sha256(data) if data and picture_size(data) else None
 
 
 @dataclass(slots=True)

@@ -127,7 +127,8 @@ class Api:
 class Endpoint:
     """One way to ask for pictures. `parse` and `compose` run in threads and share nothing that changes.
 
-    faults: names that can happen here. shared: where two vendors have one path, whose a request is by its body.
+    faults: names that can happen here. shared: where two vendors have one path, whose a request is by its body. takes_jobs: it
+    answers at once, and the latency is of the job that it took.
     """
 
     api: Api
@@ -135,6 +136,7 @@ class Endpoint:
     parse: Callable[[web.Request, bytes], Spec]
     compose: Callable[[Job[Any]], Answer]
     shared: Callable[[bytes], Endpoint] | None = None
+    takes_jobs: bool = False
 
 
 class Pipeline:
@@ -202,7 +204,7 @@ class Pipeline:
             await self._closing.wait()
             raise Cut
         error = api.error(job.fault, job) if job.fault else None
-        if error is None or error.answer.status >= 500:
+        if not endpoint.takes_jobs and (error is None or error.answer.status >= 500):
             await self._take_time(job, request, api)
         if error is not None:
             raise error

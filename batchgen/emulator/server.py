@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, gemini, google, imagen, openai
+from batchgen.emulator import aimlapi, gemini, google, imagen, openai, replicate
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
@@ -29,6 +29,7 @@ class _Server:
         self.files = Files(self.pipeline)
         self.gemini = gemini.endpoint(options, self.files)
         self.batches = Batches(self.pipeline, self.files, self.gemini)
+        self.predictions = replicate.Predictions(self.pipeline, self.links)
 
     def routes(self) -> list[web.RouteDef]:
         models = f"{google.VERSION}/models"
@@ -48,6 +49,7 @@ class _Server:
             *self.files.routes(),
             web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
             web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
+            *self.predictions.routes(),
             web.get("/v1/billing/balance", answering(self.aiml_balance, {})),
             web.get("/models", answering(lambda _: aimlapi.listing(options), {})),
             web.get("/cdn/generations/{name:.+}", answering(self.picture, {})),
@@ -104,6 +106,7 @@ class _Server:
         await self.batches.clear()
         self.pipeline.reset()
         self.links.clear()
+        self.predictions.clear()
         self.files.clear()
         return web.json_response({})
 

@@ -9,12 +9,11 @@ Sources: github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models, errors-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import OnErrorOmit, TypeAdapter
 
 from batchgen.endpoint import Endpoint
-from batchgen.errors import BadRequest
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import read_error
 from batchgen.providers.answer_body import LENIENT, AnswerModel
@@ -31,8 +30,8 @@ from batchgen.providers.listings import (
     read_listing,
     wire_name,
 )
-from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
-from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
+from batchgen.providers.mapped_fields import encode_checked, encoded, field_names, mapped_input
+from batchgen.records import Inputs, Reply, Request, Response, Sample
 
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
@@ -45,7 +44,6 @@ DEFAULT_FIELDS: Mapping[str, str] = {
     "negative_prompt": "negative_prompt",
     "search": "enable_web_search",
 }
-MAPPABLE = frozenset({*DEFAULT_FIELDS, "temperature"})  # the fields that `wire.fields` may give a name
 
 
 class _Model(AnswerModel):
@@ -131,13 +129,11 @@ class AimlApi:
         self.profile = profile
         self._model = wire_name(profile)
         self._path = wire.get("path") or "/v1/images/generations"
-        self._fields = _field_names(profile)
-        self._defaults: Mapping[str, Any] = wire.get("defaults") or {}
+        self._fields = field_names(profile, DEFAULT_FIELDS)
 
     @staticmethod
     def encodes(profile: Profile) -> frozenset[str]:
-        named = {ours for ours, theirs in _field_names(profile).items() if theirs}
-        return MAPPABLE & named | {"extra"}
+        return encoded(field_names(profile, DEFAULT_FIELDS))
 
     @staticmethod
     def credentials(key: str) -> Credentials:
@@ -145,46 +141,15 @@ class AimlApi:
         return KeyHeader("Authorization", f"Bearer {key}")
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
-        item = sample.item
-        body: dict[str, Any] = {"model": self._model, "prompt": item.prompt, **self._defaults}
-        for ours, value in given(self._values(item, sample.images, inputs)).items():
-            if theirs := self._fields.get(ours):
-                body[theirs] = value
-        data = encode_body(deep_merged(body, item.extra), [reference.base64 for reference in inputs.references])
-        if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
-            most = self.profile.request_max_bytes / 1e6
-            message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
-            raise BadRequest(message, reason="request_too_large")
+        body = {"model": self._model, **mapped_input(self.profile, self._fields, sample, inputs)}
+        data = encode_checked(self.profile, body, inputs)
         return Request(
             method="POST",
             path=self._path,
             body=data,
             headers={"Content-Type": "application/json"},
-            timeout_s=self.profile.time_limit(item.image_size),
+            timeout_s=self.profile.time_limit(sample.item.image_size),
         )
-
-    def _values(self, item: Item, images: int, inputs: Inputs) -> dict[str, Any]:
-        """By our names; None is not sent. References travel as links or data URLs, the way their documents allow."""
-        links = [
-            ref.uri or f"data:{ref.mime_type};base64,{reference_placeholder(n)}"
-            for n, ref in enumerate(inputs.references)
-        ]
-        return {
-            "aspect_ratio": item.aspect_ratio,
-            "image_size": item.image_size,
-            "count": images if images > 1 else None,
-            "references": links or None,
-            "seed": item.seed,
-            "temperature": item.temperature,
-            "person_generation": item.person_generation,
-            "negative_prompt": item.negative_prompt,
-            "search": True if item.search else None,
-        }
 
     def read(self, response: Response) -> Reply:
         return read_reply(response, read_error)
-
-
-def _field_names(profile: Profile) -> Mapping[str, str | None]:
-    """Their name of each of our fields; None takes one out of the profile's own table."""
-    return profile.wire.get("fields") or DEFAULT_FIELDS

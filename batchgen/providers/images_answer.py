@@ -84,9 +84,7 @@ def _reply(answer: Answer, response: Response, read_error: Callable[[Response], 
     if not images and not links:
         if error_words(response.body):  # an error in the clothes of a success
             raise read_error(response)
-        raise foreign_json_error(answer, response) or NoImage(
-            "the answer holds no image", http_status=response.status
-        )
+        raise foreign_json_error(answer, response) or NoImage("the answer holds no image", http_status=response.status)
     rewritten = _rewritten_prompts(pictures)
     return Reply(
         images=images,

@@ -8,7 +8,9 @@ _BATCH = "run again: it goes into another batch, with `--engine auto` online; `-
 _RETRY_LATER = "run again later: `batchgen run` asks only for what is missing"
 _PROMPT = "change the prompt or the reference; the same request will be refused again"
 _REPHRASE = "say plainly that an image is wanted, or describe the scene differently"
-_KEY = "check the key of this provider, such as GEMINI_API_KEY or OPENAI_API_KEY; `batchgen doctor` tests it without cost"
+_KEY = (
+    "check the key of this provider, such as GEMINI_API_KEY or OPENAI_API_KEY; `batchgen doctor` tests it without cost"
+)
 _ANSWER = "run again; if it keeps happening, the server or a proxy in between is breaking answers"
 
 # Slugs are stable: they stand in ledgers, and `batchgen retry --reason SLUG` takes them.

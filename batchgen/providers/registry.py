@@ -25,6 +25,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "imagen": ("batchgen.providers.imagen", "Imagen"),
     "aimlapi": ("batchgen.providers.aimlapi", "AimlApi"),
     "openai": ("batchgen.providers.openai", "OpenAi"),
+    "replicate": ("batchgen.providers.replicate", "Replicate"),
 }
 ENTRY_POINTS = "batchgen.providers"
 

@@ -20,15 +20,23 @@ from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers import gemini_answer, registry
 from batchgen.providers.reasons import REMEDIES
-from batchgen.records import Inputs, Reply, Response
+from batchgen.records import Inputs, PendingJob, Reply, Response
 
-MODELS = {"gemini": "pro", "imagen": "imagen", "aimlapi": "aiml-imagen-4", "openai": "gpt-image-2.6"}
+MODELS = {
+    "gemini": "pro",
+    "imagen": "imagen",
+    "aimlapi": "aiml-imagen-4",
+    "openai": "gpt-image-2.6",
+    "replicate": "replicate-flux-schnell",
+}
 PICTURE = {
     "gemini": {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "b25l"}}]}}]},
     "imagen": {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": "b25l"}]},
     "aimlapi": {"data": [{"b64_json": "b25l", "mime_type": "image/png"}]},
     "openai": {"data": [{"b64_json": "b25l"}], "output_format": "png"},
+    "replicate": {"id": "a1", "status": "succeeded", "output": ["https://replicate.delivery/one.png"]},
 }
+LINKS = {"replicate": ("https://replicate.delivery/one.png",)}  # of those that answer with links alone
 each_codec = pytest.mark.parametrize("name", list(MODELS))
 PACKAGE = Path(registry.__file__).parent
 
@@ -37,8 +45,8 @@ def made(name):
     return registry.provider_for(load_catalogue().resolve(MODELS[name]))
 
 
-def outcome(name, status, body) -> Reply | ProviderError:
-    """A reply or a ProviderError; anything else fails the test that asked."""
+def outcome(name, status, body) -> Reply | PendingJob | ProviderError:
+    """A reply, a job or a ProviderError; anything else fails the test that asked."""
     try:
         return made(name).read(Response(status, {}, body))
     except ProviderError as error:
@@ -55,7 +63,9 @@ def test_the_codec_knows_its_own_name(name):
 @each_codec
 def test_a_picture_is_read(name):
     reply = outcome(name, 200, json.dumps(PICTURE[name]).encode())
-    assert [(image.role, image.data, image.mime_type) for image in reply.images] == [("image", b"one", "image/png")]
+    images = [(image.role, image.data, image.mime_type) for image in reply.images]
+    links = LINKS.get(name, ())
+    assert (images, reply.links) == ([] if links else [("image", b"one", "image/png")], links)
 
 
 @each_codec

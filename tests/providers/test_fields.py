@@ -33,6 +33,7 @@ MODELS = {
     "aimlapi": {"provider": "aimlapi"},
     "aimlapi with fields": {"provider": "aimlapi", "wire": {"fields": {"aspect_ratio": "ratio"}}},
     "openai": {"provider": "openai"},
+    "replicate": {"provider": "replicate", "wire": {"model": "owner/name"}},
     "foreign": {"provider": "foreign"},
     "foreign, declaring": {"provider": "declaring"},
 }

@@ -1,0 +1,79 @@
+"""A request's fields under the names that a model's own schema has for them: `wire.fields` of its profile maps ours to theirs,
+and `wire.defaults` is what is always said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchgen.errors import BadRequest
+from batchgen.profiles.profile import Profile
+from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
+from batchgen.records import Inputs, Sample
+
+# The fields that `wire.fields` may give a name.
+MAPPABLE = frozenset(
+    {
+        "aspect_ratio",
+        "image_size",
+        "count",
+        "references",
+        "seed",
+        "person_generation",
+        "negative_prompt",
+        "search",
+        "temperature",
+    }
+)
+Names = Mapping[str, str | None]  # their name of each of our fields; None takes one out of the profile's own table
+
+
+def field_names(profile: Profile, default: Names) -> Names:
+    return profile.wire.get("fields") or default
+
+
+def encoded(names: Names) -> frozenset[str]:
+    return MAPPABLE & {ours for ours, theirs in names.items() if theirs} | {"extra"}
+
+
+def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs) -> dict[str, Any]:
+    """The prompt, what is always said, and each field that is asked for and has a name; `extra` on top.
+
+    References travel as links or data URLs, for which `encode_checked` puts in the data.
+    """
+    item = sample.item
+    links = [
+        ref.uri or f"data:{ref.mime_type};base64,{reference_placeholder(n)}" for n, ref in enumerate(inputs.references)
+    ]
+    values = {
+        "aspect_ratio": item.aspect_ratio,
+        "image_size": item.image_size,
+        "count": sample.images if sample.images > 1 else None,
+        "references": links or None,
+        "seed": item.seed,
+        "temperature": item.temperature,
+        "person_generation": item.person_generation,
+        "negative_prompt": item.negative_prompt,
+        "search": True if item.search else None,
+    }
+    named = {theirs: value for ours, value in given(values).items() if (theirs := names.get(ours))}
+    body = {"prompt": item.prompt, **(profile.wire.get("defaults") or {}), **named}
+    return deep_merged(body, item.extra)
+
+
+def unwrap_single(profile: Profile, names: Names, body: dict[str, Any]) -> dict[str, Any]:
+    """The same where a model that takes one reference takes it by itself, and not as a list of one."""
+    name = names.get("references") or ""
+    if profile.references_max != 1 or not isinstance(body.get(name), list):
+        return body
+    return {**body, name: body[name][0]}
+
+
+def encode_checked(profile: Profile, body: Mapping[str, Any], inputs: Inputs) -> bytes:
+    """The body with the data of its references. Raises BadRequest beyond what the model takes."""
+    data = encode_body(body, [reference.base64 for reference in inputs.references])
+    if len(data) > profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
+        most = profile.request_max_bytes / 1e6
+        message = f"the request has {len(data) / 1e6:.1f} MB, {profile.id} takes {most:.1f} MB"
+        raise BadRequest(message, reason="request_too_large")
+    return data

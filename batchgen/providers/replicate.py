@@ -1,0 +1,221 @@
+"""The codec of Replicate's predictions: a job is taken, asked about, and answers with links that last an hour.
+
+Each model has a schema of its own, so the names of its fields are data: `wire.fields` of the profile maps ours to theirs. An
+id is `replicate/owner/name`; the prefix does not reach the wire.
+Sources: sdks.replicate.com/python/resources/predictions (methods create, get, list, cancel);
+replicate.com/docs/topics/predictions/{lifecycle,create-a-prediction,data-retention,rate-limits}; replicate 1.0.7 on PyPI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, TypeVar
+from urllib.parse import quote, urlsplit
+
+from pydantic import OnErrorOmit, ValidationError
+
+from batchgen.endpoint import Endpoint
+from batchgen.errors import (
+    BadRequest,
+    BatchLost,
+    BatchLostMaybeBilled,
+    BillingStopped,
+    JobFailed,
+    KeyRejected,
+    Malformed,
+    ModelUnavailable,
+    NoImage,
+    ProviderError,
+    RateLimited,
+    Refused,
+)
+from batchgen.profiles.profile import Profile
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
+from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.listings import wire_name
+from batchgen.providers.mapped_fields import (
+    Names,
+    encode_checked,
+    encoded,
+    field_names,
+    mapped_input,
+    unwrap_single,
+)
+from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
+from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
+
+PREFIX = "replicate/"
+OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+POLL_AFTER_S = 1.0  # the SDK asks every half second
+TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
+# For a model without a table of its own: the names that most of them share.
+DEFAULT_FIELDS: Names = {"aspect_ratio": "aspect_ratio", "seed": "seed"}
+# `error` of a prediction whose prompt or image was refused: "… flagged as sensitive. (E005)"; "NSFW content detected. Try
+# running it again, or try a different prompt." Source: the vendor's models, as users report it.
+REFUSED = re.compile(r"\(E005\)|flagged as sensitive|NSFW content", re.IGNORECASE)
+AnswerT = TypeVar("AnswerT", bound=AnswerModel)
+RESETS_IN = re.compile(r"resets in ~?(\d{1,5})s", re.ASCII)  # "… Your rate limit resets in ~30s."
+
+
+class Prediction(AnswerModel):
+    id: str
+    status: str
+    model: Annotated[str | None, LENIENT] = None
+    input: Annotated[dict[str, Any] | None, LENIENT] = None
+    output: Any = None
+    error: Any = None
+    created_at: Annotated[str | None, LENIENT] = None
+    data_removed: Annotated[bool | None, LENIENT] = None
+
+
+class PredictionList(AnswerModel):
+    results: list[OnErrorOmit[Prediction]]
+    next: Annotated[str | None, LENIENT] = None
+
+
+class Replicate:
+    name: ClassVar[str] = "replicate"
+    takes_links: ClassVar[bool] = True  # an input file is a link or a data URL
+    seed_max: ClassVar[int] = 2**31 - 1
+    endpoint: ClassVar[Endpoint] = Endpoint(
+        name="replicate",
+        key_names=("REPLICATE_API_TOKEN",),
+        base_url_names=("BATCHGEN_REPLICATE_BASE_URL", "REPLICATE_BASE_URL"),
+        base_url="https://api.replicate.com",
+    )
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._model = wire_name(profile).removeprefix(PREFIX)
+        self._fields = field_names(profile, DEFAULT_FIELDS)
+
+    @staticmethod
+    def encodes(profile: Profile) -> frozenset[str]:
+        return encoded(field_names(profile, DEFAULT_FIELDS))
+
+    @staticmethod
+    def credentials(key: str) -> Credentials:
+        return KeyHeader("Authorization", f"Bearer {key}")
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        if not OWNER_AND_NAME.fullmatch(self._model):
+            raise BadRequest(f"{self.profile.id} is not replicate/owner/name", reason="not_sendable")
+        body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
+        return Request(
+            method="POST",
+            path=f"/v1/models/{self._model}/predictions",
+            body=encode_checked(self.profile, {"input": body}, inputs),
+            headers={"Content-Type": "application/json"},
+            timeout_s=self.profile.time_limit(sample.item.image_size),
+        )
+
+    def read(self, response: Response) -> Reply | PendingJob:
+        """The job that was taken; one that has ended by then, as a gateway may answer, is read like any other."""
+        return self._outcome(_prediction(response))
+
+    def poll(self, job: PendingJob) -> Request:
+        return Request(method="GET", path=f"/v1/predictions/{job.id}", body=b"", timeout_s=TIMEOUT_S)
+
+    def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
+        if response.status == 404:
+            raise BatchLostMaybeBilled(f"prediction {job.id} is not known", reason="job_lost", http_status=404)
+        return self._outcome(_prediction(response))
+
+    def _outcome(self, prediction: Prediction) -> Reply | PendingJob:
+        said = clean_line(str(prediction.error or ""))
+        match prediction.status:
+            case "failed" if REFUSED.search(said):
+                raise Refused(said, reason="content_policy", http_status=200)
+            case "failed" | "canceled":  # one that is cancelled while it runs is charged for what it ran
+                raise JobFailed(said or f"the prediction has {prediction.status}", http_status=200)
+            case "aborted":  # before it ran, which is not charged
+                raise BatchLost("the prediction was aborted before it started", reason="job_failed", http_status=200)
+            case "succeeded":
+                return _reply(prediction)
+        return PendingJob(id=prediction.id, poll_after_s=POLL_AFTER_S)
+
+    def job_input(self, request: Request) -> str:
+        owner_and_name = request.path.removeprefix("/v1/models/").removesuffix("/predictions")
+        return _input_digest(owner_and_name, json.loads(request.body)["input"])
+
+    def list_jobs(self, since: float, page: str) -> Request:
+        after = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        query = page or f"created_after={quote(after)}"
+        return Request(method="GET", path=f"/v1/predictions?{query}", body=b"", timeout_s=TIMEOUT_S)
+
+    def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
+        found = _read(PredictionList, response)
+        jobs = [
+            ListedJob(
+                job=PendingJob(id=each.id, poll_after_s=POLL_AFTER_S),
+                input=_input_digest(each.model or "", each.input),
+                created_at=created_at,
+            )
+            for each in found.results
+            if each.input and JOB_ID.fullmatch(each.id) and (created_at := _utc_seconds(each.created_at)) is not None
+        ]
+        return jobs, urlsplit(found.next or "").query
+
+
+def _prediction(response: Response) -> Prediction:
+    """Raises ProviderError."""
+    prediction = _read(Prediction, response)
+    if not JOB_ID.fullmatch(prediction.id):  # it becomes part of an address
+        raise Malformed("an answer without the id of a prediction", reason="malformed", http_status=response.status)
+    return prediction
+
+
+def _read(kind: type[AnswerT], response: Response) -> AnswerT:
+    """Raises ProviderError."""
+    if not response.is_success:
+        raise read_error(response)
+    try:
+        return kind.model_validate_json(response.body)
+    except ValidationError as error:
+        raise not_the_api_error(response) or malformed_error(response.status, error) from None
+
+
+def _reply(prediction: Prediction) -> Reply:
+    """`output` is a link, or a list of them, by the model's schema; after an hour it is removed."""
+    output = prediction.output if isinstance(prediction.output, list) else [prediction.output]
+    links = tuple(link for link in output if isinstance(link, str) and link.startswith(("https://", "http://")))
+    if links:
+        return Reply(links=links, reply_id=prediction.id)
+    if prediction.data_removed:
+        message = f"the output of prediction {prediction.id} was removed, as all are after an hour"
+        raise BatchLostMaybeBilled(message, reason="job_lost", http_status=200)
+    raise NoImage("the prediction has no link to an image in its output", http_status=200)
+
+
+def read_error(response: Response) -> ProviderError:
+    """The error of an answer that is no success: RFC 9457's `title`, `detail` and `status`, or `detail` alone. Never raises."""
+    status, told = response.status, parse_json(response.body)
+    said = [told.get("title"), told.get("detail")] if isinstance(told, dict) else []
+    words = " ".join(text for text in said if isinstance(text, str))
+    if not words and (other := not_the_api_error(response)) is not None:
+        return other
+    message = clean_line(words or markup_text(response.body)) or f"HTTP {status} without a body"
+    resets = RESETS_IN.search(words)
+    delay_s = float(resets[1]) if resets else hinted_delay_s(response, message=message)
+    kinds = {401: KeyRejected, 402: BillingStopped, 403: ModelUnavailable, 404: ModelUnavailable, 429: RateLimited}
+    if (kind := kinds.get(status)) is None:
+        return server_fault(status, message, delay_s)
+    reason = "model_forbidden" if status == 403 else None
+    return kind(message, reason=reason, retry_after_s=delay_s, http_status=status)
+
+
+def _input_digest(model: str, body: Any) -> str:
+    """Of what a prediction was asked for: as long for a reference of megabytes as for a prompt."""
+    asked = json.dumps([model, body], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def _utc_seconds(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return None

@@ -1,0 +1,103 @@
+"""Vendors that take jobs, each as its emulator is: nothing is bought twice, whatever happens while its jobs are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+import batchgen
+from batchgen.emulator import EmulatorOptions, serve
+from batchgen.ledger.reader import Reader
+from batchgen.planning.batchable import BatchOptions
+from tests.support.fork_server import PYTHON
+from tests.support.paths import ROOT
+
+MODELS = ["replicate-flux-schnell"]
+each_vendor = pytest.mark.parametrize("model", MODELS)
+
+
+class VendorBench:
+    def __init__(self, folder: Path, model: str, url: str) -> None:
+        self.folder, self.out, self.model, self.url = folder, folder / "out", model, url
+
+    def write(self, *prompts: str) -> Path:
+        items = [{"id": f"i{n}", "prompt": prompt, "model": self.model} for n, prompt in enumerate(prompts)]
+        path = self.folder / "job.yaml"
+        path.write_text(json.dumps({"items": items}))
+        return path
+
+    async def run(self, *prompts: str, wait: bool = True):
+        job = batchgen.load(self.write(*prompts), output=self.out, emulate=True, environ={})
+        return await batchgen.run(
+            job, options=batchgen.RunOptions(emulator_url=self.url, batches=BatchOptions(wait=wait))
+        )
+
+    async def start(self, *prompts: str) -> asyncio.subprocess.Process:
+        arguments = [str(self.write(*prompts)), str(self.out), self.url, "-", "0"]
+        return await asyncio.create_subprocess_exec(
+            PYTHON, "-m", "tests.support.crash_child", *arguments, cwd=ROOT
+        )  # fmt: skip
+
+    def ends(self) -> set[tuple[str, str]]:
+        with Reader.open(self.out) as reader:
+            return {(found.state, found.reason) for found in reader.results()}
+
+
+@pytest.fixture
+async def emulator():
+    async with await serve(EmulatorOptions(latency_s=(0.1, 0.3), picture="tiny", rpm=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def bench(emulator, tmp_path):
+    return lambda model: VendorBench(tmp_path, model, emulator.base_url)
+
+
+@each_vendor
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "requests", "billed"),
+    [
+        ("429*1", 0, 2, 1),
+        ("503*1", 0, 2, 1),
+        ("reset*1", 0, 1, 1),  # the job is in the vendor's list
+        ("reset_early*1", 0, 2, 1),  # and this one is not
+        ("job_flagged", 4, 1, 0),
+        ("job_failed*1", 0, 2, 1),
+        ("job_aborted*1", 0, 2, 1),
+        ("credits", 5, 1, 0),
+    ],
+)
+async def test_a_fault_costs_no_more_than_it_must(bench, emulator, model, fault, exit_code, requests, billed):
+    outcome = await bench(model).run(f"a fox [[fault:{fault}]]")
+    assert outcome.exit_code == exit_code
+    assert (emulator.stats.requests, emulator.stats.billed) == (requests, billed)
+
+
+@each_vendor
+async def test_a_job_is_left_and_collected_by_the_next_run(bench, emulator, model):
+    assert (await bench(model).run("a fox", "a hare", wait=False)).exit_code == 9
+    outcome = await bench(model).run("a fox", "a hare")
+    assert (outcome.exit_code, outcome.made, emulator.stats.requests) == (0, 2, 2)
+
+
+@each_vendor
+async def test_five_kills_with_sixty_jobs_under_way_buy_nothing_twice(tmp_path, model):
+    prompts, draw = [f"thing {n}" for n in range(60)], random.Random(model)
+    async with await serve(EmulatorOptions(latency_s=(1.0, 3.0), picture="tiny", rpm=0)) as emulator:
+        bench = VendorBench(tmp_path, model, emulator.base_url)
+        for kill in range(5):
+            before, child = emulator.stats.requests, await bench.start(*prompts)
+            while emulator.stats.requests == before < 60 and child.returncode is None:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(draw.uniform(0.0, 0.3))
+            assert child.returncode is None, f"it was over before kill {kill}"
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+        outcome = await bench.run(*prompts)
+        assert (outcome.exit_code, emulator.stats.billed, len(list(bench.out.glob("*.png")))) == (0, 60, 60)
