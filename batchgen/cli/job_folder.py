@@ -12,6 +12,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in, no_ledger_error, verify_arguments
 from batchgen.ledger.reader import Reader
 from batchgen.manifest.addresses import has_url_scheme
+from batchgen.manifest.sources import MANIFEST_SUFFIXES
 from batchgen.references.nearest import nearest_name
 
 HEAD_BYTES = 65_536
@@ -41,7 +42,9 @@ def find_job(job: str, output: str | None = None) -> JobFolder:
     if path.is_dir():
         return _require_ledger(path)
     if not path.is_file():
-        raise UsageError(f"{job}: there is no such manifest or folder{nearest_name(str(path.parent), path.name)}")
+        raise UsageError(
+            f"{job}: there is no such manifest or folder{nearest_name(str(path.parent), path.name, MANIFEST_SUFFIXES)}"
+        )
     found = used_folders(path)
     if not found:
         real = manifest_folder(path)

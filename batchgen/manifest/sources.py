@@ -16,6 +16,7 @@ from batchgen.manifest.yaml_slips import spacing_problem
 from batchgen.references.nearest import nearest_name
 from batchgen.safe_open import UnsafePathError, open_regular
 
+MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 LINE_MAX_BYTES = 1_000_000
 START_BYTES = 1000
@@ -182,14 +183,13 @@ def open_source(path: str) -> ManifestSource:
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
         raise fatal_error(path, "is a folder; name the manifest in it")
-    if suffix not in (".yaml", ".yml", ".jsonl"):
+    if suffix not in MANIFEST_SUFFIXES:
         name = os.path.basename(path)
         hint = f"; to use a table, name it in a manifest: `from: {name}`" if suffix in TABLE_SUFFIXES else ""
         raise fatal_error(path, f"a manifest ends in .yaml, .yml or .jsonl{hint}")
     if not os.path.lexists(path):
-        raise fatal_error(
-            path, f"there is no such file{nearest_name(os.path.dirname(path) or '.', os.path.basename(path))}"
-        )
+        meant = nearest_name(os.path.dirname(path) or ".", os.path.basename(path), MANIFEST_SUFFIXES)
+        raise fatal_error(path, f"there is no such file{meant}")
     with _open(path) as file:  # now, so that a file that cannot be read is said before anything else
         if problem := format_problem(file, suffix):
             raise fatal_error(path, problem)

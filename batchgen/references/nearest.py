@@ -25,9 +25,9 @@ def as_spelled(folder: str, name: str) -> str:
     return spelled
 
 
-def nearest_name(folder: str, name: str) -> str:
+def nearest_name(folder: str, name: str, endings: tuple[str, ...] = ("",)) -> str:
     """A trailing ` (did you mean 'x'?)`, or nothing. folder: where the name is looked for, and which is not left."""
-    meant = _nearest(folder, name, is_file=True)
+    meant = _nearest(folder, name, endings)
     return f" (did you mean {meant!r}?)" if meant else ""
 
 
@@ -36,7 +36,7 @@ def missing_folder(folder: str, name: str) -> str:
     parent = os.path.dirname(name)
     if os.path.isabs(name) or not parent or os.path.isdir(os.path.join(folder, parent)):
         return ""
-    if meant := _nearest(folder, parent, is_file=False):
+    if meant := _nearest(folder, parent, None):
         return f"there is no folder {parent!r} (did you mean {meant!r}?)"
     with os.scandir(folder) as entries:
         there = sorted(e.name for e in islice(entries, ENTRIES_MAX) if e.is_dir() and not e.name.startswith("."))
@@ -44,21 +44,26 @@ def missing_folder(folder: str, name: str) -> str:
     return f"there is no folder {parent!r} beside the manifest{here}"
 
 
-def _nearest(folder: str, name: str, *, is_file: bool) -> str:
+def _nearest(folder: str, name: str, endings: tuple[str, ...] | None) -> str:
+    """endings: of the files that can be meant; None for a folder."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     found: list[str] = []
     for n, part in enumerate(parts, 1):
-        entry = _nearest_entry(os.path.join(folder, *found), part, is_file=is_file and n == len(parts))
+        entry = _nearest_entry(os.path.join(folder, *found), part, endings if n == len(parts) else None)
         if entry is None:
             return ""
         found.append(entry)
     return "" if ".." in found else "/".join(found)
 
 
-def _nearest_entry(folder: str, name: str, *, is_file: bool) -> str | None:
+def _nearest_entry(folder: str, name: str, endings: tuple[str, ...] | None) -> str | None:
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, ENTRIES_MAX) if is_file or entry.is_dir()]
+            names = [
+                entry.name
+                for entry in islice(entries, ENTRIES_MAX)
+                if (entry.is_dir() if endings is None else entry.name.lower().endswith(endings))
+            ]
     except OSError:
         return None
     if name in names:
@@ -66,7 +71,7 @@ def _nearest_entry(folder: str, name: str, *, is_file: bool) -> str | None:
     alike = {_key(each): each for each in sorted(names, reverse=True)}
     if (same := alike.get(_key(name))) is not None or len(name) > 200:
         return same
-    stems = {os.path.splitext(key)[0]: each for key, each in alike.items()} if is_file else {}
+    stems = {os.path.splitext(key)[0]: each for key, each in alike.items()} if endings else {}
     if (same := stems.get(os.path.splitext(_key(name))[0])) is not None:
         return same
     # Another number is another picture: 0045.jpg was not meant by 0046.jpg.

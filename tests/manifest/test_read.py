@@ -82,6 +82,9 @@ def test_a_manifest_that_is_none_gets_one_clear_message(folder, name, text, says
 def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(ManifestError, match="there is no such file"):
         open_manifest(tmp_path / "none.yaml")
+    (tmp_path / "shop.csv").write_text("a\n1\n")
+    with pytest.raises(ManifestError, match=r"there is no such file$"):
+        open_manifest(tmp_path / "shop.yml")
     (tmp_path / "shop.yaml").write_text("items: [a]\n")
     with pytest.raises(ManifestError, match=r"there is no such file \(did you mean 'shop.yaml'\?\)"):
         open_manifest(tmp_path / "shop.yml")
