@@ -13,6 +13,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.errors import StoreError
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import results_order
 from batchgen.records import CURRENT_STATES, Result
 from batchgen.report import formatting
 from batchgen.sanitize import printable_json, redact_secrets, sanitize
@@ -28,7 +29,9 @@ def export_command(invocation: Invocation, job: str, output: str | None, form: s
     with Reader.open(folder) as reader:
         texts = (
             redact_secrets(line, secrets)
-            for line in lines(row(result) for result in reader.results_by_item(CURRENT_STATES))
+            for line in lines(
+                row(result) for result in reader.results_by_item(CURRENT_STATES, results_order(folder, reader.meta))
+            )
         )
         if target == "-":
             invocation.out.stream.writelines(_encodable(texts, invocation.out.stream))

@@ -121,7 +121,12 @@ def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 class WordedOption(Option):
-    """A range in its help is said in words, not as `1<=x<=1000`."""
+    """A range is said in words: in its help not as `1<=x<=1000`, and what is no number is not `not a valid float range`."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        if isinstance(self.type, (IntRange, FloatRange)):
+            self.type.name = "whole number" if isinstance(self.type, IntRange) else "number"
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra, kind = super().get_help_extra(ctx), self.type

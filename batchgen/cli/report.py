@@ -87,7 +87,7 @@ def write_contact_sheets(invocation: Invocation, job: str, options: ReportOption
         title = ledger.meta("name") or found.folder.name
         emulated = ledger.meta("emulated") == "yes"
         store = open_store_of(found.folder, ledger)
-        cells = list(contact_sheet.cells_of(ledger, options.only))
+        cells = list(contact_sheet.cells_of(ledger, found.folder, options.only))
     if not cells:
         raise UsageError(f"{job}: nothing to show{' that --only names' if options.only else ''}")
     heading = f"{title} · {formatting.count(sum(bool(cell.path) for cell in cells), 'image')}"

@@ -223,5 +223,5 @@ async def make_derivatives(
             tally = await derivatives.finish()
         state.ledger.flush()  # unless it has gone meanwhile
         if tally.changed:
-            state.results.rebuild()
+            state.results.rebuild(manifest.item_ids)
         return tally

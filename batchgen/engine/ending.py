@@ -107,12 +107,14 @@ def _saved_usd(request: RunRequest, state: JobState) -> float:
     return saved
 
 
-def tidy_up(state: JobState, outcome: Outcome, *, rebuild: bool) -> None:
-    """Kept answers that served go, and results.jsonl has one line for each item. Raises StoreError, LedgerError."""
+def tidy_up(request: RunRequest, state: JobState, outcome: Outcome, *, rebuild: bool) -> None:
+    """Kept answers that served go, and results.jsonl has one line an item, in the manifest's order. Raises StoreError, LedgerError."""
     forget_settled_answers(state.ledger.reader, state.store)
     try:
-        state.results.compact(rebuild=rebuild or outcome.left > 0 or outcome.derived.changed)
-        state.ledger.set_meta(results_tidy="yes")
+        rebuild = rebuild or outcome.left > 0 or outcome.derived.changed
+        rebuild = rebuild or state.ledger.reader.meta("results_order") != "manifest"
+        state.results.compact(request.job.manifest.item_ids, rebuild=rebuild)
+        state.ledger.set_meta(results_tidy="yes", results_order="manifest")
     except (StoreError, LedgerError):
         if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
             raise

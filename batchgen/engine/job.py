@@ -13,6 +13,7 @@ from pathlib import Path
 from batchgen.errors import UsageError
 from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, open_registered
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import results_order
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url
 from batchgen.manifest.data import DataSource, ManifestData
@@ -172,7 +173,7 @@ class Results:
             return
         folder = self.job.bucket or str(self.job.folder)
         with closing(opened) as reader:
-            for result in reader.results_by_item(states):
+            for result in reader.results_by_item(states, results_order(self.job.folder, reader.meta)):
                 yield replace(result, folder=folder)
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ async def run_job(
             else:
                 ending, run_forecast = await run_online(request, state, survey, opened.routes, engine)
             outcome = await end_run(request, state, survey.reconciliation, ending, run_forecast, started)
-            tidy_up(state, outcome, rebuild=opened.outdated)
+            tidy_up(request, state, outcome, rebuild=opened.outdated)
             return outcome
     except sqlite3.Error as error:
         raise unreadable_error(error, ledger_path(job.folder)) from error

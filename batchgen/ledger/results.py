@@ -6,13 +6,14 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from batchgen.errors import StoreError
-from batchgen.ledger.samples import SampleQueries
+from batchgen.ledger.samples import ItemIds, SampleQueries
 from batchgen.records import CURRENT_STATES, Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
@@ -80,7 +81,7 @@ class ResultsFile:
     def __init__(self, job_folder: Path, reader: SampleQueries) -> None:
         self._path = job_folder / RESULTS_FILE
         self._reader = reader
-        self._has_repeats = False
+        self._is_untidy = False  # until it is built again: lines stand twice, or as they ended
         self._fd = -1
 
     def open(self, *, compacted: bool) -> None:
@@ -88,6 +89,7 @@ class ResultsFile:
         has_result_lines(self._path.parent)
         if not compacted:
             self.rebuild()
+            self._is_untidy = True
         try:
             self._fd = os.open(self._path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
         except OSError as error:
@@ -102,15 +104,13 @@ class ResultsFile:
         samples = [result] if result is not None and item.count == 1 else self._reader.results_of_item(item.id)
         if not samples:
             return
-        if item.count > 1 or sample.known:
-            self._has_repeats = True
+        self._is_untidy = True
         line = json.dumps(item_line(samples), ensure_ascii=False) + "\n"
         data = line.encode()
         try:
             if os.write(self._fd, data) < len(data):
                 raise OSError(errno.ENOSPC, "half a line")
         except OSError as error:
-            self._has_repeats = True  # what is missing or torn comes back when the file is built again
             raise disk_error(error, str(self._path)) from error
 
     def close(self) -> None:
@@ -118,9 +118,10 @@ class ResultsFile:
             os.close(self._fd)
             self._fd = -1
 
-    def compact(self, *, rebuild: bool = False) -> None:
-        """One line per item from here on, and durable, so that the ledger may say so; cheap when nothing was written twice."""
-        rebuild = rebuild or self._has_repeats
+    def compact(self, item_ids: ItemIds = tuple, *, rebuild: bool = False) -> None:
+        """One line per item from here on, in the order of `item_ids`, and durable, so that the ledger may say so; cheap when
+        nothing was written."""
+        rebuild = rebuild or self._is_untidy
         try:
             if not rebuild:
                 os.fsync(self._fd)
@@ -129,18 +130,18 @@ class ResultsFile:
         finally:
             self.close()
         if rebuild:
-            self.rebuild()
+            self.rebuild(item_ids)
         sync_folder(str(self._path.parent))
 
-    def rebuild(self) -> None:
-        """Write the file again from the ledger, beside the old one, and rename it. Superseded items have no line. Raises StoreError, also
-        for a user's own file."""
+    def rebuild(self, item_ids: ItemIds = tuple) -> None:
+        """Write the file again from the ledger, in the order of `item_ids`, beside the old one, and rename it. Superseded items
+        have no line. Raises StoreError, also for a user's own file."""
         has_result_lines(self._path.parent)
         temporary = self._path.with_name(f".{RESULTS_FILE}.new")  # always the same, so that a crash leaves none behind
         try:
             fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
-                for samples in group_by_item(self._reader.results_by_item(CURRENT_STATES)):
+                for samples in group_by_item(self._reader.results_by_item(CURRENT_STATES, item_ids)):
                     file.write(json.dumps(item_line(samples), ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(fd)
@@ -149,7 +150,22 @@ class ResultsFile:
             raise disk_error(error, str(self._path)) from error
 
 
-def is_result_line(found: object) -> bool:
+def results_order(job_folder: Path, meta: Callable[[str], str | None]) -> ItemIds:
+    """The order in which everything shows the items: the manifest's, as the last run that ended tidily has left it in
+    `results.jsonl`. meta: of the ledger. Without such a file, and while a run goes on, no items: then it is the ledger's."""
+    if (meta("results_tidy"), meta("results_order")) != ("yes", "manifest"):
+        return tuple
+
+    def item_ids() -> Iterator[str]:
+        with suppress(OSError), open(job_folder / RESULTS_FILE, "rb") as file:
+            for line in iter(lambda: file.readline(LINE_MAX_BYTES), b""):
+                if is_result_line(found := _parse_line(line)):
+                    yield found["id"]
+
+    return item_ids
+
+
+def is_result_line(found: object) -> TypeGuard[dict[str, Any]]:
     """Whether this, read from JSON, is a line of ours: an item with its state, its cost, and as many hashes as files."""
     if (
         not isinstance(found, dict)

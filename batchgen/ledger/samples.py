@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,6 +18,7 @@ RESULT_COLUMNS = (
     "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
     "made_fingerprint"
 )
+ItemIds = Callable[[], Iterable[str]]  # of a manifest, in its order, from the first one at each call
 AT_VENDOR = "at_vendor"  # as the reason of a sample that is submitted: its API has taken the request and answers later
 WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
@@ -39,15 +40,25 @@ class SampleQueries(BaseReader):
         rows = self._stream_query(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
         return self._results_in_pages(rows)
 
-    def results_by_item(self, states: Sequence[str]) -> Iterator[Result]:
-        """The same with the samples of an item beside each other, items in the order of their first sample."""
+    def results_by_item(self, states: Sequence[str], item_ids: ItemIds = tuple) -> Iterator[Result]:
+        """The same with the samples of an item beside each other: items in the order of `item_ids`, then those that it does
+        not name, in the order of their first sample. Memory does not grow with the items as long as it names all."""
+        in_states, found, ids = f"state IN ({placeholders(states)})", 0, iter(item_ids())
+        while page := list(islice(ids, PAGE_ROWS)):
+            place = {item_id: number for number, item_id in enumerate(page)}
+            sql = f"SELECT {RESULT_COLUMNS} FROM sample WHERE {in_states} AND item_id IN ({placeholders(page)}) ORDER BY n"
+            rows = sorted(self._query(sql, *states, *page), key=lambda row: place[row[0]])
+            found += len(rows)
+            yield from self._results(rows)
+        if found == self._row(f"SELECT count(*) FROM sample WHERE {in_states}", *states)[0]:
+            return
+        named = frozenset(item_ids()) if found else frozenset()
         columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
         sql = (
             f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
             f" WHERE s.state IN ({placeholders(states)}) ORDER BY coalesce(f.id, s.id), s.n"
         )
-        rows = self._stream_query(sql, *states)
-        return self._results_in_pages(rows)
+        yield from self._results_in_pages(row for row in self._stream_query(sql, *states) if row[0] not in named)
 
     def results_of_item(self, item_id: str) -> list[Result]:
         rows = self._query(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)

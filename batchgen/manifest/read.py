@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from batchgen.errors import ManifestError
 from batchgen.manifest import schema
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url, secrets_in
 from batchgen.manifest.assemble import Assembler
@@ -26,7 +28,6 @@ from batchgen.manifest.diagnostics import (
 from batchgen.manifest.duplicates import Duplicates
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
-from batchgen.manifest.schedule_section import Schedule
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
@@ -106,7 +107,6 @@ class Manifest:
     limits: Limits
     models: Mapping[str, Any]  # what it says of AI models, on top of what is known of them
     notify: schema.Notify | None
-    schedule: Schedule | None
     post: Post | None  # of items that do not say otherwise
     has_derivatives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
     ids_others_need: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
@@ -146,6 +146,12 @@ class Manifest:
                 diagnostics.add(self._source.position(raw, ("references",)), "references", message)
         self.ids_others_need = dependencies.ids()
         diagnostics.raise_if_any()
+
+    def item_ids(self) -> Iterator[str]:
+        """In the order of the file; they end early, without an error, where the file has become wrong since."""
+        with suppress(ManifestError, OSError):
+            for item in self.items():
+                yield item.id
 
     def _read_items(self, diagnostics: Diagnostics) -> Iterator[tuple[Item, RawEntry]]:
         assembler = Assembler(self._context)

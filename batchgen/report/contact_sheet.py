@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.errors import StoreError
 from batchgen.ledger.reader import HistoryReader, PictureRow
+from batchgen.ledger.results import results_order
 from batchgen.planning.plan import matches_selection
 from batchgen.records import sample_key
 from batchgen.report.gallery import refuse_to_overwrite
@@ -92,13 +93,14 @@ class Layout:
         return self.width, self.header_height + GAP_PX + rows * (self.high + GAP_PX)
 
 
-def cells_of(ledger: HistoryReader, wants: Sequence[str]) -> Iterator[Cell]:
-    """In the order in which the items first appeared. wants: patterns of `--only`, all without any."""
+def cells_of(ledger: HistoryReader, folder: Path, wants: Sequence[str]) -> Iterator[Cell]:
+    """In the order of `results_order`. folder: of the job. wants: patterns of `--only`, all without any."""
     pictures: dict[tuple[str, int, str | None], PictureRow] = {}
     for row in ledger.pictures():
         if row.role == "image":
             pictures.setdefault((row.item_id, row.n, row.fingerprint), row)
-    for sample in ledger.samples():
+    place = {item_id: number for number, item_id in enumerate(results_order(folder, ledger.meta)())}
+    for sample in sorted(ledger.samples(), key=lambda sample: place.get(sample.item_id, len(place))):
         if sample.state == "superseded" or not matches_selection(sample.item_id, sample.tags.split(","), wants):
             continue
         key = (sample.item_id, sample.n, sample.made_fingerprint)

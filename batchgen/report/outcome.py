@@ -101,6 +101,8 @@ def _thumbnails(job: Job, made: Sequence[Result]) -> list[bytes]:
 
     pictures = [(each.image.path, each.image.sha256) if each.image else ("", "") for each in made]
     try:
+        from batchgen.report.thumbnails import Thumbnails  # a run from the command line shows none
+
         return list(Thumbnails(job.folder, source=open_store(job.folder, job.bucket)).all(pictures))
     except StoreError:  # a bucket that is away
         return [b""] * len(pictures)

@@ -30,11 +30,11 @@ def job(batchgen, write, tmp_path):
 
 def test_all_samples_are_on_it_in_order_with_their_state(job):
     with HistoryReader.open(job) as ledger:
-        cells = list(cells_of(ledger, ()))
+        cells = list(cells_of(ledger, job, ()))
         assert [(cell.label, bool(cell.path), cell.state, cell.why) for cell in cells[:2]] == [
             ("a", True, "succeeded", ""), ("b", False, "refused", "safety"),
         ]  # fmt: skip
-        assert [cell.label for cell in cells_of(ledger, ("f*", "c"))] == ["c", list(ITEMS)[3]]
+        assert [cell.label for cell in cells_of(ledger, job, ("f*", "c"))] == ["c", list(ITEMS)[3]]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_pictures_stand_where_they_belong_and_missing_ones_are_empty(batchgen, j
 def test_what_the_manifest_no_longer_wants_is_not_on_it(batchgen, job, write):
     batchgen("run", str(write({"c": "z"})), "--emulate", "-q")
     with HistoryReader.open(job) as ledger:
-        assert [cell.label for cell in cells_of(ledger, ())] == ["c"]
+        assert [cell.label for cell in cells_of(ledger, job, ())] == ["c"]
 
 
 def test_it_lies_in_the_jobs_folder_without_a_name_and_verify_does_not_mind(batchgen, job):

@@ -248,3 +248,9 @@ def test_no_option_has_a_value_that_may_be_left_out(batchgen, name):
         if not each.is_flag:
             answer = batchgen(name, long_of(each))
             assert (answer.code, answer.err.splitlines()[0]) == (2, f"Option {long_of(each)!r} requires an argument.")
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--max-cost", "number"), ("--limit", "whole number")])
+def test_a_figure_that_is_none_is_called_so_in_words(batchgen, write, option, kind):
+    answer = batchgen("run", str(write(MUG)), option, "abc")
+    assert (answer.code, f"'{option}'" in answer.err, f"'abc' is not a valid {kind}." in answer.err) == (2, True, True)

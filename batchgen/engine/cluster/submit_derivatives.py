@@ -53,7 +53,7 @@ async def submit_and_wait(
         finally:
             monitor.close()
         if tally.changed:
-            ResultsFile(folder, ledger.reader).rebuild()
+            ResultsFile(folder, ledger.reader).rebuild(manifest.item_ids)
         return tally
     finally:
         ledger.close()
