@@ -1,4 +1,4 @@
-"""Money as people read it: the one place that writes dollars."""
+"""Dollars: how they are written for people and in JSON, and whether a sum of them is within a limit."""
 
 from __future__ import annotations
 
@@ -14,3 +14,17 @@ def usd(amount: float | None, *, exact: bool = False) -> str:
     most = 1e-9 if exact else size / 100
     digits = next((digits for digits in range(2, 8) if abs(round(size, digits) - size) <= most), 8)
     return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
+
+
+# A sum of binary fractions is off by less, and no vendor bills in smaller steps: 0.1 * 3 is 0.30.
+STEP_USD = 1e-6
+
+
+def rounded(amount: float | None) -> float | None:
+    """As JSON has it: to the millionth of a dollar."""
+    return None if amount is None else round(amount, 6)
+
+
+def within(amount: float, limit: float) -> bool:
+    """Whether a sum is at most as large as its limit."""
+    return amount < limit + STEP_USD / 2

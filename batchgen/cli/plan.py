@@ -12,6 +12,7 @@ from batchgen.cli.commands_make import PLAN_ROWS
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.engine.plan import check
+from batchgen.money import rounded
 from batchgen.planning.plan import Forecast, LaneLoad, Step
 from batchgen.planning.reason import Reason
 from batchgen.planning.reason_text import reason_text
@@ -183,8 +184,8 @@ def plan_json(shown: ShownPlan) -> dict[str, Any]:
         "emulated": job.emulated,
         "images": forecast.images,
         "requests": forecast.requests,
-        "usd": _rounded(forecast.usd),
-        "known_usd": _rounded(forecast.known_usd),
+        "usd": rounded(forecast.usd),
+        "known_usd": rounded(forecast.known_usd),
         "requests_of_unknown_price": forecast.unpriced,
         "requests_at_guessed_price": sum(load.guessed for load in forecast.by_model.values()),
         "seconds_at_best": round(forecast.seconds, 1),
@@ -206,11 +207,11 @@ def plan_json(shown: ShownPlan) -> dict[str, Any]:
 
 
 def _online_json(forecast: Forecast) -> dict[str, Any]:
-    return {"usd": _rounded(forecast.usd), "seconds_at_best": round(forecast.seconds, 1)}
+    return {"usd": rounded(forecast.usd), "seconds_at_best": round(forecast.seconds, 1)}
 
 
 def _load_json(load: LaneLoad) -> dict[str, Any]:
-    usd = None if load.unpriced else _rounded(load.usd)
+    usd = None if load.unpriced else rounded(load.usd)
     return {"requests": load.requests, "images": load.images, "rpm": load.rpm, "usd": usd}
 
 
@@ -222,10 +223,5 @@ def _step_json(step: Step) -> dict[str, Any]:
         "action": step.action,
         "why": reason_text(step.reason),
         "images": sample.images if made else 0,
-        "usd": _rounded(step.usd) if made else 0.0,
+        "usd": rounded(step.usd) if made else 0.0,
     }
-
-
-def _rounded(usd: float | None) -> float | None:
-    """To whole millionths of a dollar."""
-    return None if usd is None else round(usd, 6)

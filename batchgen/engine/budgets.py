@@ -14,6 +14,7 @@ from batchgen.ledger.quota_database import no_budget_store_error
 from batchgen.ledger.quota_store import TEN_MINUTES_S, QuotaStore, open_quota_store, read_spent
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
+from batchgen.money import within
 from batchgen.planning.plan import LaneLoad
 from batchgen.profiles.profile import Profile
 from batchgen.scheduling.quota_terms import StartLimits, account_key, quota_key
@@ -129,7 +130,7 @@ class JobBudgets:
         )
 
     def _add_spend(self, usd: float, at: float, account: str) -> float:
-        if usd <= 1e-9:
+        if within(usd, 0.0):
             return 0.0
         self._shared.spend(self._job, usd, at, account, self._money_scope)
         return usd

@@ -28,6 +28,7 @@ from batchgen.ledger.quota_database import (
     requests_on,
     spent,
 )
+from batchgen.money import within
 from batchgen.scheduling.quota_terms import StartLimits
 from batchgen.scheduling.window import (
     BudgetReached,
@@ -114,7 +115,7 @@ class SharedStartLog:
             )
             for budget in terms.budgets
         ]
-        if left and usd > min(left)[0] + 1e-9:
+        if left and not within(usd, min(left)[0]):
             return BudgetReached(min(left)[1])
         rate = None if rate is None else _allowed_rate(rate, now, refusals)
         spend_wait_s = self._spend_wait_s(connection, usd, now)
@@ -192,12 +193,12 @@ class SharedStartLog:
         window = "FROM spending WHERE purse = ? AND at > ? AND account = ? AND coalesce(ended, at) > ?"
         values = (self._terms.spend_scope, now - REQUEST_MAX_S, self._terms.account, now - TEN_MINUTES_S)
         total = float(connection.execute(f"SELECT coalesce(sum(usd), 0) {window}", values).fetchone()[0])
-        if total + usd <= most + 1e-9:
+        if within(total + usd, most):
             return 0.0
         rows = connection.execute(f"SELECT coalesce(ended, at), usd {window} ORDER BY 1", values).fetchall()
         leaves = now
         for since, each in rows:
-            if total + usd <= most + 1e-9:
+            if within(total + usd, most):
                 break
             total, leaves = total - each, since + TEN_MINUTES_S
         return max(0.001, leaves - now) if leaves > now else 0.0

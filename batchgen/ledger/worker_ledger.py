@@ -19,6 +19,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
+from batchgen.money import STEP_USD
 from batchgen.planning.reason_text import blocked_message
 from batchgen.records import EMPTY_MAPPING, Sample, sample_key
 
@@ -181,7 +182,7 @@ class FencedLedger(Ledger):
             usd = estimate_usd or 0.0
             room = db.execute(
                 "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
-                " AND (budget_usd IS NULL OR spent_usd + ? <= budget_usd + 1e-9) RETURNING 1",
+                f" AND (budget_usd IS NULL OR spent_usd + ? < budget_usd + {STEP_USD / 2}) RETURNING 1",
                 (usd, self.run_id, usd),
             ).fetchone()
             if room is None:

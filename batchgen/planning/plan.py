@@ -234,7 +234,7 @@ def spend_wait_s(usd: float, usd_per_10_min: float | None) -> float:
 def spend_rate_problem(loads: Sequence[LaneLoad]) -> str | None:
     """Why a lane would wait for ever: one request costs more than ten minutes may. None when none does."""
     for load in loads:
-        if load.spend_rate is not None and load.max_request_usd > load.spend_rate + 1e-9:
+        if load.spend_rate is not None and not money.within(load.max_request_usd, load.spend_rate):
             return (
                 f"one request to {load.model} is estimated at {money.usd(load.max_request_usd)} and limits allow"
                 f" {money.usd(load.spend_rate)} in ten minutes, so it could never start: raise limits: usd_per_10_min"

@@ -102,7 +102,7 @@ def read_summary(
         ),
         parked={lane_model(lane): UtcTime(until) for lane, until in outcome.parked.items()},
         stopped_models={lane_model(lane): reason for lane, reason in outcome.stopped_lanes.items()},
-        batches=view.BatchTotals(outcome.submitted, outcome.unsubmitted, round(outcome.saved_usd, 6), _batches(reader)),
+        batches=view.BatchTotals(outcome.submitted, outcome.unsubmitted, outcome.saved_usd, _batches(reader)),
         derivatives=read_derivatives(outcome.derived, reader),
         flagged=[view.FlaggedImage(path, flags) for path, flags in reader.flagged(outcome.run_id, MAX_UNCERTAIN)],
         flagged_total=reader.flagged_count(outcome.run_id),

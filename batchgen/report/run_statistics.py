@@ -161,9 +161,9 @@ def money(rows: Rows) -> ModelMoney:
     maybe = [row.estimate_usd for row in rows if row.usd is None and row.maybe_billed]
     unknown = sum(row.usd is None and not row.maybe_billed and _billed(row) for row in rows)
     return ModelMoney(
-        charged=round(charged, 6),
-        estimated=round(estimated, 6),
-        maybe=round(sum(usd or 0.0 for usd in maybe), 6),
+        charged=charged,
+        estimated=estimated,
+        maybe=sum(usd or 0.0 for usd in maybe),
         unknown=unknown,
         maybe_unknown=sum(usd is None for usd in maybe),
     )

@@ -37,11 +37,11 @@ class MoneyView:
         spent = formatting.known_amount(money.spent, 0 if money.estimated else money.unknown)
         maybe = formatting.known_amount(money.maybe, money.maybe_unknown)
         return cls(
-            spent=None if spent is None else round(spent, 6),
-            estimated=round(money.estimated, 6),
-            guessed=round(money.guessed, 6),
+            spent=spent,
+            estimated=money.estimated,
+            guessed=money.guessed,
             requests_of_unknown_price=money.unknown,
-            maybe_billed=None if maybe is None else round(maybe, 6),
+            maybe_billed=maybe,
             maybe_billed_requests=money.maybe_requests,
             maybe_billed_of_unknown_price=money.maybe_unknown,
             searched_requests=money.searched,

@@ -51,6 +51,8 @@ def as_json(value: Any) -> Any:
         return {name: as_json(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 6)  # a millionth of a dollar, a microsecond: what is beyond is left by sums
     return value
 
 

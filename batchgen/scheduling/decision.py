@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from batchgen.money import within
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.breaker import Breaker
@@ -113,7 +114,7 @@ class RunBudget:
         self.reserved_usd = 0.0
 
     def can_afford(self, usd: float) -> bool:
-        return self.limit_usd is None or self.spent_usd + self.reserved_usd + usd <= self.limit_usd + 1e-9
+        return self.limit_usd is None or within(self.spent_usd + self.reserved_usd + usd, self.limit_usd)
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
         """In place of what was reserved, what was spent."""
