@@ -98,10 +98,21 @@ class Command(click.Command):
 
         if len(jobs) == 1:
             return run_one(jobs[0])
+        self._check_named(jobs)
         for param in self.params:
             if param.name in ONE_JOB_OPTIONS and ctx.params[param.name]:
                 raise UsageError(f"{param.opts[-1]} goes with one job, and {len(jobs)} are named: run them one by one")
         return run_each(invocation, self.each, jobs, run_one, ctx.params)
+
+    def _check_named(self, jobs: Sequence[str]) -> None:
+        """All of several jobs are there before anything is done for one: one of them may be meant as something else."""
+        names = {param.name for param in self.params}
+        for job in jobs:
+            if not Path(job).exists():
+                is_file = bool(Path(job).suffix)
+                meant = [f"an item is chosen with --only {job}"] if "only" in names and not is_file else []
+                meant += [f"a file to write is named with --to {job}"] if "target" in names and is_file else []
+                raise UsageError("; ".join([f"{job}: there is no such manifest or folder", *meant]))
 
 
 def run_each(invocation: Invocation, each: EachJob, jobs: Sequence[str], body: Body, options: Mapping[str, Any]) -> int:

@@ -25,8 +25,9 @@ def read_rows(folder: str, name: str) -> Iterator[Row]:
     try:
         file = open_regular(resolve_inside(folder, as_spelled(folder, name)))
     except UnsafePathError as problem:
-        meant = nearest_name(folder, name) if isinstance(problem, MissingFileError) else ""
-        raise RowError(0, f"{safe_repr(name)} {problem}{meant}") from None
+        if isinstance(problem, MissingFileError):
+            raise RowError(0, f"{safe_repr(name)}: {problem}{nearest_name(folder, name)}") from None
+        raise RowError(0, f"{safe_repr(name)} {problem}") from None
     with file:
         if wrong := format_problem(file, suffix):
             raise RowError(1, wrong)

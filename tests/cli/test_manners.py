@@ -254,3 +254,23 @@ def test_no_option_has_a_value_that_may_be_left_out(batchgen, name):
 def test_a_figure_that_is_none_is_called_so_in_words(batchgen, write, option, kind):
     answer = batchgen("run", str(write(MUG)), option, "abc")
     assert (answer.code, f"'{option}'" in answer.err, f"'abc' is not a valid {kind}." in answer.err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("retry", "{out}", "mug"), "; an item is chosen with --only mug"),
+        (("report", "{out}", "sheet.png", "--contact-sheet"), "; a file to write is named with --to sheet.png"),
+        (("run", "{manifest}", "other.yaml", "--emulate"), ""),
+    ],
+)
+def test_what_is_no_job_among_several_is_said_once_and_before_anything_is_done(
+    batchgen, write, tmp_path, command, hint
+):
+    manifest = write(MUG)
+    batchgen("run", str(manifest), "--emulate", "-q")
+    out, before = tmp_path / "job.emulated", sorted(tmp_path.rglob("*"))
+    answer = batchgen(*(part.format(out=out, manifest=manifest) for part in command))
+    wrong = command[2]
+    assert (answer.code, answer.err, answer.out) == (2, f"{wrong}: there is no such manifest or folder{hint}\n", "")
+    assert sorted(tmp_path.rglob("*")) == before
