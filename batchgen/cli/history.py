@@ -12,14 +12,13 @@ from batchgen.cli.job_folder import find_job, used_folders
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reader import Reader
+from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.report import formatting, view
 from batchgen.report.console import Console
 from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_run
 from batchgen.report.run_end import stop_words
 from batchgen.report.view import MoneyView, RunView
-
-MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

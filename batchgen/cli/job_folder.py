@@ -12,7 +12,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in, no_ledger_error, verify_arguments
 from batchgen.ledger.reader import Reader
 from batchgen.manifest.addresses import has_url_scheme
-from batchgen.manifest.sources import MANIFEST_SUFFIXES
+from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.references.nearest import nearest_name
 
 HEAD_BYTES = 65_536

@@ -13,10 +13,10 @@ from pathlib import Path
 from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
 from batchgen.errors import BatchgenError
 from batchgen.manifest import Manifest, open_manifest
+from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.manifest.schedule_section import Schedule
 from batchgen.schedule.due import DAY_S, DueRun, ScheduledRun, SchedulePolicy, SkippedRun, WaitUntil, decide
 
-MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 _SCHEDULE_IN_YAML = re.compile(rb"""^["']?schedule["']?\s*:""", re.MULTILINE)
 _SCHEDULE_IN_JSONL = re.compile(rb"""(?=.*"(?:version|defaults)"\s*:).*"schedule"\s*:""")
 FileStamp = tuple[int, int, int]

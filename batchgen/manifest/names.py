@@ -12,6 +12,8 @@ import unicodedata
 
 from batchgen.manifest.seen import SeenTexts
 
+MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
+
 STEM_MAX_BYTES = 200
 SLUG_MAX_CHARS = 48
 DIGEST_MIN_CHARS = 8

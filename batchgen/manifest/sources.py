@@ -12,11 +12,11 @@ from typing import IO, Any, NamedTuple, NoReturn, Protocol
 
 from batchgen.manifest import yaml_text
 from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, safe_repr
+from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.manifest.yaml_slips import spacing_problem
 from batchgen.references.nearest import nearest_name
 from batchgen.safe_open import UnsafePathError, open_regular
 
-MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx")
 LINE_MAX_BYTES = 1_000_000
 START_BYTES = 1000

@@ -69,10 +69,11 @@ class Catalogue:
                 raise FactError((name,), problem)
             if not isinstance(facts, Mapping):
                 raise FactError((name,), f"must be a mapping of facts, not {facts!r}")
-            if profile.id not in self._by_id:  # whoever declares a model vouches for it
-                profile = dataclasses.replace(
-                    unknown_profile(profile.id, facts.get("provider", profile.provider)), status="live"
-                )
+            provider = facts.get("provider", profile.provider)
+            if profile.id not in self._by_id or provider != profile.provider:
+                # Whoever declares a model vouches for it; what we know of it at another provider is not so here.
+                unknown = unknown_profile(profile.id, provider)
+                profile = dataclasses.replace(unknown, status="live", aliases=profile.aliases)
             if "status" in facts:
                 profile = dataclasses.replace(profile, shutdown=None)
             try:

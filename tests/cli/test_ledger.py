@@ -104,7 +104,7 @@ def test_without_a_password_it_is_said_where_one_comes_from(batchgen, made, data
 def test_what_is_no_address_is_refused_and_not_repeated(batchgen, write, given):
     answer = batchgen("run", str(write({"a": "a"})), "--emulate", "--ledger", given)
     assert answer.code == 5
-    assert "--ledger: no address of a ledger" in answer.err
+    assert "--ledger: not the address of a ledger" in answer.err
     assert "same" not in answer.err
 
 

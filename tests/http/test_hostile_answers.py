@@ -112,7 +112,7 @@ async def test_so_does_every_other_way_of_reading_an_answer(way, name):
     async with server() as url:
         mb, said = await child(way, f"{url}/{name}")
     assert mb < MOST_MB
-    assert re.search("the (answer|picture) (holds|is larger than) .*", said)
+    assert re.search("the (answer|image) (holds|is larger than) .*", said)
 
 
 @pytest.mark.parametrize(
