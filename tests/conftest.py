@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import asyncio_throttle.throttler
+import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
@@ -25,6 +26,10 @@ from tests.support.virtual_time import VirtualLoop  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.support.s3_server import Gate
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 pytest_plugins = ["tests.support.marked_key"]
 

@@ -317,6 +317,9 @@ class Files:
         elif fault == "cut":
             stop = min(stop, start + stored.size_bytes // 2)
         with stored.path.open("rb") as file:
+            if fault == "cut" and start + 2 < stop < stored.size_bytes:
+                file.seek(stop - 1)
+                stop -= 2 * (file.read(1) == b"\n")  # in the middle of a line, wherever the half of the file is
             file.seek(start)
             while piece := file.read(min(_PIECE_BYTES, stop - file.tell())):
                 await response.write(piece)
