@@ -31,6 +31,7 @@ RENDER_TRIES = 3  # of a task whose process dies
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
 CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render import serve; serve()"
 MAX_ANSWER_BYTES = 4_000_000
+END_TIMEOUT_S = 5.0
 TASK_TIMEOUT_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
 
 
@@ -55,7 +56,12 @@ class RenderProcess:
                 if not answer.endswith(b"\n"):
                     await process.wait()
             return [RenderedFile(*file) for file in json.loads(answer)]
-        except (OSError, TypeError, ValueError, TimeoutError) as error:
+        except TimeoutError as error:
+            await self.close()
+            raise RenderProcessDied(f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s") from error
+        except (OSError, TypeError, ValueError) as error:
+            with contextlib.suppress(TimeoutError):  # its pipe breaks a moment before its end is known
+                await asyncio.wait_for(process.wait(), END_TIMEOUT_S)
             why = _exit_reason(process.returncode)
             await self.close()
             raise RenderProcessDied(why) from error
@@ -88,7 +94,7 @@ class RenderProcess:
 
 def _exit_reason(code: int | None) -> str:
     if code is None:
-        return f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s"
+        return "gave an answer that cannot be read"
     return "was killed (out of memory?)" if code == -9 else f"ended with code {code}"
 
 
