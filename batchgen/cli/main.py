@@ -35,7 +35,7 @@ EPILOG = """\b
 Exit codes:
   0 all images exist and verify · 2 usage or manifest, nothing sent
   3 some not made · 4 none made · 5 key, billing, disk or settings
-  6 budget · 7 deadline · 8 daily quota · 9 with batches or workers
+  6 budget · 7 deadline · 8 daily quota · 9 with the vendor or workers
   11 another run · 129, 130, 143 stopped by a signal
 
 \b

@@ -121,7 +121,7 @@ def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 class WordedOption(Option):
-    """A range is said in words: in its help not as `1<=x<=1000`, and what is no number is not `not a valid float range`."""
+    """Says its range in words: the help shows no `1<=x<=1000`, and `abc` is not called an invalid float range."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
         super().__init__(*names, **settings)

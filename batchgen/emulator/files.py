@@ -84,7 +84,7 @@ class StoredFile:
             uri=f"{origin}/{version}/files/{self.id}",
             state=state,
             source="GENERATED" if self.generated else "UPLOADED",
-            # The documents name these fields; the path is that of their own download, and of an error is no example.
+            # The documents name these fields but show no example of an error; the path is that of their own download.
             downloadUri=f"{origin}/download/{version}/files/{self.id}:download?alt=media" if self.generated else None,
             error=google.rpc_status("INTERNAL", "The file could not be processed.") if state == "FAILED" else None,
         )

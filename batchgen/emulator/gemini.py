@@ -158,9 +158,9 @@ def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
 
 
 def _picture(part: dict[str, Any], find_file: FindFile) -> tuple[str, str, bytes | StoredFile | None] | None:
-    """Hash, MIME type and the picture itself, None for a link to elsewhere, which is taken by its name and never
-    fetched; None for a part that is no picture. A file counts as its bytes do.
-    """
+    """Hash, MIME type and bytes of the image in this part, None for a part without one.
+
+    A link to another host is never fetched: its hash is that of the link, and it has no bytes."""
     if "fileData" in part:
         uri, mime = part["fileData"].get("fileUri", ""), part["fileData"].get("mimeType", "")
         stored = find_file(uri)

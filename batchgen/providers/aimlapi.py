@@ -17,7 +17,7 @@ from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.aimlapi_errors import read_error
 from batchgen.providers.answer_body import LENIENT, AnswerModel
-from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.images_answer import read_reply
 from batchgen.providers.listings import (
     Balance,
@@ -137,8 +137,7 @@ class AimlApi:
 
     @staticmethod
     def credentials(key: str) -> Credentials:
-        """RFC 6750, 2.1."""
-        return KeyHeader("Authorization", f"Bearer {key}")
+        return bearer(key)
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         body = {"model": self._model, **mapped_input(self.profile, self._fields, sample, inputs)}

@@ -33,7 +33,7 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyHeader:
-    """The one header that carries the key. value: such as `Bearer KEY`."""
+    """The one header that carries the key."""
 
     name: str
     value: str = field(repr=False)
@@ -44,3 +44,8 @@ class KeyHeader:
 
     async def headers(self, request: Request, ask: Ask) -> Mapping[str, str]:
         return {self.name: self.value}
+
+
+def bearer(key: str) -> KeyHeader:
+    """RFC 6750, 2.1."""
+    return KeyHeader("Authorization", f"Bearer {key}")

@@ -18,7 +18,7 @@ from batchgen.errors import BadRequest, ProviderError, RateLimited
 from batchgen.profiles.profile import Profile
 from batchgen.providers import aimlapi_errors
 from batchgen.providers.answer_body import LENIENT, AnswerModel
-from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.images_answer import read_reply
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.request_body import (
@@ -107,7 +107,7 @@ class OpenAi:
 
     @staticmethod
     def credentials(key: str) -> Credentials:
-        return KeyHeader("Authorization", f"Bearer {key}")
+        return bearer(key)
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item

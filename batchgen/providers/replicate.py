@@ -34,7 +34,7 @@ from batchgen.errors import (
 )
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
-from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.listings import wire_name
 from batchgen.providers.mapped_fields import (
     Names,
@@ -99,7 +99,7 @@ class Replicate:
 
     @staticmethod
     def credentials(key: str) -> Credentials:
-        return KeyHeader("Authorization", f"Bearer {key}")
+        return bearer(key)
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         if not OWNER_AND_NAME.fullmatch(self._model):
@@ -131,7 +131,7 @@ class Replicate:
             case "failed" if REFUSED.search(said):
                 raise Refused(said, reason="content_policy", http_status=200)
             case "failed" | "canceled":  # one that is cancelled while it runs is charged for what it ran
-                raise JobFailed(said or f"the prediction has {prediction.status}", http_status=200)
+                raise JobFailed(said or f"the prediction ended as {prediction.status}", http_status=200)
             case "aborted":  # before it ran, which is not charged
                 raise BatchLost("the prediction was aborted before it started", reason="job_failed", http_status=200)
             case "succeeded":

@@ -17,7 +17,7 @@ STOP_REASONS = {
     "disk": "could not write to the disk or the ledger",
 }
 EXIT_WORDS = {
-    0: "done",
+    0: "finished",
     1: "stopped by a bug",
     2: "could not start",
     3: "some images not made",
@@ -26,7 +26,7 @@ EXIT_WORDS = {
     6: "budget used up",
     7: "deadline reached",
     8: "daily quota used up",
-    9: "waiting for batches or workers",
+    9: "waiting for the vendor or workers",
     129: "stopped",
     130: "stopped",
     143: "stopped",

@@ -18,7 +18,7 @@ from batchgen.report.view import TotalsView, utc_time
 WITH_WORKERS = reason_text(Reason(ReasonKind.WITH_WORKERS))
 NOT_MADE_STATES = ("refused", "failed", "uncertain", "blocked", "submitted", "running")
 STATE_WORDS = {
-    "submitted": "in batches",
+    "submitted": "with the vendor",
     "running": "sent and not answered yet",
     "wanted": "not tried",
     "superseded": "not in the manifest",

@@ -40,7 +40,7 @@ def test_what_was_submitted_is_told_and_how_to_collect_it(batchgen, submitted):
     assert (facts["images"]["made"], facts["batches"]["submitted"], facts["samples"]) == (0, 2, {"submitted": 2})
     assert facts["next"][0].startswith("batchgen run job.yaml --engine batch collects")
     status = batchgen("status", str(path)).out
-    assert "submitted" in status and "of 2 requests answered" in status and "2 in batches" in status
+    assert "submitted" in status and "of 2 requests answered" in status and "2 with the vendor" in status
 
 
 def test_status_collects_without_asking_for_anything(batchgen, submitted):

@@ -174,7 +174,7 @@ SENT = {"succeeded": 3}
      "shop: 3 of 6 images made (none in this run); 1 blocked, 1 sent and not answered yet, 1 not tried"),
     ({"totals": totals(5, 6, outdated=1, limit=2), "images": ImageCounts(2, 3, 0, 0, 1), "requests": SENT},
      "shop: 5 of 6 images made (2 in this run); 1 to be made again"),
-    ({"totals": totals(0, 6, not_made={"submitted": 6}), "exit_code": 9}, "shop: 0 of 6 images made; 6 in batches"),
+    ({"totals": totals(0, 6, not_made={"submitted": 6}), "exit_code": 9}, "shop: 0 of 6 images made; 6 with the vendor"),
     ({"totals": totals(0, 6, not_made={"with_workers": 6}), "exit_code": 9},
      "shop: 0 of 6 images made; 6 with the cluster's workers"),
     ({"totals": totals(4, 4), "retried": ["failed"]}, "shop: nothing to retry, no image failed: 4 of 4 images made"),

@@ -358,7 +358,7 @@ def test_running_and_failed_jobs_come_first_with_their_newest_images_and_jobs_of
     tab = visit(tmp_path / "alpha", str(tmp_path / "beta"), str(made))
     assert tab.locator(".job h2").all_inner_texts() == ["night", "night", "night"]
     chips = tab.locator(".job .chip:not(.emu)").all_inner_texts()
-    assert chips == ["some images not made", "done", "done"]
+    assert chips == ["some images not made", "finished", "finished"]
     folders = tab.locator(".job > .folder").all_inner_texts()
     assert [Path(folder).parts[-2] for folder in folders[1:]] == ["alpha", "beta"]
     assert len(set(folders)) == 3
