@@ -9,21 +9,22 @@ follows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from batchgen.engine.answer import AnsweredAttempt, request_facts
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
-from batchgen.engine.lost_jobs import job_facts
 from batchgen.engine.reference_inputs import ReferenceInputs
 from batchgen.engine.routes import Route
 from batchgen.engine.settle import SettledReply, late_message, result_of, settle
 from batchgen.errors import BadRequest, BatchgenError, DownloadFailed, LedgerGone, ProviderError, StoreError, UsageError
 from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, SampleSucceeded
+from batchgen.ledger.requests import JOB_INPUT, IntendedRequest
 from batchgen.ledger.results import ResultsFile
 from batchgen.os_errors import machine_refusal
-from batchgen.providers.contract import SupportsConversations
+from batchgen.providers.contract import SupportsConversations, SupportsJobList
 from batchgen.records import Inputs, Reply, Request, Sample, sample_key
 from batchgen.scheduling.retry import RetryState
 from batchgen.store.spool import SpoolFile
@@ -31,10 +32,12 @@ from batchgen.store.spool import SpoolFile
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A request that may be sent, and what it encloses."""
+    """A request that may be sent, and what it encloses. job_facts: what finding its job again needs, where its vendor has a
+    list of jobs."""
 
     inputs: Inputs
     request: Request
+    job_facts: Mapping[str, Any]
 
     def take(self) -> Request:
         """The request, which is held no longer: it may be large."""
@@ -50,7 +53,10 @@ async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInput
         if sample.item.turn and not isinstance(route.codec, SupportsConversations):
             raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
         inputs = await reference_inputs.inputs(sample, route)
-        return PreparedRequest(inputs, route.codec.build(sample, inputs))
+        request, facts = route.codec.build(sample, inputs), dict[str, Any]()
+        if isinstance(route.codec, SupportsJobList):
+            facts = {**request_facts(sample), JOB_INPUT: route.codec.job_input(request)}
+        return PreparedRequest(inputs, request, facts)
     except ProviderError:
         raise
     except (OSError, UsageError) as error:
@@ -84,23 +90,17 @@ class AttemptRecorder:
         self._results = results
         self._dependents = dependents
 
-    async def begin(
-        self,
-        sample: Sample,
-        lane: str,
-        number: int,
-        estimate_usd: float | None,
-        sent_as: str = "",
-        request: Request | None = None,
-    ) -> int:
-        """Record the intent; durable when this answers the attempt's number. number: which attempt of the sample this is.
-        request: None when there is none to send, or nobody could find its job again."""
-        facts = job_facts(self._context.routes[lane].codec, request) if request is not None else {}
-        facts = {**request_facts(sample), **facts} if facts else {}
-        attempt = await self._ledger.attempt_started(sample, lane, number, estimate_usd, sent_as, facts)
+    async def begin(self, request: IntendedRequest) -> int:
+        """Record the intent; durable when this answers the attempt's number."""
+        attempt, sample = await self._ledger.attempt_started(request), request.sample
         self._emit(
             AttemptStarted(
-                at=time.time(), attempt=attempt, key=sample.key, model=sample.item.model, number=number, sent_as=sent_as
+                at=time.time(),
+                attempt=attempt,
+                key=sample.key,
+                model=sample.item.model,
+                number=request.number,
+                sent_as=request.sent_as,
             )
         )
         return attempt

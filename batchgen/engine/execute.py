@@ -32,7 +32,7 @@ from batchgen.errors import (
     ProviderError,
     StoreError,
 )
-from batchgen.ledger.requests import OpenAttempt
+from batchgen.ledger.requests import IntendedRequest, OpenAttempt
 from batchgen.records import Inputs, Response, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
@@ -119,9 +119,8 @@ class Execution:
             return
         except ProviderError as error:
             prepared = error
-        request = None if isinstance(prepared, ProviderError) else prepared.request
-        attempt = await self._attempts.begin(sample, ticket.lane, number, usd, sent_as, request)
-        del request  # it may be large
+        facts = {} if isinstance(prepared, ProviderError) else prepared.job_facts
+        attempt = await self._attempts.begin(IntendedRequest(sample, ticket.lane, number, usd, sent_as, facts))
         if isinstance(prepared, ProviderError):
             await self._failures.record(ticket, sample, attempt, prepared, None)
             return

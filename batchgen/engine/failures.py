@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
-from batchgen.errors import ConnectFailed, HeldUncertain, ProviderError, Unanswered
+from batchgen.errors import BatchLostMaybeBilled, ConnectFailed, HeldUncertain, ProviderError, Unanswered
 from batchgen.events import Event, LaneCooled, LaneParked, LaneStopped, Notice, Stopping
 from batchgen.profiles.price import cost_without_picture_usd
 from batchgen.providers.server_faults import tier_refusal
@@ -72,7 +72,9 @@ class FailureRecorder:
         """An answer that did not come, by whether anything had left and whether it may be asked for again."""
         if isinstance(error, Unanswered) and sent_at is None:
             error = ConnectFailed("the run was interrupted before the request had left")
-        if isinstance(error, Unanswered) and (self._hold_uncertain or error.reason == "interrupted"):
+        if isinstance(error, Unanswered | BatchLostMaybeBilled) and (
+            self._hold_uncertain or error.reason == "interrupted"
+        ):
             return HeldUncertain(error.message, reason=error.reason)
         return error
 

@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchgen.errors import (
     BadRequest,
@@ -33,28 +33,36 @@ JOB_ENDS = (Refused, OutputRefused, NoImage, InputRejected, BadRequest, Unreadab
 POLLS_PER_S = 4.0  # of all jobs of a lane together
 FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
 MAX_MALFORMED = 5  # answers in a row that are no answers; the last one is believed
-GIVE_UP_AFTER_S = 2 * 86400.0  # no vendor keeps a result longer that a run may still have to wait for
+WAIT_S = 3600.0  # of one run for one job, which is far more than any takes; the next run goes on asking
+GIVE_UP_AFTER_S = 2 * 86400.0  # after which no vendor has a result any more
 
 
 class JobLeft(Exception):
-    """The run ends before the job does: the next one asks about it."""
+    """The job is left to the next run, which asks about it."""
 
 
 @dataclass(slots=True)
 class JobProgress:
-    """How often in a row the question about a job has failed. started_at: of its request, UTC seconds."""
+    """How often in a row the question about a job has failed. started_at: of its request, UTC seconds; waiting_since_s: in this
+    run, seconds of `time.monotonic()`."""
 
     lane: str
     started_at: float
     failures: int = 0
+    waiting_since_s: float = field(default_factory=time.monotonic)
 
     def absorb(self, error: ProviderError) -> None:
         """Count a failed question. Raises the error when it is how the job has ended."""
         self.failures += 1
         if isinstance(error, JOB_ENDS) or (isinstance(error, Malformed) and self.failures >= MAX_MALFORMED):
             raise error
+
+    def check_age(self) -> None:
+        """Raises BatchLostMaybeBilled for a job that will not end any more, JobLeft for one that outlasts the run's patience."""
         if time.time() - self.started_at > GIVE_UP_AFTER_S:
-            raise BatchLostMaybeBilled(f"the job has not ended after two days: {error.message}", reason="job_lost")
+            raise BatchLostMaybeBilled("the job has not ended after two days", reason="job_lost")
+        if time.monotonic() - self.waiting_since_s > WAIT_S:
+            raise JobLeft
 
 
 class JobPolls:
@@ -66,7 +74,8 @@ class JobPolls:
         self._rng = random.Random()
 
     async def wait_turn(self, job: PendingJob, progress: JobProgress) -> None:
-        """Returns when the job may be asked about. Raises JobLeft when the run stops first."""
+        """Returns when the job may be asked about. Raises JobLeft when the run stops first, and as `check_age`."""
+        progress.check_age()
         self._waiting[progress.lane] += 1
         try:
             delay_s = max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)

@@ -6,26 +6,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from batchgen.engine.answer import sample_from_facts
+from batchgen.engine.answer import bugs_as_unreadable, sample_from_facts
 from batchgen.engine.routes import Route
 from batchgen.errors import BatchgenError
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.requests import OpenAttempt
-from batchgen.providers.contract import Provider, SupportsJobList
-from batchgen.records import ListedJob, PendingJob, Request
+from batchgen.ledger.requests import JOB_INPUT, OpenAttempt
+from batchgen.providers.contract import SupportsJobList
+from batchgen.records import ListedJob, PendingJob
 
 CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be behind
 MAX_PAGES = 50
 LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
-JOB_INPUT = "job_input"  # among the facts of a request
-
-
-def job_facts(codec: Provider, request: Request) -> dict[str, Any]:
-    """What has to be known of a request to find its job again; empty where its vendor has no list."""
-    return {JOB_INPUT: codec.job_input(request)} if isinstance(codec, SupportsJobList) else {}
 
 
 def match_jobs(
@@ -46,21 +39,28 @@ def match_jobs(
 
 @dataclass(frozen=True, slots=True)
 class LostJobs:
-    """Looks for the jobs of a lane. Answers of a vendor that cannot be had find nothing."""
+    """Looks for the jobs of a lane. A vendor's list that cannot be had, or read, finds nothing."""
 
     ledger: Ledger
     transport: Transport
 
     async def find(self, route: Route, lost: Sequence[OpenAttempt]) -> dict[int, PendingJob]:
-        """What was found, durable by now, by the attempt's number."""
+        """What was found, durable by now, by the attempt's number. Not of a request whose like is still being answered: the
+        job in the list may be that one's."""
         if not isinstance(route.codec, SupportsJobList) or not lost:
             return {}
+        since = min(attempt.started_at for attempt in lost) - CLOCK_MARGIN_S
         try:
-            listed = await self._list(route, route.codec, min(attempt.started_at for attempt in lost) - CLOCK_MARGIN_S)
+            with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+                listed = await self._list(route, route.codec, since)
         except BatchgenError:
             return {}
-        found = match_jobs(lost, listed, frozenset(self.ledger.reader.job_ids()))
-        for attempt in lost:
+        numbers, reader = {attempt.id for attempt in lost}, self.ledger.reader
+        others = [each for each in reader.unanswered_requests(lost[0].lane) if each.id not in numbers]
+        taken = {each.facts.get(JOB_INPUT) for each in others}
+        sure = [attempt for attempt in lost if attempt.facts.get(JOB_INPUT) not in taken]
+        found = match_jobs(sure, listed, frozenset(reader.job_ids(since)))
+        for attempt in sure:
             if attempt.id in found:
                 sample = sample_from_facts(attempt, attempt.facts)
                 self.ledger.job_taken(attempt.id, sample, found[attempt.id], attempt.facts)

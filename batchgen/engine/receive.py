@@ -10,7 +10,7 @@ from batchgen.engine.answer import AnsweredAttempt, bugs_as_unreadable, read_ans
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
 from batchgen.engine.http_attempt import Exchange, InFlight
-from batchgen.engine.jobs import JobPolls, JobProgress
+from batchgen.engine.jobs import JobLeft, JobPolls, JobProgress
 from batchgen.engine.lost_jobs import LostJobs
 from batchgen.engine.settle import SettledReply
 from batchgen.errors import BatchgenError, ProviderError, StoreError, Unanswered
@@ -82,11 +82,11 @@ class Receiver:
         while True:
             await self._polls.wait_turn(job, progress)
             asking = InFlight(attempt.id)
+            in_flight.answer, in_flight.spooled = None, asking.spooled
+            question = self._question(codec, job, attempt)
             try:
-                answer = await self.exchange.send(
-                    asking, route, codec.poll(job), on_sent=lambda: None, signatures=False
-                )
-                in_flight.answer, in_flight.spooled = answer, asking.spooled
+                answer = await self.exchange.send(asking, route, question, on_sent=lambda: None, signatures=False)
+                in_flight.answer = answer
                 received = await self._context.in_thread(
                     lambda: self._read(progress.lane, attempt, in_flight, answer, job)  # noqa: B023
                 )
@@ -98,6 +98,15 @@ class Receiver:
             if isinstance(received, Received):
                 return await self._settle(received, progress.lane, attempt, in_flight)
             job, progress.failures = received, 0
+
+    def _question(self, codec: SupportsJobs, job: PendingJob, attempt: AnsweredAttempt) -> Request:
+        """Raises JobLeft for a bug of the codec: the job is paid for, and a newer codec may ask about it."""
+        try:
+            return codec.poll(job)
+        except Exception as error:
+            what = f"{type(error).__name__} in asking about its job: a bug of batchgen or of its codec"
+            self._context.note(f"{attempt.sample.key}: {what}; the next run asks again")
+            raise JobLeft from error
 
     async def _settle(self, received: Received, lane: str, attempt: AnsweredAttempt, in_flight: InFlight) -> Settled:
         if received.settled is not None and received.at_s is not None:

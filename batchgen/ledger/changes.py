@@ -8,12 +8,12 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from batchgen.ledger.database import Connection, upsert_sql
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
-from batchgen.ledger.requests import OpenAttempt, parse_linked_answer
+from batchgen.ledger.requests import IntendedRequest, OpenAttempt, parse_linked_answer
 from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.records import Reply, Sample, Usage
 from batchgen.store.stored_files import DRAFTS, SUPERSEDED
@@ -44,19 +44,6 @@ def dump_usage(usage: Usage | None) -> str | None:
     if usage is None:
         return None
     return json.dumps({name: value for name, value in dataclasses.asdict(usage).items() if value})
-
-
-@dataclass(frozen=True, slots=True)
-class IntendedRequest:
-    """A request that is about to be sent. number: which one of its sample it is; sent_as: how it departs from its item, in
-    words; facts: what settling its answer needs, for one whose answer may come another day."""
-
-    sample: Sample
-    lane: str
-    number: int
-    estimate_usd: float | None
-    sent_as: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def insert_attempt(

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from batchgen.ledger.changes import IntendedRequest, end_sample, insert_attempt
+from batchgen.ledger.changes import end_sample, insert_attempt
 from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
 from batchgen.ledger.database import Connection
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.requests import IntendedRequest
 
 
 class ChunkWriter:

@@ -12,7 +12,6 @@ from typing import Any, cast
 from batchgen.errors import LINK_PENDING_REASONS, LedgerError, ProviderError
 from batchgen.events import Outage
 from batchgen.ledger.changes import (
-    IntendedRequest,
     accept_picture,
     classify_unaccepted,
     current_placement,
@@ -30,7 +29,7 @@ from batchgen.ledger.database import Connection, upsert_sql
 from batchgen.ledger.location import LedgerServer, open_for_writing
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import LATE_REASON, OpenAttempt
+from batchgen.ledger.requests import LATE_REASON, IntendedRequest, OpenAttempt
 from batchgen.ledger.runs import MANIFEST_FACTS, ManifestTotals
 from batchgen.ledger.samples import AT_VENDOR
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
@@ -120,21 +119,9 @@ class Ledger:
 
     # --- an attempt: intended, sent, ended
 
-    async def attempt_started(
-        self,
-        sample: Sample,
-        lane: str,
-        number: int,
-        estimate_usd: float | None,
-        sent_as: str = "",
-        facts: Mapping[str, Any] = EMPTY_MAPPING,
-    ) -> int:
-        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number.
-
-        sent_as: how the request departs from its item, in words. facts: what finding its job again needs.
-        """
+    async def attempt_started(self, request: IntendedRequest) -> int:
+        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number."""
         at = time.time()
-        request = IntendedRequest(sample, lane, number, estimate_usd, sent_as, facts)
         return await self.writer.write(lambda db: insert_attempt(db, self.run_id, request, at))
 
     def job_taken(self, attempt: int, sample: Sample, job: PendingJob, facts: Mapping[str, Any]) -> None:

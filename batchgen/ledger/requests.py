@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
-from batchgen.records import PendingJob, Usage, sample_key
+from batchgen.records import PendingJob, Sample, Usage, sample_key
 
 IN_BATCH_REASON = "in a batch"
 MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
+JOB_INPUT = "job_input"  # among the facts of a request: by which its job is found again in its vendor's list
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
@@ -65,6 +66,19 @@ class LinkedAnswer:
     pictures: int
     usage: Usage | None = None
     text: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class IntendedRequest:
+    """A request that is about to be sent. number: which one of its sample it is; sent_as: how it departs from its item, in
+    words; facts: what settling its answer needs, for one whose answer may come another day."""
+
+    sample: Sample
+    lane: str
+    number: int
+    estimate_usd: float | None
+    sent_as: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -133,10 +147,15 @@ class AttemptQueries(BaseReader):
         sql = "SELECT DISTINCT lane FROM attempt WHERE outcome IS NULL AND job IS NOT NULL"
         return [lane for (lane,) in self._query(sql)]
 
-    def job_ids(self) -> list[str]:
-        """As their vendors name them, of all jobs that were ever taken."""
-        sql = "SELECT job FROM attempt WHERE job IS NOT NULL"
-        return [str(json.loads(job)["id"]) for (job,) in self._query(sql)]
+    def job_ids(self, since: float) -> list[str]:
+        """As their vendors name them, of jobs that were asked for since then, in UTC seconds."""
+        sql = "SELECT job FROM attempt WHERE job IS NOT NULL AND started_at >= ?"
+        return [str(json.loads(job)["id"]) for (job,) in self._query(sql, since)]
+
+    def unanswered_requests(self, lane: str) -> list[OpenAttempt]:
+        """Of this process and all workers: requests that may be a job by now, and nobody knows which."""
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL"
+        return [open_attempt_from_row(row) for row in self._query(sql, lane)]
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""

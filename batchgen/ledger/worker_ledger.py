@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from batchgen.errors import Fenced
 from batchgen.ledger import lease, work_queue
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.changes import IntendedRequest, end_attempt, insert_attempt, insert_blocked
+from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
 from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import open_schema
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, OpenAttempt, open_attempt_from_row
+from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
 from batchgen.money import STEP_USD
 from batchgen.planning.reason_text import blocked_message
-from batchgen.records import EMPTY_MAPPING, Sample, sample_key
+from batchgen.records import Sample, sample_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,24 +162,16 @@ class FencedLedger(Ledger):
 
     # --- its attempts
 
-    async def attempt_started(
-        self,
-        sample: Sample,
-        lane: str,
-        number: int,
-        estimate_usd: float | None,
-        sent_as: str = "",
-        facts: Mapping[str, Any] = EMPTY_MAPPING,
-    ) -> int:
+    async def attempt_started(self, request: IntendedRequest) -> int:
         """Raises Fenced when the sample is another's by now, or the submission has stopped or no room for it in its budget."""
         at = time.time()
 
         def change(db: Connection) -> int | str:
-            if not self._holds_claim(db, sample.key):
+            if not self._holds_claim(db, request.sample.key):
                 return "taken"
             if db.execute("SELECT stopped_by FROM submission WHERE run_id = ?", (self.run_id,)).fetchone()[0]:
                 return "stopped"
-            usd = estimate_usd or 0.0
+            usd = request.estimate_usd or 0.0
             room = db.execute(
                 "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
                 f" AND (budget_usd IS NULL OR spent_usd + ? < budget_usd + {STEP_USD / 2}) RETURNING 1",
@@ -187,12 +179,11 @@ class FencedLedger(Ledger):
             ).fetchone()
             if room is None:
                 return "budget"
-            request = IntendedRequest(sample, lane, number, estimate_usd, sent_as, facts)
             return insert_attempt(db, self.run_id, request, at, worker=self.worker)
 
         answer = await self.writer.write(change)
         if isinstance(answer, str):
-            raise Fenced(sample.key, answer)
+            raise Fenced(request.sample.key, answer)
         return answer
 
     async def record_derivatives(

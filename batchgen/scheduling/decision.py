@@ -10,7 +10,7 @@ from batchgen.money import within
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.breaker import Breaker
-from batchgen.scheduling.lane import MAX_JOBS, Lane, LaneWait
+from batchgen.scheduling.lane import Lane, LaneWait
 from batchgen.scheduling.retry import RetryPolicy
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import QuotaDenied, SharedQuota, Window
@@ -63,12 +63,11 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class LaneTerms:
     """What paces a lane: its quota, the log of starts and money of all processes, and whose account and host answer it. One
-    without `upstream` is alone with its own. max_jobs: requests that its API may have taken and not answered."""
+    without `upstream` is alone with its own."""
 
     window: Window | None = None
     shared_quota: SharedQuota | None = None
     upstream: Upstream | None = None
-    max_jobs: int = MAX_JOBS
 
 
 class DispatchObserver:

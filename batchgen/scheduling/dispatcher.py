@@ -68,7 +68,7 @@ class Dispatcher(DispatchState):
     ) -> None:
         breakers = breakers_by_lane({key: terms.upstream for key, terms in lanes.items()})
         opened = {
-            key: Lane(key, terms.window, breakers[key], terms.shared_quota, terms.max_jobs, source.backlog_count(key))
+            key: Lane(key, terms.window, breakers[key], terms.shared_quota, source.backlog_count(key))
             for key, terms in lanes.items()
         }
         super().__init__(opened, limits, estimate_usd, external_samples)

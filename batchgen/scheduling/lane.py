@@ -30,7 +30,7 @@ from batchgen.scheduling.window import SharedQuota, Window
 RESERVATION_FACTOR = 1.15
 UNCONFIRMED_S = 1.0  # within which a refusal has come back; an answer takes longer
 MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
-MAX_JOBS = 100  # of a lane at once, where its profile names no limit
+MAX_JOBS = 100  # of a lane at once
 REPORTED_WAIT_S = 2.0  # from which on a wait is worth telling
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
@@ -98,7 +98,6 @@ class Lane:
     window: Window | None
     breakers: tuple[Breaker, ...]  # its own, its account's and its host's
     shared_quota: SharedQuota | None = None
-    max_jobs: int = MAX_JOBS
     backlog_count: int = 0  # in the backlog
     ready: deque[Pending] = field(default_factory=deque)
     delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # heap by not-before
@@ -190,7 +189,7 @@ class Lane:
 
     def earliest_start_s(self, now_s: float) -> float:
         """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
-        if self.jobs and self.jobs + self.in_flight >= self.max_jobs:
+        if self.jobs and self.jobs + self.in_flight >= MAX_JOBS:
             return math.inf  # until one of them ends
         earliest_start_s = max(now_s, self.cooled_until_s, self.quota_full_until_s, self.spend_full_until_s)
         earliest_start_s = max(earliest_start_s, *(breaker.earliest_start_s(now_s) for breaker in self.breakers))

@@ -14,7 +14,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchOptions
 from batchgen.providers import registry
 from tests.support.crash import exit_code
-from tests.support.easel import MODELS, Studio, drawn, serving
+from tests.support.easel import MODELS, Easel, Studio, drawn, serving
 
 CODEC = "easel tests.support.easel Easel"
 
@@ -73,6 +73,7 @@ def bench(studio, tmp_path):
 
 
 PROMPTS = [f"thing {n}" for n in range(8)]
+real = Easel.poll
 MADE = {f"i{n}": drawn(prompt) for n, prompt in enumerate(PROMPTS)}
 
 
@@ -150,6 +151,32 @@ async def test_a_job_that_failed_in_a_later_run_is_bought_again_there(bench, stu
     outcome = await bench.run("a fox")
     assert (outcome.exit_code, len(studio.jobs)) == (0, 2)
     assert bench.pictures() == {"i0": drawn("a fox")}
+
+
+async def test_a_lost_answer_takes_no_job_whose_own_answer_is_still_to_come(bench, studio):
+    studio.slow, studio.lost_answers = {"a fox": 1.0}, 1  # of two that ask for the same: one comes late, one not at all
+    outcome = await bench.run("a fox", "a fox")
+    assert (outcome.exit_code, outcome.maybe_requests, len(studio.jobs)) == (0, 0, 2)
+    assert set(studio.polls) == {"1", "2"}  # each of the two was collected
+
+
+async def test_a_job_that_does_not_end_is_left_and_after_two_days_given_up(bench, studio, monkeypatch):
+    monkeypatch.setattr("batchgen.engine.jobs.WAIT_S", 1.0)
+    studio.seconds = 600.0
+    outcome = await bench.run("a fox")
+    assert (outcome.exit_code, bench.states()) == (9, {"submitted": 1})
+    monkeypatch.setattr("batchgen.engine.jobs.GIVE_UP_AFTER_S", 0.5)
+    outcome = await bench.run("a fox", hold_uncertain=True)
+    assert (outcome.exit_code, bench.states(), len(studio.jobs)) == (4, {"uncertain": 1}, 1)
+
+
+async def test_a_bug_in_the_question_leaves_the_job_and_costs_no_other_sample(bench, studio, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Easel, "poll", lambda codec, job: {}[job.id] if job.id == "1" else real(codec, job))
+        outcome = await bench.run(*PROMPTS)
+        assert (outcome.exit_code, outcome.made, bench.states()["submitted"]) == (9, 7, 1)
+    assert (await bench.run(*PROMPTS)).exit_code == 0
+    assert (bench.pictures(), len(studio.jobs)) == (MADE, 8)
 
 
 STEPS = [

@@ -18,6 +18,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.planning.plan import RetrySelection
 from batchgen.records import ImageFile, Reply, Sample
 from batchgen.report.billing_check import read_billing
@@ -167,7 +168,7 @@ OTHER = replace(SAMPLE, fingerprint="fp-other")
 
 async def test_the_first_picture_to_come_is_the_samples_and_the_second_a_draft_whichever_was_asked_for_first(ledger):
     for first_to_come in (0, 1):
-        asked = [await ledger.attempt_started(SAMPLE, "lane", 1, 0.05) for _ in range(2)]
+        asked = [await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05)) for _ in range(2)]
         late = asked[1 - first_to_come]
         assert comes(ledger, asked[first_to_come], SAMPLE) == [("a.png", "image")]
         assert comes(ledger, late, SAMPLE) == [(f"drafts/a.{late}-0.png", "draft")]
@@ -175,9 +176,9 @@ async def test_the_first_picture_to_come_is_the_samples_and_the_second_a_draft_w
 
 
 async def test_a_picture_for_another_prompt_than_is_wanted_by_now_is_kept_aside_and_counts_for_no_sample(ledger):
-    earlier = await ledger.attempt_started(SAMPLE, "lane", 1, 0.05)
+    earlier = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05))
     ledger.end_without_picture(ledger.reader.open_attempts()[0], "uncertain", "interrupted", "")
-    await ledger.attempt_started(OTHER, "lane", 1, 0.05)
+    await ledger.attempt_started(IntendedRequest(OTHER, "lane", 1, 0.05))
     ledger.end_without_picture(ledger.reader.open_attempts()[0], "failed", "server_error", "")
     assert comes(ledger, earlier, SAMPLE) == [(f"superseded/a.{earlier}.0.png", "image")]
     assert stands(ledger) == ("failed", None)
@@ -189,7 +190,7 @@ async def test_a_picture_for_another_prompt_than_is_wanted_by_now_is_kept_aside_
 
 
 async def test_a_picture_that_the_manifest_does_not_want_any_more_is_kept_aside(ledger):
-    attempt = await ledger.attempt_started(SAMPLE, "lane", 1, 0.05)
+    attempt = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05))
     ledger.run_statements([("UPDATE sample SET state = 'superseded'", ())])
     assert comes(ledger, attempt, SAMPLE) == [(f"superseded/a.{attempt}.0.png", "image")]
     assert stands(ledger) == ("superseded", None)
@@ -197,7 +198,7 @@ async def test_a_picture_that_the_manifest_does_not_want_any_more_is_kept_aside(
 
 async def test_what_was_recorded_twice_is_the_same_picture_and_placed_once(ledger):
     """A worker may ask again after its connection was lost, and another may have fetched the same link."""
-    attempt = await ledger.attempt_started(SAMPLE, "lane", 1, 0.05)
+    attempt = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05))
     for _ in range(2):
         assert comes(ledger, attempt, SAMPLE) == [("a.png", "image")]
     ledger.record_placed(attempt)
@@ -206,9 +207,9 @@ async def test_what_was_recorded_twice_is_the_same_picture_and_placed_once(ledge
 
 
 async def test_a_picture_that_waited_is_kept_aside_when_its_sample_has_a_later_one(ledger):
-    first = await ledger.attempt_started(SAMPLE, "lane", 1, 0.05)
+    first = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05))
     comes(ledger, first, SAMPLE)
-    again = await ledger.attempt_started(SAMPLE, "lane", 2, 0.05)
+    again = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 2, 0.05))
     comes(ledger, again, SAMPLE, "b")
     due = ledger.current_placements(ledger.reader.unplaced())
     assert [(image.attempt, image.file.path) for image in due] == [
@@ -219,8 +220,8 @@ async def test_a_picture_that_waited_is_kept_aside_when_its_sample_has_a_later_o
 
 
 async def test_a_request_that_brings_nothing_takes_no_picture_from_its_sample_and_speaks_for_no_later_request(ledger):
-    first = await ledger.attempt_started(SAMPLE, "lane", 1, 0.05)
-    again = await ledger.attempt_started(SAMPLE, "lane", 2, 0.05)
+    first = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 1, 0.05))
+    again = await ledger.attempt_started(IntendedRequest(SAMPLE, "lane", 2, 0.05))
     early, late = ledger.reader.open_attempts()
     ledger.end_without_picture(early, "failed", "link_gone", "")
     assert stands(ledger)[0] == "running"  # the later one is on its way

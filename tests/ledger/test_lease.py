@@ -9,12 +9,13 @@ import pytest
 
 from batchgen.engine.cluster import queue
 from batchgen.ledger import lease, work_queue
-from batchgen.ledger.changes import IntendedRequest, insert_attempt
+from batchgen.ledger.changes import insert_attempt
 from batchgen.ledger.lease import SERVER_NOW, Holder
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import SHARED_SCHEMA, LedgerServer, job_identity, read_pointer
 from batchgen.ledger.pictures import SpooledPicture
 from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.records import ImageFile, Reply
 from batchgen.store.store import Store

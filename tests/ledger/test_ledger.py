@@ -18,6 +18,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.runs import ParkedLane
 from batchgen.ledger.schema import ledger_path
@@ -64,7 +65,7 @@ def picture(sample: Sample, n: int = 1, k: int = 0) -> SpooledPicture:
 
 
 async def succeed(ledger: Ledger, sample: Sample, usd: float | None = 0.04, source: str = "usage") -> int:
-    attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+    attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, 0.05))
     pictures = [picture(sample, n, n) for n in range(sample.n, sample.n + sample.images)]
     ledger.attempt_succeeded(
         receipt_of(
@@ -76,7 +77,7 @@ async def succeed(ledger: Ledger, sample: Sample, usd: float | None = 0.04, sour
 
 
 async def test_an_attempt_is_on_disk_before_the_call_that_records_it_returns(ledger, folder):
-    await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, 0.05))
     with Reader.open(folder) as other:
         assert [attempt.item_id for attempt in other.open_attempts()] == ["a"]
         assert other.counts() == {"running": 1}
@@ -84,7 +85,7 @@ async def test_an_attempt_is_on_disk_before_the_call_that_records_it_returns(led
 
 async def test_links_that_come_for_a_request_that_was_given_up_are_fetched_all_the_same(ledger):
     sample = make_sample("a")
-    attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+    attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, 0.05))
     await ledger.attempt_failed(attempt, sample, Unanswered("gone"), sent_at=1.0, state="uncertain")
     assert ledger.reader.open_attempts() == []
     ledger.links_received(attempt, Reply(links=("https://a/b",)))
@@ -95,7 +96,7 @@ async def test_a_sample_that_ends_without_another_request_does_so_whatever_its_i
     first = make_sample("a")
     second = replace(first, n=2, fingerprint="fp-of-the-second")
     for sample in (first, second):
-        attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+        attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, 0.05))
         await ledger.attempt_failed(attempt, sample, ServerFault("busy"), sent_at=1.0, state="wanted")
     await ledger.sample_failed(first, ServerFault("busy"))
     assert [entry.state for entry in ledger.reader.known_samples(["a"])["a"]] == ["failed", "wanted"]
@@ -115,7 +116,9 @@ async def test_every_commit_reaches_the_disk(ledger):
 async def test_changes_that_come_together_share_a_commit_and_keep_their_order(ledger):
     before = ledger.writer.commits
     samples = [make_sample(f"s{n}") for n in range(200)]
-    attempts = await asyncio.gather(*(ledger.attempt_started(sample, "lane", 1, None) for sample in samples))
+    attempts = await asyncio.gather(
+        *(ledger.attempt_started(IntendedRequest(sample, "lane", 1, None)) for sample in samples)
+    )
     assert list(attempts) == sorted(attempts)
     assert ledger.writer.commits - before < 20
 
@@ -140,7 +143,7 @@ async def test_a_ledger_that_cannot_be_written_refuses_everything_from_then_on(f
     with pytest.raises(LedgerError, match="disk is full"):
         await ledger.writer.write(fail)
     with pytest.raises(LedgerError, match="disk is full"):
-        await ledger.attempt_started(make_sample("a"), "lane", 1, None)
+        await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, None))
     ledger.close()
 
 
@@ -171,7 +174,7 @@ async def test_success_sets_state_price_and_file(ledger):
 async def test_one_attempt_can_bring_several_samples_and_withhold_one(ledger):
     base = make_sample("a", count=3)
     sample = Sample(item=base.item, n=1, fingerprint="f", wire="{}", images=3)
-    attempt = await ledger.attempt_started(sample, "lane", 1, None)
+    attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, None))
     ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), [picture(sample, 1, 0), picture(sample, 2, 1)], sent_at=1.0, usd=None,
                              usd_source="unknown", missing=(UndeliveredSample(3, "filtered", "violates policy"),)))  # fmt: skip
     assert [(result.n, result.state, result.reason) for result in ledger.reader.results_of_item("a")] == [
@@ -180,9 +183,9 @@ async def test_one_attempt_can_bring_several_samples_and_withhold_one(ledger):
 
 async def test_an_answer_that_is_given_up_ends_none_of_its_samples_that_were_asked_for_again(ledger):
     pair = Sample(item=make_sample("a").item, n=1, fingerprint="fp-a", wire="{}", images=2)
-    first = await ledger.attempt_started(pair, "lane", 1, 0.05)
+    first = await ledger.attempt_started(IntendedRequest(pair, "lane", 1, 0.05))
     ledger.links_received(first, Reply(links=("https://a/1", "https://a/2")))
-    again = await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    again = await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, 0.05))
     ledger.end_without_picture(ledger.reader.attempt(first), "failed", "link_gone", "404")
     assert [(known_samples.state, known_samples.reason) for known_samples in ledger.reader.known_samples(["a"])["a"]] == [
         ("running", ""), ("failed", "link_gone"),
@@ -198,7 +201,7 @@ async def test_failure_keeps_the_vendors_words_and_counts_what_may_have_been_bil
         ("c", Unanswered("reset"), "uncertain"),
     ]:
         sample = make_sample(name)
-        attempt = await ledger.attempt_started(sample, "lane", 1, 0.05)
+        attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, 0.05))
         await ledger.attempt_failed(attempt, sample, error, sent_at=1.0, state=state)
     assert [(result.state, result.reason, result.message) for result in ledger.reader.results()] == [
         ("refused", "safety", "no such pictures"),
@@ -228,7 +231,7 @@ async def test_a_changed_item_counts_its_attempts_anew(ledger):
     await succeed(ledger, sample)
     await succeed(ledger, sample)
     changed = Sample(item=sample.item, n=1, fingerprint="other", wire="{}")
-    await ledger.attempt_started(changed, "lane", 1, None)
+    await ledger.attempt_started(IntendedRequest(changed, "lane", 1, None))
     assert [result.attempts for result in ledger.reader.results()] == [1]
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
 from batchgen.events import Outage
-from batchgen.ledger.changes import IntendedRequest
 from batchgen.ledger.chunk_writer import ChunkWriter
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.runs import ManifestTotals
 from batchgen.records import ImageFile, PendingJob, Reply, Usage
 from tests.support.samples import make_sample, receipt_of
@@ -51,7 +51,8 @@ READER: dict[str, tuple[Any, ...]] = {
     "chunk": (1,),
     "chunk_lanes": (),
     "job_lanes": (),
-    "job_ids": (),
+    "job_ids": (0.0,),
+    "unanswered_requests": ("gemini/q",),
     "chunk_usd": (1,),
     "cooling_lanes": (),
     "counts": (),
@@ -186,7 +187,7 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     ledger.manifest_read(ManifestTotals(12, {"limit": 2}, 1, 9, (3, 5, "ab")))
     ledger.set_meta(name="it's ?", manifest="m.yaml")
     a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
-    first = await ledger.attempt_started(a, "gemini/m", 1, 0.05, "smaller")
+    first = await ledger.attempt_started(IntendedRequest(a, "gemini/m", 1, 0.05, "smaller"))
     ledger.attempt_succeeded(
         receipt_of(
             first,
@@ -200,18 +201,18 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
         )
     )
     ledger.record_placed(first)
-    refused = await ledger.attempt_started(b, "gemini/m", 1, 0.05)
+    refused = await ledger.attempt_started(IntendedRequest(b, "gemini/m", 1, 0.05))
     await ledger.attempt_failed(
         refused, b, Refused("no: 100 % 'this'", usage=usage), sent_at=2.5, state="refused", cost=(0.01, "usage")
     )
-    lost = await ledger.attempt_started(c, "gemini/m", 1, 0.05)
+    lost = await ledger.attempt_started(IntendedRequest(c, "gemini/m", 1, 0.05))
     await ledger.attempt_failed(lost, c, Unanswered("gone"), sent_at=3.5, state="uncertain")
-    linked = await ledger.attempt_started(d, "aimlapi/n", 1, None)
+    linked = await ledger.attempt_started(IntendedRequest(d, "aimlapi/n", 1, None))
     ledger.links_received(linked, Reply(links=("https://a/b?c=%20",), usage=usage, text="t"))
     await ledger.download_failed(linked, d, DownloadFailed("404"))
     ledger.links_recovered(linked, Reply(links=("https://a/c",)))
     pair = replace(make_sample("g"), images=2)
-    both = await ledger.attempt_started(pair, "gemini/m", 1, None)
+    both = await ledger.attempt_started(IntendedRequest(pair, "gemini/m", 1, None))
     ledger.attempt_succeeded(
         receipt_of(
             both,
@@ -224,12 +225,12 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
             missing=(UndeliveredSample(2, "mismatch", "small", "failed"),),
         )
     )
-    again = await ledger.attempt_started(a, "gemini/m", 2, 0.05)
+    again = await ledger.attempt_started(IntendedRequest(a, "gemini/m", 2, 0.05))
     ledger.attempt_succeeded(receipt_of(again, a, reply, [settled("a")], sent_at=4.5, usd=0.05, usd_source="estimate"))
     ledger.record_placed(again, [("a-1.png", "superseded/a-1.png")])
     ledger.record_stamps([("5", again, 0)])
     assert [image.file.path for image in ledger.current_placements(ledger.reader.unplaced())] == ["g-1.png"]
-    await ledger.attempt_started(make_sample("l"), "gemini/m", 1, 0.05)
+    await ledger.attempt_started(IntendedRequest(make_sample("l"), "gemini/m", 1, 0.05))
     half = ledger.reader.open_attempts()[-1]
     ledger.record_drafts(half, [settled("l", role="draft")])
     ledger.end_without_picture(half, "uncertain", "interrupted", "it's over")
@@ -261,7 +262,7 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     await ledger.writer.write(upsert_derivatives([*rows, rows[0]]))
     await ledger.writer.write(delete_derivatives(rows[2:]))
     two = replace(make_sample("l"), images=2)
-    partly = await ledger.attempt_started(two, "aimlapi/n", 1, 0.08)
+    partly = await ledger.attempt_started(IntendedRequest(two, "aimlapi/n", 1, 0.08))
     ledger.links_received(partly, Reply(links=("https://a/d", "https://a/e"), usage=usage), {"wire": "{}", "n": 1})
     behind = [UndeliveredSample(2, "download_failed", "404", "failed")]
     ledger.attempt_succeeded(
@@ -271,9 +272,12 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     )
     assert [dict(each.links) for each in ledger.reader.open_attempts() if each.id == partly] == [{1: "https://a/e"}]
     ledger.end_without_picture(ledger.reader.attempt(partly), "failed", "link_gone", "410")
-    taken = await ledger.attempt_started(make_sample("o"), "gemini/o", 1, 0.05, facts={"job_input": "o's"})
+    taken = await ledger.attempt_started(
+        IntendedRequest(make_sample("o"), "gemini/o", 1, 0.05, facts={"job_input": "o's"})
+    )
     ledger.job_taken(taken, make_sample("o"), PendingJob(id="7", state={"at": "/jobs/7?"}), {"item": "o"})
     await ledger.adopt_job(taken)
+    await ledger.attempt_started(IntendedRequest(make_sample("q"), "gemini/q", 1, 0.05, facts={"job_input": "q's"}))
     assert ledger.reader.attempt(taken).job == PendingJob(id="7", state={"at": "/jobs/7?"})
     ledger.park("gemini/m", 9.5, "too much")
     ledger.park("gemini/n", 9.5, "too much")
@@ -335,7 +339,7 @@ def test_both_databases_are_asked_about_nothing_alike(both):
         ]
         assert not any(asked)
         assert ledger.reader.spent_since(0.0, []) == 0.0
-        assert len(list(chronicle.attempts_after(7, []))) == 7
+        assert len(list(chronicle.attempts_after(7, []))) == 8
 
 
 @pytest.mark.parametrize(("owner", "questions"), [(DerivativeReader, DERIVED), (HistoryReader, CHRONICLE)])

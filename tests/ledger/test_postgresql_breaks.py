@@ -19,6 +19,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.server_lock import ServerLock
 from tests.support.bench import Bench, items
 from tests.support.postgres import PASSWORD, USER, PostgresServer, running
@@ -51,7 +52,7 @@ async def test_a_change_is_recorded_once_whether_the_answer_to_its_commit_was_lo
 ):
     ledger = opened(folder, proxy.url(database))
     proxy.cut = cut
-    number = await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    number = await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, 0.05))
     assert proxy.cut is None
     assert [attempt.id for attempt in ledger.reader.open_attempts()] == [number]
     ledger.close()
@@ -61,7 +62,7 @@ async def test_a_reader_and_a_writer_go_on_after_their_connections_were_cut(fold
     ledger = opened(folder, proxy.url(database))
     proxy.hang_up()
     assert ledger.reader.counts() == {}
-    await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, 0.05))
     proxy.hang_up()
     assert ledger.reader.counts() == {"running": 1}
     ledger.close()
@@ -74,7 +75,7 @@ async def test_what_an_administrator_ends_comes_back(folder, database):
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'batchgen %' AND datname = current_database()"
         )
-    await ledger.attempt_started(make_sample("a"), "lane", 1, 0.05)
+    await ledger.attempt_started(IntendedRequest(make_sample("a"), "lane", 1, 0.05))
     assert ledger.reader.counts() == {"running": 1}
     ledger.close()
 

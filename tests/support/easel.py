@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import itertools
@@ -110,7 +111,7 @@ class Studio:
     """Use `serving`. seconds: that a job takes. faults: of polls, by job and in their order: an HTTP status, or "reset".
 
     ends: how a prompt's jobs end, in their order: done, drawn, refused, failed, lost; done when none is left. lost_answers:
-    submits whose answers do not arrive.
+    submits whose answers do not arrive; slow: seconds until the first answer to a prompt.
     """
 
     seconds: float = 0.1
@@ -119,6 +120,7 @@ class Studio:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     lost_answers: int = 0
     has_list: bool = True
+    slow: dict[str, float] = field(default_factory=dict)
     polls: Counter[str] = field(default_factory=Counter)
     max_open: int = 0
     url: str = ""
@@ -137,7 +139,9 @@ class Studio:
             "created_at": time.time(),
         }
         self.max_open = max(self.max_open, sum(job["due"] > time.monotonic() for job in self.jobs.values()))
-        if self.lost_answers:
+        if asked["text"] in self.slow:
+            await asyncio.sleep(self.slow.pop(asked["text"]))
+        elif self.lost_answers:
             self.lost_answers -= 1
             assert request.transport is not None
             request.transport.abort()

@@ -26,8 +26,8 @@ from batchgen.errors import (
     Unanswered,
 )
 from batchgen.events import AttemptStarted, BatchSubmitted
-from batchgen.ledger.changes import IntendedRequest
 from batchgen.ledger.chunks import Chunk
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
 from batchgen.providers.remote import RemoteBatch
 from batchgen.records import Sample, sample_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import cast
+from dataclasses import replace
 
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
 from batchgen.engine.links import fetch_attempt_links
@@ -72,11 +72,10 @@ class PreviousAttempts:
         return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None
 
     async def _find_job(self, attempt: OpenAttempt) -> OpenAttempt | None:
-        number, found = attempt.id, cast("OpenAttempt | None", attempt)
         if attempt.job is None and (route := self._routes.get(attempt.lane)) is not None:
-            await self._lost_jobs.find(route, [attempt])
-            found = await asyncio.to_thread(lambda: self._ledger.reader.attempt(number))
-        return found if found is not None and found.job is not None else None
+            job = (await self._lost_jobs.find(route, [attempt])).get(attempt.id)
+            attempt = replace(attempt, job=job)
+        return attempt if attempt.job is not None else None
 
     def _recover_stored(self, attempt: OpenAttempt) -> bool:
         """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from batchgen.engine.batch.context import resume_unsent_chunks
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.links import fetch_pending_links, settle_downloaded
-from batchgen.engine.lost_jobs import JOB_INPUT, LostJobs
+from batchgen.engine.lost_jobs import LostJobs
 from batchgen.engine.recovery.open_attempts import finish_moves, settle_open_attempts
 from batchgen.engine.recovery.replay import read_kept_answers
 from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
 from batchgen.engine.routes import link_routes, open_routes
 from batchgen.http.transport import Transport
 from batchgen.ledger.location import read_pointer
+from batchgen.ledger.requests import JOB_INPUT
 from batchgen.records import lane_model
 
 
@@ -54,8 +55,9 @@ async def _find_lost_jobs(request: RunRequest, state: JobState) -> None:
             async with Transport(1, executor) as transport:
                 for lane, route in routes.items():
                     of_lane = [attempt for attempt in lost if attempt.lane == lane]
-                    for item in await LostJobs(state.ledger, transport).find(route, of_lane):
-                        request.note(f"attempt {item}: the job of an interrupted run was found again at its vendor")
+                    found = await LostJobs(state.ledger, transport).find(route, of_lane)
+                    for attempt in (each for each in of_lane if each.id in found):
+                        request.note(f"{attempt.item_id}: its vendor has the job that an interrupted run asked for")
 
 
 async def _fetch_links(request: RunRequest, state: JobState) -> None:

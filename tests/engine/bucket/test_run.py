@@ -14,6 +14,7 @@ import batchgen
 from batchgen.errors import SettingsError, StoreError, UsageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import SpooledPicture
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.records import ImageFile, Reply
 from batchgen.store.objects import ObjectStorage
 from batchgen.store.store import open_store
@@ -131,7 +132,7 @@ async def test_a_deposit_that_is_found_when_its_image_was_made_again_becomes_a_d
     ledger = Ledger(bench.job)
     (lost,) = ledger.reader.open_attempts()
     sample = replace(make_sample("i0"), fingerprint=lost.fingerprint, wire=ledger.reader.wire("i0", 1))
-    attempt = await ledger.attempt_started(sample, lost.lane, 2, None)
+    attempt = await ledger.attempt_started(IntendedRequest(sample, lost.lane, 2, None))
     file = ImageFile(path="i0.png", sha256=digest(again), bytes=len(again), width=1, height=1, format="png")
     picture = SpooledPicture(1, 0, f"{attempt}.0", file, None)
     ledger.attempt_succeeded(receipt_of(attempt, sample, Reply(), [picture], sent_at=None, usd=None, usd_source=""))

@@ -13,10 +13,11 @@ import pytest
 from batchgen.cli.verify import VerifyResult, verify
 from batchgen.emulator import serve
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
-from batchgen.ledger.changes import IntendedRequest, insert_attempt
+from batchgen.ledger.changes import insert_attempt
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity, read_pointer
 from batchgen.ledger.pictures import SpooledPicture
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.planning.plan import RetrySelection
 from batchgen.profiles.catalogue import load_catalogue
