@@ -19,6 +19,7 @@ from batchgen.http.transport import Transport
 from batchgen.http.uploads import Uploader
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.results import RESULTS_FILE, ResultsFile
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Reply, ReplyImage
@@ -75,7 +76,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_frees_its_children(bench):
     sample, child = make_sample("a", MODEL), make_sample("b", MODEL)
     bench.backlog.add_dependent("lane", child, ["a"])
-    attempt = await bench.attempts.begin(sample, "lane", 1, 0.05)
+    attempt = await bench.attempts.begin(IntendedRequest(sample, "lane", 1, 0.05))
     reply, profile = Reply(images=(ReplyImage("", WHOLE["PNG"]),)), load_catalogue().resolve(MODEL)
     answered = AnsweredAttempt(id=attempt, sample=sample, profile=profile, estimate_usd=0.05)
     stored = await asyncio.to_thread(bench.attempts.settle, answered, reply, [])
@@ -90,7 +91,7 @@ async def test_a_reply_that_came_some_other_way_is_placed_recorded_and_told_and_
 async def test_an_error_that_came_some_other_way_ends_its_sample_and_those_that_wait_for_it(bench):
     sample = make_sample("a", MODEL)
     bench.backlog.add_dependent("lane", make_sample("b", MODEL), ["a"])
-    attempt = await bench.attempts.begin(sample, "lane", 1, 0.05)
+    attempt = await bench.attempts.begin(IntendedRequest(sample, "lane", 1, 0.05))
     error = NoImage("no picture", reason="no_image")
     await bench.attempts.failed(sample, attempt, error, sent_at=None, state=error.outcome)
     assert type(bench.events[-1]) is AttemptFailed

@@ -110,7 +110,7 @@ def _wire(made: Hosts) -> None:
     ip("link", "add", outside, "type", "veth", "peer", "name", "to-r", "netns", f"{made.prefix}c")
     _address([], outside, "10.177.3.1")
     _address(["-n", f"{made.prefix}c"], "to-r", "10.177.3.2")
-    ip("route", "add", SERVER, "via", "10.177.3.2")
+    ip("route", "replace", SERVER, "via", "10.177.3.2", "dev", outside)  # one of a process that was killed may be left
 
 
 def _address(where: list[str], device: str, address: str) -> None:

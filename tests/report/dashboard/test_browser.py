@@ -211,9 +211,7 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     before = tab.evaluate(succeeded)
     tab.select_option("#sort", "newest")  # each new image moves all others
     assert tab.locator(".card:not(.succeeded) .pick:enabled").count() == 0  # nothing is to be seen yet
-    box = tab.locator(".card.succeeded .pick").first.bounding_box()
-    tab.mouse.move(box["x"] + 9, box["y"] + 9)
-    tab.mouse.down()
+    press(tab, ".card.succeeded .pick")
     until(tab, "waiting.length > 0")  # images have come while the button is down
     tab.mouse.up()
     until(tab, "document.querySelector('#count').textContent.endsWith('1 picked')")
@@ -230,6 +228,18 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     assert run.wait(20) == 143
     assert tab.locator("[data-do=stop]").count() == 0
     assert len(results(tmp_path / "job.emulated")) < 80
+
+
+def press(tab: Any, selector: str) -> None:
+    """Hold the mouse button down on the first of them, wherever it has moved to by then."""
+    for _ in range(50):
+        box = tab.locator(selector).first.bounding_box()
+        tab.mouse.move(box["x"] + 9, box["y"] + 9)
+        tab.mouse.down()
+        if tab.locator(f"{selector}:active").count():
+            return
+        tab.mouse.up()
+    raise AssertionError(f"never under the mouse: {selector}")
 
 
 def results(folder: Path) -> list[Result]:
