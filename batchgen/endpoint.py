@@ -17,12 +17,14 @@ class Endpoint:
 
     base_url: the vendor's own, None when only the environment knows one. key_names and base_url_names: variables, the one
     that wins first. A base URL's variable ends in _BASE_URL, by which one in a folder's `.env` is recognised.
+    credential_names: variables, of the environment alone, with the path of a file that lets requests in without a key.
     """
 
     name: str
     key_names: tuple[str, ...]
     base_url_names: tuple[str, ...]
     base_url: str | None = None
+    credential_names: tuple[str, ...] = ()
 
     @classmethod
     def named(cls, name: str, base_url: str | None = None) -> Endpoint:

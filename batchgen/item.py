@@ -123,6 +123,22 @@ class Item:
         default=(),
         max_length=100,
     )
+    mask: bool = _asked(  # the last of the references is one
+        "An image, named as a reference is, that says which part of the first reference to change; at OpenAI where the "
+        "mask is transparent.",
+        "picture",
+        default=False,
+        kind=str,
+    )
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max"] | None = _asked(
+        "How much work goes into the image, and how much it costs.", "picture"
+    )
+    background: Literal["auto", "opaque", "transparent"] | None = _asked(
+        "Behind what is shown; transparent needs PNG or WebP.", "picture"
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = _asked(
+        "What the vendor makes; `post:` makes other formats of any image.", "picture"
+    )
     modalities: tuple[Literal["text", "image"], ...] = _asked(
         "What to answer with; default image. With text, the text is kept as NAME.txt.", "picture", default=()
     )

@@ -141,11 +141,13 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
 
 
 def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
-    """What no fingerprint holds of an item, as a manifest beside its own would say it. folder: of the manifest, which asks
-    for `post` where an item says nothing else."""
-    named = [name if is_elsewhere(name) else os.path.relpath(name, folder) for name in item.references]
+    """What no fingerprint holds of an item, as a manifest beside its own would say it; a mask is the last of the references.
+    folder: of the manifest, which asks for `post` where an item says nothing else."""
+    named = [
+        name if is_elsewhere(name) else os.path.relpath(name, folder).replace(os.sep, "/") for name in item.references
+    ]
     wanted = {
-        "references": [name.replace(os.sep, "/") if name[:1] != "@" else name for name in named],
+        "references": named,
         "service_tier": item.service_tier,
         "fallback": [lane.partition("/")[2] for lane in item.fallback],
         "fallback_on": sorted(item.fallback_on) if item.fallback else [],

@@ -13,7 +13,7 @@ from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
-from batchgen.providers.contract import Provider, SupportsBatches
+from batchgen.providers.contract import Provider, SupportsBatches, find_credentials
 from batchgen.providers.credentials import Credentials
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Sample
@@ -71,33 +71,69 @@ def base_url_of(endpoint: Endpoint, access: Access) -> str:
     return url
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What lets a provider's requests in, where they go, and what stands before their paths there; source: as of
+    FoundCredentials."""
+
+    credentials: Credentials
+    base_url: str
+    path: str
+    source: str
+
+
+def open_account(provider: str, access: Access, environ: Mapping[str, str]) -> Account | None:
+    """None when there is no key for it. Raises SettingsError.
+
+    A server on this machine for which nothing is set gets a placeholder: it has nothing to guard.
+    """
+    codec, endpoint = provider_class(provider), endpoint_of(provider)
+    key = access.key.secret.reveal() if access.key else None
+    own_url = access.base_url or endpoint.base_url
+    if key is None and own_url and on_this_machine(own_url):
+        names = [form for name in endpoint.credential_names for form in (name, f"{name}_FILE")]
+        key = None if any(environ.get(name) for name in names) else "local"
+    found = find_credentials(codec, key, environ)
+    if found is None:
+        return None
+    url = access.base_url or found.base_url or base_url_of(endpoint, access)
+    return Account(found.credentials, url, found.path, found.source)
+
+
+def missing_key_remedy(endpoint: Endpoint) -> str:
+    names = endpoint.key_names
+    return f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate"
+
+
+def unused_credentials(endpoint: Endpoint, settings: Settings) -> list[str]:
+    """What to say of files of credentials that a folder's `.env` names: it may be a stranger's, and so may they."""
+    dotenv = settings.dotenv
+    named = [name for name in endpoint.credential_names if dotenv is not None and dotenv.values.get(name)]
+    return [f"{name} in {dotenv and dotenv.env_file} is not used: set it in the environment" for name in named]
+
+
 def open_routes(
     profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
 ) -> tuple[dict[str, Route], list[str]]:
-    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing.
-
-    A server on this machine that has no key set gets a placeholder: it has nothing to guard.
-    """
+    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing."""
     routes: dict[str, Route] = {}
     notes: dict[str, None] = {}
+    accounts: dict[str, Account | None] = {}
     for profile in profiles:
         codec_class, endpoint = provider_class(profile.provider), endpoint_of(profile.provider)
         access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
-        url = base_url_of(endpoint, access)
+        if profile.provider not in accounts:
+            accounts[profile.provider] = open_account(profile.provider, access, {} if emulator_url else settings.values)
+        account = accounts[profile.provider]
+        if account is None:
+            raise SettingsError(f"no API key for {profile.id}: {missing_key_remedy(endpoint)}")
+        url = account.base_url
         proxy_for(url, environment())  # one that cannot be used is said before anything is begun
-        loopback = _on_this_machine(url)
-        if access.warning:
-            notes[access.warning] = None
+        notes |= dict.fromkeys([access.warning] if access.warning else [])
         if access.source and not endpoint.is_vendor_url(url):
             notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
-        key = access.key
-        if key is None and not loopback:
-            names = " or ".join(endpoint.key_names)
-            raise SettingsError(
-                f"no API key for {profile.id}: set {names} (or {names.split(' ')[0]}_FILE), or try it with --emulate"
-            )
-        credentials = codec_class.credentials(key.secret.reveal() if key else "local")
-        route = Route(profile, codec_class(profile), url, credentials, loopback)
+        notes |= dict.fromkeys(unused_credentials(endpoint, settings))
+        route = Route(profile, codec_class(profile), url + account.path, account.credentials, on_this_machine(url))
         routes[lane_key(profile.provider, profile.id)] = route
         if isinstance(route.codec, SupportsBatches):
             routes[batch_lane(profile.provider, profile.id)] = replace(route, batch=True)
@@ -114,9 +150,9 @@ def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: s
             access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
             url = base_url_of(endpoint, access)
             codec = provider_class(profile.provider)(profile)
-            routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, _on_this_machine(url))
+            routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, on_this_machine(url))
     return routes
 
 
-def _on_this_machine(url: str) -> bool:
+def on_this_machine(url: str) -> bool:
     return is_loopback(split_url(url).hostname or "")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,7 +40,7 @@ from batchgen.http.answer import (
 from batchgen.http.base64_stream import BodyDecoder, ImageBodyDecoder, Sink, StreamingBase64Decoder
 from batchgen.http.proxies import Proxy, proxy_for
 from batchgen.http.time_limit import TimeLimit
-from batchgen.providers.credentials import Credentials
+from batchgen.providers.credentials import Credentials, TokenCredentials
 from batchgen.records import Request, Response
 from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
@@ -50,6 +50,7 @@ BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth 
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
+AnswerT = TypeVar("AnswerT", HttpAnswer, Response)
 CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
 
 
@@ -99,18 +100,36 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `request_url`.
         """
-        url, sent = request_url(base_url, request.path), _send_context(base_url, on_sent)
+        url = request_url(base_url, request.path)
+
+        async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> HttpAnswer:
+            headers.setdefault("Content-Type", "application/json")
+            sent = _send_context(base_url, on_sent)
+            try:
+                async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
+                    if not 200 <= response.status < 300:
+                        body = await read_error_body(response)
+                        return HttpAnswer(response.status, response.headers, body, None, secrets)
+                    decoder = _body_decoder(response, open_sink, signatures=signatures)
+                    return await self._receive(response, decoder, secrets)
+            except NETWORK_ERRORS as error:
+                raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+
+        return await self._let_in(request, credentials, exchange)
+
+    async def _let_in(
+        self,
+        request: Request,
+        credentials: Credentials | None,
+        exchange: Callable[[CIMultiDict[str], tuple[str, ...]], Awaitable[AnswerT]],
+    ) -> AnswerT:
+        """The answer to an exchange with headers that let it in. One that was refused for a token that has ended was not
+        processed (RFC 9110, 15.5.2): it goes out once more, with another."""
         headers, secrets = await self._headers(request, credentials)
-        headers.setdefault("Content-Type", "application/json")
-        try:
-            async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
-                if not 200 <= response.status < 300:
-                    body = await read_error_body(response)
-                    return HttpAnswer(response.status, response.headers, body, None, secrets)
-                decoder = _body_decoder(response, open_sink, signatures=signatures)
-                return await self._receive(response, decoder, secrets)
-        except NETWORK_ERRORS as error:
-            raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+        answer = await exchange(headers, secrets)
+        if answer.status != 401 or not isinstance(credentials, TokenCredentials) or not credentials.refused(headers):
+            return answer
+        return await exchange(*await self._headers(request, credentials))
 
     async def _headers(
         self, request: Request, credentials: Credentials | None
@@ -124,7 +143,9 @@ class Transport:
             return headers, ()
         added = await credentials.headers(request, lambda base_url, asked: self.request(base_url, asked, None))
         headers.update(added)
-        return headers, tuple(value.split()[-1] for value in added.values() if value.strip())
+        public = credentials.public_headers if isinstance(credentials, TokenCredentials) else ()
+        secret = [value for name, value in added.items() if name.lower() not in public and value.strip()]
+        return headers, tuple(value.split()[-1] for value in secret)
 
     def _open_request(
         self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
@@ -168,14 +189,16 @@ class Transport:
     async def _request(
         self, url: URL, request: Request, credentials: Credentials | None, max_bytes: int = ERROR_MAX_BYTES
     ) -> Response:
-        sent = _send_context(str(url))
-        headers, secrets = await self._headers(request, credentials)
-        try:
-            async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
-                body = redact_keys(await read_body(response, max_bytes), secrets)
-                return Response(response.status, response.headers, body)
-        except NETWORK_ERRORS as error:
-            raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+        async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> Response:
+            sent = _send_context(str(url))
+            try:
+                async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
+                    body = redact_keys(await read_body(response, max_bytes), secrets)
+                    return Response(response.status, response.headers, body)
+            except NETWORK_ERRORS as error:
+                raise no_answer_error(error, sent.proxy, request.timeout_s, sent=sent.yes) from None
+
+        return await self._let_in(request, credentials, exchange)
 
     async def download(
         self, base_url: str, request: Request, credentials: Credentials | None, file: IO[bytes]

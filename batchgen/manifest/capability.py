@@ -16,7 +16,7 @@ CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"}) 
 # Fields with a choice of values, and the fact of a profile that names them.
 _CHOICES = {
     "image_size": "sizes",
-    **{field: field for field in ("person_generation", "thinking", "search")},
+    **{field: field for field in ("person_generation", "thinking", "search", "quality", "background", "output_format")},
     "service_tier": "service_tiers",
 }
 FieldProblem = tuple[str, str]  # field and message
@@ -74,6 +74,8 @@ def _check_facts(profile: Profile, fields: Mapping[str, Any], others: Iterable[P
     if "safety" in profile.supports:
         yield from _check_safety(profile, fields.get("safety") or {})
     yield from _check_ratio(profile, fields, others)
+    if fields.get("background") == "transparent" and fields.get("output_format") == "jpeg":
+        yield "background", "a JPEG has no transparency: leave output_format out, or make it png or webp"
     prompt, max_chars = fields.get("prompt", ""), profile.prompt_max_chars
     if suffix := fields.get("no_image_suffix"):
         prompt = f"{prompt} {suffix}"
@@ -101,11 +103,11 @@ class SizedPicture(Protocol):
     def bytes(self) -> int: ...
 
 
-def check_references(profile: Profile, pictures: Sequence[SizedPicture]) -> Iterator[FieldProblem]:
-    """The same for the reference pictures of an item, each once."""
-    max_count = profile.references_max
-    if max_count is not None and len(pictures) > max_count and "references" in profile.supports:
-        yield "references", f"{profile.id} takes at most {max_count} reference images, not {len(pictures)}"
+def check_references(profile: Profile, pictures: Sequence[SizedPicture], *, mask: bool) -> Iterator[FieldProblem]:
+    """The same for the reference pictures of an item, each once. mask: the last of them is one, and counts for itself."""
+    max_count, count = profile.references_max, len(pictures) - mask
+    if max_count is not None and count > max_count and "references" in profile.supports:
+        yield "references", f"{profile.id} takes at most {max_count} reference images, not {count}"
     for picture in pictures:
         if not accepts_mime_type(profile, picture.mime_type) and picture.mime_type not in CONVERTIBLE:
             names = ", ".join(name.removeprefix("image/") for name in profile.reference_mime_types)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,7 +127,7 @@ class ItemValidator:
         profile = self._resolve_profile(checked.model)
         if profile is not None:
             self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
-        pictures = self._find_references(profile, checked.references or [])
+        pictures = self._find_references(profile, checked.references or [], checked.mask)
         fallback = self._fallback_lanes(profile, checked, fields, pictures)
         if self._failed or profile is None:
             return None
@@ -137,6 +137,7 @@ class ItemValidator:
             "filename": filename,
             "turn": 0,
             "references": tuple(pictures),
+            "mask": checked.mask is not None,
             "fallback": fallback,
             "fallback_on": tuple(checked.fallback_on or DEFAULT_FALLBACK_CAUSES) if fallback else (),
             "max_age_s": schema.age_s(checked.max_age) if checked.max_age else None,
@@ -291,21 +292,48 @@ class ItemValidator:
                 self._report_field(path, f"{other.id} is the model itself")
             for field_name, message in capability.check(other, requested, ()):
                 self._report_field(path, f"{field_name}: {message}")
-            for _, message in capability.check_references(other, list(pictures.values())) if pictures else ():
+            for _, message in self._reference_problems(other, pictures, checked.mask):
                 self._report_field(path, message)
             lanes[f"{other.provider}/{other.id}"] = None
         return tuple(lanes)
 
-    def _find_references(self, profile: Profile | None, wanted: list[str]) -> dict[str, ReferencePicture]:
-        """By real path, so that the same picture is sent once."""
+    def _find_references(
+        self, profile: Profile | None, wanted: list[str], mask: str | None
+    ) -> dict[str, ReferencePicture]:
+        """By real path, so that the same picture is sent once; a mask comes last."""
         pictures: dict[str, ReferencePicture] = {}
         for index, found in find_references(self._context.references, wanted):
             if isinstance(found, str):
                 self._report_field(("references", index), found)
             else:
                 pictures.update((picture.path, picture) for picture in found)
-        for name, message in (
-            capability.check_references(profile, list(pictures.values())) if profile and pictures else ()
-        ):
-            self._report_field((name,), message)
+        if mask is not None:
+            pictures |= self._find_mask(mask, pictures)
+        if profile is not None:
+            for name, message in self._reference_problems(profile, pictures, mask):
+                self._report_field((name,), message)
         return pictures
+
+    def _find_mask(self, mask: str, pictures: Mapping[str, ReferencePicture]) -> dict[str, ReferencePicture]:
+        ((_, found),) = find_references(self._context.references, [mask])
+        if isinstance(found, str):
+            wrong = found
+        elif not pictures:
+            wrong = "needs `references`: it says which part of the first of them to change"
+        elif len(found) > 1:
+            wrong = f"is one image, and {safe_repr(mask)} names {len(found)}"
+        elif found[0].path in pictures:
+            wrong = f"{safe_repr(mask)} is one of the references: a mask is an image of its own"
+        else:
+            return {found[0].path: found[0]}
+        self._report_field(("mask",), wrong)
+        return {}
+
+    @staticmethod
+    def _reference_problems(
+        profile: Profile, pictures: Mapping[str, ReferencePicture], mask: str | None
+    ) -> Iterable[capability.FieldProblem]:
+        """A mask that could not be found was complained about, and then none of these is its fault."""
+        if not pictures:
+            return ()
+        return capability.check_references(profile, list(pictures.values()), mask=mask is not None)

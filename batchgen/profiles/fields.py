@@ -161,6 +161,9 @@ def _prices(fact: Any, profile: Profile) -> Prices:
             values[key] = {**profile.prices.tier_factor, **factors}
             # Whoever gives a factor vouches for it.
             values.setdefault("guessed_tiers", profile.prices.guessed_tiers - set(factors))
+        elif key == "quality_factor":
+            factors = {str(quality): _positive(factor) for quality, factor in _mapping(value).items()}
+            values[key] = {**profile.prices.quality_factor, **factors}
         elif key == "guessed_tiers":
             values[key] = frozenset(_texts(value, profile))
         else:
@@ -228,7 +231,7 @@ def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
 
 def _wire_value(key: str, value: Any, profile: Profile) -> Any:
     """Tables are of the body, which is JSON and may hold any text; what is text itself may become part of an address."""
-    if key in ("fields", "defaults"):
+    if key in ("fields", "defaults", "values"):
         return _mapping(value)
     if key == "path":
         return _path(value, profile)
@@ -259,6 +262,9 @@ FACT_READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "thinking": _texts,
     "search": _texts,
     "person_generation": _texts,
+    "quality": _texts,
+    "background": _texts,
+    "output_format": _texts,
     "rpm": _optional(_count),
     "rpd": _optional(_count),
     "batch_tokens": _by_tier,

@@ -19,12 +19,14 @@ def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False) -> fl
     """
     item, prices = sample.item, profile.prices
     each = prices.image_usd.get(item.image_size or profile.default_size)
-    factor = _price_factor(profile, batch, item.service_tier)
-    if each is None or factor is None:
+    factor, quality = _price_factor(profile, batch, item.service_tier), _quality_factor(profile, item.quality)
+    if each is None or factor is None or quality is None:
         return None
     usage = typical_usage(profile, item)
     extra_usd = sum(tokens * (rate or 0.0) for tokens, rate in _token_rates(prices, usage)) / 1_000_000
-    return (each * sample.images + extra_usd) * factor + usage.queries * (prices.search_usd_per_1000 or 0.0) / 1000
+    return (each * quality * sample.images + extra_usd) * factor + usage.queries * (
+        prices.search_usd_per_1000 or 0.0
+    ) / 1000
 
 
 def typical_usage(profile: Profile, item: Item) -> Usage:
@@ -143,3 +145,9 @@ def _price_factor(profile: Profile, batch: bool, tier: str | None) -> float | No
     if batch:
         return profile.prices.batch_factor
     return 1.0 if tier in (None, "", "standard") else profile.prices.tier_factor.get(tier)
+
+
+def _quality_factor(profile: Profile, quality: str | None) -> float | None:
+    """A model that chooses may choose what `image_usd` is for. A quality that is not in the table makes the price unknown."""
+    table = profile.prices.quality_factor
+    return 1.0 if quality in (None, "auto") or not table else table.get(quality)

@@ -22,7 +22,8 @@ class Prices:
 
     image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price;
     tier_factor: the same of each service tier that the model has beside `standard`; guessed_tiers: those of them whose
-    factor no vendor has published for this model.
+    factor no vendor has published for this model. quality_factor: what an image costs of `image_usd` at each `quality`;
+    empty where its price does not depend on it.
     """
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Prices:
     batch_factor: float | None = None
     tier_factor: Mapping[str, float] = field(default_factory=dict)
     guessed_tiers: frozenset[str] = frozenset()
+    quality_factor: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,9 @@ class Profile:
     thinking: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     person_generation: tuple[str, ...] = ()
+    quality: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
+    output_format: tuple[str, ...] = ()
     rpm: int | None = None
     rpd: int | None = None
     batch_tokens: Mapping[int, int] = field(default_factory=dict)  # that may be enqueued in batches, by usage tier

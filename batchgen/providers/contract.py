@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
-from batchgen.providers.credentials import Credentials
+from batchgen.providers.credentials import Credentials, FoundCredentials
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 
 if TYPE_CHECKING:
@@ -109,6 +109,20 @@ class SupportsJobList(SupportsJobs, Protocol):
         ...
 
 
+class FindsCredentials(Provider, Protocol):
+    """A codec of an API that lets requests in without a key, too: by a file, a login that another program has left, or what
+    this machine is."""
+
+    @staticmethod
+    def find_credentials(key: str | None, environ: Mapping[str, str]) -> FoundCredentials:
+        """Those of this account, which a whole run shares. key: None when none is set.
+
+        environ: of this process, and never what a folder's `.env` says; files that it names may be read. Raises
+        SettingsError that names variable and remedy when there are none.
+        """
+        ...
+
+
 @runtime_checkable
 class SupportsLinks(Provider, Protocol):
     """A codec of an API that fetches references from their links itself."""
@@ -144,6 +158,15 @@ def encoded_fields(codec: type[Provider], profile: Profile) -> frozenset[str]:
 def endpoint_of(codec: type[Provider], name: str) -> Endpoint:
     """name: of the provider, from which its variables have their names unless it declares others."""
     return getattr(codec, "endpoint", None) or Endpoint.named(name)
+
+
+def find_credentials(codec: type[Provider], key: str | None, environ: Mapping[str, str]) -> FoundCredentials | None:
+    """None when there is no key, and the codec has nothing else. Raises SettingsError as the codec's own."""
+    find = getattr(codec, "find_credentials", None)
+    if find is not None:
+        found: FoundCredentials = find(key, environ)
+        return found
+    return None if key is None else FoundCredentials(codec.credentials(key))
 
 
 def seed_max_of(codec: type[Provider]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from batchgen.records import Request, Response
 
@@ -29,6 +29,36 @@ class Credentials(Protocol):
         KeyRejected when a person has to help, ConnectFailed when trying again may.
         """
         ...
+
+
+@runtime_checkable
+class TokenCredentials(Credentials, Protocol):
+    """Whose headers end, or are taken back.
+
+    public_headers: those of its headers that hold no secret, in small letters.
+    """
+
+    @property
+    def public_headers(self) -> frozenset[str]: ...
+
+    def refused(self, headers: Mapping[str, str]) -> bool:
+        """The server has answered 401 to a request with these headers. Whether others can be had: then the request, which has
+        not been processed, is sent once more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCredentials:
+    """What lets a codec's requests in, and where they go with it.
+
+    source: where it comes from, for people, "" for a key. base_url: the vendor's address for them, None: that of the
+    endpoint. path: what stands before every path of the codec, such as the account that is billed.
+    """
+
+    credentials: Credentials
+    source: str = ""
+    base_url: str | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from batchgen.providers.google_errors import error_in_success, parse_answer
 from batchgen.providers.request_body import deep_merged, encode_body, given
 from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
 
-ENCODED = frozenset(("count", "aspect_ratio", "image_size", "person_generation", "seed", "negative_prompt", "extra"))
+ENCODED = frozenset(
+    ("count", "aspect_ratio", "image_size", "person_generation", "output_format", "seed", "negative_prompt", "extra")
+)
 
 
 class Prediction(AnswerModel):
@@ -67,6 +69,7 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
         "aspectRatio": item.aspect_ratio,
         "sampleImageSize": item.image_size and item.image_size.upper(),  # not `imageSize`, as the guide's prose has it
         "personGeneration": item.person_generation,
+        "outputOptions": {"mimeType": f"image/{item.output_format}"} if item.output_format else None,
         "seed": item.seed,
         "negativePrompt": item.negative_prompt,
     }

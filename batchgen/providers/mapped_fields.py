@@ -1,5 +1,5 @@
 """A request's fields under the names that a model's own schema has for them: `wire.fields` of its profile maps ours to theirs,
-and `wire.defaults` is what is always said."""
+`wire.values` our values of a field to theirs where they differ, and `wire.defaults` is what is always said."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ MAPPABLE = frozenset(
         "image_size",
         "count",
         "references",
+        "mask",
+        "quality",
+        "background",
+        "output_format",
         "seed",
         "person_generation",
         "negative_prompt",
@@ -49,14 +53,23 @@ def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs)
         "aspect_ratio": item.aspect_ratio,
         "image_size": item.image_size,
         "count": sample.images if sample.images > 1 else None,
-        "references": links or None,
+        "references": (links[:-1] if item.mask else links) or None,
+        "mask": links[-1] if item.mask else None,
+        "quality": item.quality,
+        "background": item.background,
+        "output_format": item.output_format,
         "seed": item.seed,
         "temperature": item.temperature,
         "person_generation": item.person_generation,
         "negative_prompt": item.negative_prompt,
         "search": True if item.search else None,
     }
-    named = {theirs: value for ours, value in given(values).items() if (theirs := names.get(ours))}
+    words = profile.wire.get("values") or {}
+    named = {
+        theirs: words.get(ours, {}).get(value, value) if isinstance(value, str) else value
+        for ours, value in given(values).items()
+        if (theirs := names.get(ours))
+    }
     body = {"prompt": item.prompt, **(profile.wire.get("defaults") or {}), **named}
     return deep_merged(body, item.extra)
 

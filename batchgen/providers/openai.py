@@ -92,7 +92,7 @@ LISTING = Listing(
 
 
 class OpenAi:
-    """Images come as base64 alone. quality, background, output_format and the like are the API's own names, in `extra`."""
+    """Images come as base64 alone."""
 
     name: ClassVar[str] = "openai"
     listing: ClassVar[Listing] = LISTING
@@ -103,7 +103,19 @@ class OpenAi:
 
     @staticmethod
     def encodes(profile: Profile) -> frozenset[str]:
-        return frozenset({"aspect_ratio", "image_size", "count", "references", "extra"})
+        return frozenset(
+            (
+                "aspect_ratio",
+                "image_size",
+                "count",
+                "references",
+                "mask",
+                "quality",
+                "background",
+                "output_format",
+                "extra",
+            )
+        )
 
     @staticmethod
     def credentials(key: str) -> Credentials:
@@ -115,11 +127,14 @@ class OpenAi:
             "model": wire_name(self.profile),
             "prompt": item.prompt,
             "size": self._size(item.aspect_ratio, item.image_size),
+            "quality": item.quality,
+            "background": item.background,
+            "output_format": item.output_format,
             "n": sample.images if sample.images > 1 else None,
         }
         fields = deep_merged(given(body), item.extra)
         if inputs.references:
-            path, (data, content_type) = "/v1/images/edits", _edit_form(fields, inputs.references)
+            path, (data, content_type) = "/v1/images/edits", _edit_form(fields, inputs.references, item.mask)
         else:
             path, data, content_type = "/v1/images/generations", encode_body(fields), "application/json"
         if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
@@ -158,19 +173,12 @@ def pixels_of(ratio: str, size: str) -> tuple[int, int]:
     return (long_px, short_px) if wide > high else (short_px, long_px)
 
 
-def _edit_form(fields: Mapping[str, Any], references: Sequence[ReferenceImage]) -> tuple[bytes, str]:
-    """Text first, then the images, as openai-python writes them. `mask: N` in `extra` makes the N-th reference the mask: where
-    it is transparent, the first image is changed. Raises BadRequest."""
-    fields = dict(fields)
-    mask = fields.pop("mask", None)
-    if mask is not None and (not isinstance(mask, int) or isinstance(mask, bool) or not 1 <= mask <= len(references)):
-        raise BadRequest(f"extra.mask must be the number of a reference, from 1 to {len(references)}, not {mask!r}")
-    if mask is not None and len(references) == 1:
-        raise BadRequest("extra.mask: the only reference is the mask, and no image is left to change")
-    image = "image" if len(references) - (mask is not None) == 1 else "image[]"
+def _edit_form(fields: Mapping[str, Any], references: Sequence[ReferenceImage], mask: bool) -> tuple[bytes, str]:
+    """Text first, then the images, as openai-python writes them. mask: the last reference is one. Raises BadRequest."""
+    image = "image" if len(references) - mask == 1 else "image[]"
     files = [
         FormFile(
-            "mask" if number == mask else image,
+            "mask" if mask and number == len(references) else image,
             f"reference-{number}.{reference.mime_type.partition('/')[2]}",
             reference.mime_type,
             reference_bytes(reference),
@@ -181,7 +189,7 @@ def _edit_form(fields: Mapping[str, Any], references: Sequence[ReferenceImage]) 
         texts = {name: _form_text(value) for name, value in fields.items() if value is not None}
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"the request cannot be written as a form: {error}", reason="not_sendable") from None
-    return encode_form(texts, sorted(files, key=lambda file: file.name == "mask"))
+    return encode_form(texts, files)
 
 
 def _form_text(value: Any) -> str:

@@ -38,7 +38,7 @@ def run(tmp_path, emulator):
 
 
 async def test_several_images_of_a_size_are_one_request_and_cost_what_the_answer_says(run, emulator, tmp_path):
-    line = (await run({"id": "a", "aspect_ratio": "16:9", "count": 2, "extra": {"quality": "low"}}))["a"]
+    line = (await run({"id": "a", "aspect_ratio": "16:9", "count": 2, "quality": "low"}))["a"]
     assert emulator.stats.requests == 1
     sizes = [Image.open(io.BytesIO((tmp_path / "out" / file).read_bytes())).size for file in line["files"]]
     assert sizes == [(1360, 768)] * 2
@@ -48,7 +48,7 @@ async def test_several_images_of_a_size_are_one_request_and_cost_what_the_answer
 
 @pytest.mark.parametrize(("format_", "ending"), [("webp", ".webp"), ("jpeg", ".jpg")])
 async def test_the_format_that_is_asked_for_is_the_files(run, tmp_path, format_, ending):
-    line = (await run({"id": "a", "extra": {"output_format": format_, "output_compression": 70}}))["a"]
+    line = (await run({"id": "a", "output_format": format_, "extra": {"output_compression": 70}}))["a"]
     (file,) = line["files"]
     image = Image.open(io.BytesIO((tmp_path / "out" / file).read_bytes()))
     assert (file.endswith(ending), image.format) == (True, format_.upper())
@@ -57,7 +57,7 @@ async def test_the_format_that_is_asked_for_is_the_files(run, tmp_path, format_,
 async def test_an_edit_sends_files_images_of_other_items_and_a_mask_whole(run, tmp_path):
     Image.new("RGBA", (1024, 1024), (0, 0, 0, 0)).save(tmp_path / "mask.png")
     Image.new("RGB", (64, 48), "red").save(tmp_path / "photo.jpg")
-    edit = {"id": "edit", "prompt": "In snow", "references": ["@mug", "mask.png", "photo.jpg"], "extra": {"mask": 2}}
+    edit = {"id": "edit", "prompt": "In snow", "references": ["@mug", "photo.jpg"], "mask": "mask.png"}
     lines = await run({"id": "mug", "image_size": "1K"}, edit)
     photo, mask = (hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("photo.jpg", "mask.png"))
     edited = (tmp_path / "out" / lines["edit"]["files"][0]).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from batchgen.manifest import open_manifest
 from batchgen.profiles.catalogue import Catalogue
@@ -45,6 +46,31 @@ def test_a_kind_of_search_the_model_does_not_have_is_refused(folder):
 
 def test_thinking_the_model_does_not_have_is_refused(folder):
     assert f"thinking: {LITE} has minimal, high, not low" in says(folder, model="lite", thinking="low")
+
+
+def test_a_quality_the_model_does_not_have_is_refused_and_one_named_that_has_it(folder):
+    complaint = says(folder, model="gpt-image-2", quality="max")
+    assert "gpt-image-2 has auto, low, medium, high, not max; for max use gpt-image-2.6-sunburst" in complaint
+
+
+def test_a_transparent_background_is_no_jpeg(folder):
+    fields = {"model": "gpt-image-2", "background": "transparent", "output_format": "jpeg"}
+    assert "background: a JPEG has no transparency" in says(folder, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"mask": "a.png"}, "mask: needs `references`"),
+        ({"references": "[a.png]", "mask": "a.png"}, "mask: 'a.png' is one of the references"),
+        ({"references": "[a.png]", "mask": "'[bc].png'"}, "mask: is one image, and '[bc].png' names 2"),
+        ({"references": "[a.png]", "mask": "nowhere.png"}, "mask: 'nowhere.png'"),
+    ],
+)
+def test_a_mask_is_one_image_beside_the_references(folder, fields, problem):
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder.path / f"{name}.png")
+    assert problem in says(folder, model="gpt-image-2", **fields)
 
 
 def test_a_prompt_longer_than_the_model_takes_is_refused(folder):

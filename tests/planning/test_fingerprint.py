@@ -30,8 +30,13 @@ SENT = {
     "extra": {"a": 1},
     "keep_thoughts": True,
     "media_resolution": "high",
+    "mask": True,
+    "quality": "low",
+    "background": "opaque",
+    "output_format": "png",
 }
-LATER = ("keep_thoughts", "media_resolution")  # than the golden hash below, which must not change
+# Than the golden hash below, which must not change.
+LATER = ("keep_thoughts", "media_resolution", "mask", "quality", "background", "output_format")
 NOT_SENT = {
     "id": "b",
     "filename": "b",

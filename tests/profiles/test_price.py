@@ -196,3 +196,14 @@ def test_the_models_whose_tiers_are_priced_by_a_guess_say_so(model, guessed):
 def test_a_share_that_a_manifest_gives_is_no_guess():
     changed = load_catalogue().with_overrides({"flash": {"prices": {"tier_factor": {"flex": 0.6}}}}).resolve("flash")
     assert (price_is_guess(changed, "flex"), price_is_guess(changed, "priority")) == (False, True)
+
+
+@pytest.mark.parametrize(("quality", "factor"), [(None, 1), ("auto", 1), ("low", 0.112), ("max", 4)])
+def test_a_quality_has_its_share_of_the_images_price(quality, factor):
+    profile = load_catalogue().resolve("gpt-image-2.6")
+    image, text = 0.0527, 2 * 5 / 1e6
+    assert estimate_usd(profile, sample(quality=quality)) == pytest.approx(image * factor + text)
+
+
+def test_a_quality_without_a_known_share_has_no_known_price():
+    assert estimate_usd(load_catalogue().resolve("gpt-image-2"), sample(quality="max")) is None

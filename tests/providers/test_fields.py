@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,7 @@ VALUES = {
     "prompt": "a fox",
     "turns": ["a fox", "in snow"],
     "references": ["fox.png"],
+    "mask": "mask.png",
     "extra": {"of_theirs": 1},
 }
 
@@ -95,7 +98,8 @@ def manifest_of(tmp_path):
     """A manifest of one item with these fields, for a model with these facts."""
 
     def make(facts, **fields):
-        (tmp_path / "fox.png").write_bytes(base64.b64decode(PIXEL))
+        for name in ("fox.png", "mask.png"):
+            (tmp_path / name).write_bytes(base64.b64decode(PIXEL))
         item = {"id": "a", **({} if "turns" in fields else {"prompt": "a fox"}), "model": "vendor/bar", **fields}
         path = tmp_path / "job.yaml"
         path.write_text(json.dumps({"models": {"vendor/bar": facts}, "items": [item]}))
@@ -111,7 +115,7 @@ def body_of(manifest, item):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("field", sorted(set(SENT_FIELDS) - {"prompt", "turns"}))
+@pytest.mark.parametrize("field", sorted(set(SENT_FIELDS) - {"prompt", "turns", "mask"}))
 def test_a_field_alone_is_on_the_wire_or_refused_where_it_stands(manifest_of, model, field):
     plain = manifest_of(MODELS[model])
     (without,) = (body_of(plain, item) for item in plain.items())
@@ -122,6 +126,20 @@ def test_a_field_alone_is_on_the_wire_or_refused_where_it_stands(manifest_of, mo
         assert "job.yaml:1:" in str(refused) and f" {field}: " in str(refused)
     else:
         assert body_of(manifest, items[0]) != without
+
+
+@pytest.mark.parametrize("model", {**MODELS, "replicate with a mask": None})
+def test_a_mask_is_on_the_wire_or_refused_where_it_stands(manifest_of, model):
+    fields = {"references": "image", "mask": "mask"}
+    facts = MODELS.get(model, {"provider": "replicate", "wire": {"model": "owner/name", "fields": fields}})
+    try:
+        (item,) = manifest_of(facts, references=["fox.png"], mask="mask.png").items()
+    except ManifestError as refused:
+        assert f" mask: provider {facts['provider']} does not send it" in str(refused)
+    else:
+        assert [Path(name).name for name in item.references] == ["fox.png", "mask.png"]
+        body = body_of(manifest_of(facts), item)
+        assert body.count(b"mask") == 1 and body != body_of(manifest_of(facts), replace(item, mask=False))
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -78,18 +78,6 @@ def test_of_a_model_nobody_knows_a_size_that_cannot_be_is_refused_before_it_is_s
         OpenAi(unknown_profile("gpt-image-9", "openai")).build(sample_of(**fields), NONE)
 
 
-@pytest.mark.parametrize("mask", [0, 3, True, "mask.png", 1.0])
-def test_a_mask_is_the_number_of_a_reference(codec, sample_of, mask):
-    two = Inputs((ReferenceImage("image/png", PIXEL),) * 2)
-    with pytest.raises(BadRequest, match=r"extra\.mask must be the number of a reference, from 1 to 2"):
-        codec(MODEL).build(sample_of(extra={"mask": mask}), two)
-
-
-def test_a_mask_needs_an_image_beside_it(codec, sample_of):
-    with pytest.raises(BadRequest, match="no image is left to change"):
-        codec(MODEL).build(sample_of(extra={"mask": 1}), Inputs((ReferenceImage("image/png", PIXEL),)))
-
-
 def test_what_a_form_cannot_say_is_refused(codec, sample_of):
     with pytest.raises(BadRequest) as refused:
         codec(MODEL).build(sample_of(extra={"x": float("nan")}), Inputs((ReferenceImage("image/png", PIXEL),)))

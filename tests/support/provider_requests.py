@@ -25,6 +25,9 @@ def sent(codec, sample, inputs=NONE):
 WORDS = {  # one value for each field a profile may support
     "aspect_ratio": "4:3",
     "image_size": "2K",
+    "quality": "low",
+    "background": "opaque",
+    "output_format": "jpeg",
     "modalities": ("text", "image"),
     "search": "web",
     "thinking": "high",

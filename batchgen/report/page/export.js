@@ -15,7 +15,7 @@ const oneLine = (text) => JSON.stringify(text).slice(1, -1).replace(/[\x7f-\x9f\
 // A conversation is asked for as a whole. What no fingerprint holds (names of references) is known while the manifest is.
 const talkOf = (sample) => (settingsOf(sample).turn ? sample.id.slice(0, -`-t${settingsOf(sample).turn}`.length) : "");
 const entryOf = (sample) => talkOf(sample) || sample.id;
-const NOT_IN_A_MANIFEST = ["references", "turn", "history", "earlier_turn", "model", "provider"];
+const NOT_IN_A_MANIFEST = ["references", "mask", "turn", "history", "earlier_turn", "model", "provider"];
 function turnsOf(name) {
   const turns = samples.filter((sample) => talkOf(sample) === name && sample.state !== "superseded").sort((a, b) => settingsOf(b).turn - settingsOf(a).turn);
   const known = turns.length ? [...settingsOf(turns[0]).history, turns[0].prompt || ""] : [], all = facts.conversations[name] || [];
@@ -49,13 +49,13 @@ function manifest() {
   }
   for (const [id, numbers] of entries) {
     const [sample] = rejected.get(id), settings = settingsOf(sample), references = referencesOf(sample, entries), asks = sample.asks || {};
-    const model = settings.model || sample.model;
+    const model = settings.model || sample.model, mask = settings.mask ? references.splice(-1) : [];
     if (Object.hasOwn(facts.providers, model)) models.set(model, settings.provider);
     const fields = Object.entries(settings).filter(([field]) => !NOT_IN_A_MANIFEST.includes(field));
     const more = ["service_tier", "fallback", "fallback_on"].filter((field) => asks[field]).map((field) => [field, asks[field]]);
     if (Object.hasOwn(asks, "post")) more.push(["post", asks.post]);
     alone.push([["id", id], ...(talkOf(sample) ? [["turns", literal(turnsOf(id))]] : [["prompt", literal(sample.prompt || "")]]), ["model", literal(model)],
-      ...(numbers.length > 1 ? [["count", numbers.length]] : []), ...(references.length ? [["references", literal(references)]] : []),
+      ...(numbers.length > 1 ? [["count", numbers.length]] : []), ...(mask.length ? [["mask", literal(mask[0])]] : []), ...(references.length ? [["references", literal(references)]] : []),
       ...[...fields, ...more].map(([field, value]) => [field, literal(value)]), ...(sample.tags.length ? [["tags", literal(sample.tags)]] : [])]);
   }
   const ids = (names) => names.map((id) => (talkOf(rejected.get(id)[0]) ? `${id}-t*` : id));
