@@ -273,7 +273,9 @@ def command(*argv: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit, family):
     tab = visit(family.parent / "family.emulated" / "report.html")
-    again = saved_manifest(tab, family, "lamp#2", "snow", "lit", "talk-t2", "after", "waits", "quick", "second")
+    again = saved_manifest(
+        tab, family, "lamp#2", "snow", "lit", "talk-t2", "after", "waits", "quick", "masked", "second"
+    )
     text = again.read_text()
     assert "Save it beside family.yaml" in text
     assert "--only 'waits'" in text.split("# Not below")[1].split("version:")[0]
@@ -281,10 +283,11 @@ def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit,
     assert valid.returncode == 0, valid.stdout + valid.stderr
     items = {item.id: item for item in batchgen.load(again, environ={}).manifest.items()}
     first = {item.id: item for item in batchgen.load(family, environ={}).manifest.items()}
-    assert list(items) == ["lamp", "snow", "lit", "talk-t1", "talk-t2", "talk-t3", "after", "quick", "second"]
+    assert list(items) == ["lamp", "snow", "lit", "talk-t1", "talk-t2", "talk-t3", "after", "quick", "masked", "second"]
     here = family.parent.resolve()
     assert items["snow"].references == (f"{here}/family.emulated/mug.jpg", f"{here}/photos/a b.png")
     assert (items["lit"].references, items["after"].references) == (("@lamp",), ("@talk-t3",))
+    assert (items["masked"].references, items["masked"].mask) == (first["masked"].references, True)
     for name, item in items.items():
         assert facts(item) == facts(first[name])
         assert (item.turn, item.history, item.service_tier) == (
@@ -298,7 +301,7 @@ def test_the_rejected_with_references_and_turns_make_a_manifest_that_runs(visit,
             first[name].post,
         )
     run = command("run", str(again), "--emulate", "--json")
-    assert (run.returncode, json.loads(run.stdout)["images"]["made"]) == (0, 9), run.stderr
+    assert (run.returncode, json.loads(run.stdout)["images"]["made"]) == (0, 10), run.stderr
 
 
 def test_a_page_whose_manifest_is_gone_says_what_it_cannot_ask_for_again(visit, family, tmp_path):

@@ -43,6 +43,7 @@ items:
   - {id: gone, prompt: "x [[fault:safety]]"}
   - {id: waits, prompt: y, references: ["@gone"]}
   - {id: quick, prompt: q, service_tier: flex}
+  - {id: masked, prompt: m, model: gpt-image-2, references: ["photos/a b.png"], mask: photos/mask.png}
   - {id: second, prompt: z, model: gemini-3.1-flash-lite-image, fallback: [flash], fallback_on: [outage]}
 """
 
@@ -52,11 +53,14 @@ def make_family(folder: Path) -> Path:
     manifest = folder / "family.yaml"
     (folder / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "photos" / "a b.png")
+    Image.new("RGBA", (8, 8)).save(folder / "photos" / "mask.png")
     manifest.write_text(FAMILY)
 
     async def make() -> None:
         async with await serve(
-            replace(OPTIONS, tiers={"flex": 429}, models=("gemini-nano-banana-2.1", "gemini-3-pro-image"))
+            replace(
+                OPTIONS, tiers={"flex": 429}, models=("gemini-nano-banana-2.1", "gemini-3-pro-image", "gpt-image-2")
+            )
         ) as emulator:
             job = batchgen.load(manifest, emulate=True, environ={})
             await batchgen.run(job, options=batchgen.RunOptions(emulator_url=emulator.base_url))
