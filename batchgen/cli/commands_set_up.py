@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from click import Choice, IntRange
+from click import Choice, FloatRange, IntRange
 
 from batchgen.cli.command import Command
 from batchgen.cli.options import (
@@ -202,6 +202,36 @@ DAEMON = Command(
       batchgen daemon --once                  what is due now, for tests and cron
     """,
 )
+MCP = Command(
+    "mcp",
+    "Let an assistant plan, run and look, in a budget.",
+    (
+        option("--folder DIR", "Folder with the manifests; nothing outside of it is used.", required=True),
+        option(
+            "--max-cost USD",
+            "What all runs together may spend while this server lives.",
+            type=FloatRange(min=0, min_open=True),
+            required=True,
+        ),
+        option("--emulate", "Ask a local emulator: no key, nothing billed, into NAME.emulated/."),
+        option(
+            "--manifest-prices",
+            "Count by the prices that a manifest's `models:` sets; without it, such a manifest is not run.",
+        ),
+        LEDGER,
+    ),
+    """Serve an assistant over stdin and stdout, by the Model Context Protocol.
+
+    It can plan, run in the background, look at states and images, retry, and stop what it began. What spends needs the
+    token of a plan that was shown: it works once, and only while manifest, options and price are what that plan said.
+    Runs go on when the server ends.
+
+    \b
+    Examples:
+      batchgen mcp --folder jobs --max-cost 5
+      batchgen mcp --folder jobs --max-cost 5 --emulate
+    """,
+)
 METRICS = Command(
     "metrics",
     "Names for Prometheus, a Grafana dashboard.",
@@ -293,4 +323,4 @@ HELP = Command(
       batchgen help run
     """,
 )
-COMMANDS = (INIT, MODELS, SCHEMA, SCHEDULE, WORKER, DAEMON, METRICS, DOCTOR, EMULATE, COMPLETION, HELP)
+COMMANDS = (INIT, MODELS, SCHEMA, SCHEDULE, WORKER, DAEMON, MCP, METRICS, DOCTOR, EMULATE, COMPLETION, HELP)

@@ -18,7 +18,7 @@ from tests.support.marked_key import KEY
 
 # What would not end by itself, would change this machine, or needs a server that other tests have.
 ONLY_READ = re.compile(
-    r"^(serve|worker|cancel|emulate)\b|^daemon(?! --list)|--install|--engine cluster|s3://|/var/lib|--notify|--online|--live|--quota"
+    r"^(serve|worker|cancel|emulate|mcp)\b|^daemon(?! --list)|--install|--engine cluster|s3://|/var/lib|--notify|--online|--live|--quota"
 )
 COMMANDS = {
     line: path.stem

@@ -15,7 +15,7 @@ from typing import IO
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.reader import HistoryReader
 from batchgen.report.reference_files import ReferenceFiles
-from batchgen.report.thumbnails import Thumbnails
+from batchgen.report.thumbnails import Thumbnails, shrink_stored
 from batchgen.safe_open import UnsafePathError, resolve_inside
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.sniff import HEAD_BYTES, sniff
@@ -71,8 +71,9 @@ def _sniff_type(file: IO[bytes], sha256: str) -> OpenPicture | None:
     return OpenPicture(file, f"image/{kind}", file.seek(0, os.SEEK_END), sha256)
 
 
-def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
-    """WebP, made now if it was not made before, and kept where the gallery keeps it."""
+def thumbnail(folder: Path, attempt: int, k: int, side: int | None = None) -> bytes | None:
+    """WebP, made now if it was not made before, and kept where the gallery keeps it. side: pixels, for another size, which is
+    not kept."""
     located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
     if located is None or not SHA256.fullmatch(located[2]):
         return None
@@ -80,7 +81,7 @@ def thumbnail(folder: Path, attempt: int, k: int) -> bytes | None:
     try:
         if not store.properties.remote:
             resolve_inside(os.path.realpath(folder), path)
-        small = Thumbnails(folder, source=store).thumbnail(path, sha256)
+        small = shrink_stored(store, path, side) if side else Thumbnails(folder, source=store).thumbnail(path, sha256)
     except (UnsafePathError, BucketUnavailable):
         return None
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None

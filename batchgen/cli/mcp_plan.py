@@ -1,0 +1,135 @@
+"""A plan as an assistant is shown it: what it would do, for how much, and whether it is still the same later."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import batchgen
+from batchgen.cli.plan import PlanRows, ShownPlan
+from batchgen.cli.run_arguments import RunArguments
+from batchgen.errors import UsageError
+from batchgen.money import STEP_USD, usd, within
+from batchgen.planning.plan import RETRY_STATES, RetrySelection, Step
+from batchgen.profiles.catalogue import load_catalogue
+from batchgen.report import formatting
+from batchgen.report.dashboard.job_card import JobLocation
+
+MAX_STEPS = 100  # that are listed; the totals count all
+# Prompt and thoughts are billed by what is used, and a request is reserved at more than its estimate.
+HEADROOM = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What a plan was asked for. manifest: as it was named; retry: states to ask for again, and nothing else then;
+    max_usd: most that its run may spend."""
+
+    manifest: str
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    retry: tuple[str, ...] = ()
+    max_usd: float | None = None
+
+    def arguments(self, *, emulate: bool) -> RunArguments:
+        selection = RetrySelection(explicit=True, states=frozenset(self.retry)) if self.retry else None
+        return RunArguments(
+            output=None,
+            only=self.only,
+            limit=self.limit,
+            concurrency=None,
+            max_cost=None,
+            engine="online",
+            as_json=True,
+            emulate=emulate,
+            selection=selection,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PricedPlan:
+    """A plan as it is now. digest: of manifest, folder and every step with its price; wanted_usd: estimate of what its run may
+    spend, None when a price is unknown; at_most_usd: its limit; unpriced: models without a price; self_priced: models whose price
+    the manifest itself sets."""
+
+    request: PlanRequest
+    location: JobLocation
+    shown: ShownPlan
+    digest: str
+    wanted_usd: float | None
+    at_most_usd: float
+    unpriced: str
+    self_priced: str
+
+    @property
+    def totals(self) -> str:
+        found = self.shown.plan.forecast
+        return f"{formatting.count(found.images, 'image')} estimated at {usd(found.usd)}"
+
+    def problem(self, left_usd: float, budget_usd: float, *, manifest_prices: bool) -> str:
+        """Why it may not be run; empty when it may. left_usd: of the server's budget; manifest_prices: those that a manifest sets
+        count."""
+        if self.self_priced and not manifest_prices:
+            return (
+                f"the manifest itself sets the price of {self.self_priced}, and this server's budget is not counted by that:"
+                " whoever starts it can add --manifest-prices"
+            )
+        if self.unpriced or self.wanted_usd is None:
+            return (
+                f"no price is known for {self.unpriced}, so it cannot be kept within a budget: whoever starts this server can"
+                " give it under models: …: prices, and add --manifest-prices"
+            )
+        if within(self.wanted_usd, left_usd):
+            return ""
+        return (
+            f"it is estimated at {usd(self.wanted_usd)}, and {usd(left_usd)} of this server's budget of {usd(budget_usd)} is"
+            " left: plan fewer with only, limit or max_cost"
+        )
+
+    def command(self) -> list[str]:
+        """As the command line has it."""
+        request, location = self.request, self.location
+        cap = f"--max-cost={max(self.at_most_usd, STEP_USD):.6f}"  # what is free needs a limit too
+        options = [*(f"--only={pattern}" for pattern in request.only), cap, "--yes", "--no-progress"]
+        options += [f"--limit={request.limit}"] if request.limit else []
+        if request.retry:
+            # With its folder named, an emulated job stays emulated.
+            folder = ["--output", str(location.folder)]
+            return ["retry", location.manifest, *folder, *(f"--{state}" for state in request.retry), *options]
+        return ["run", location.manifest, *(["--emulate"] if self.shown.job.emulated else []), *options]
+
+
+def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_usd: float) -> PricedPlan:
+    """The plan of a request as manifest, files and ledger are now. Raises ManifestError, LedgerError, UsageError.
+
+    A run reads the manifest again when it begins: what is changed within that moment is bought instead, up to the same
+    `at_most_usd`.
+    """
+    if wrong := [state for state in request.retry if state not in RETRY_STATES]:
+        raise UsageError(f"{wrong[0]!r} cannot be retried: choose from {', '.join(RETRY_STATES)}")
+    digest, rows = hashlib.sha256(Path(location.manifest).read_bytes()), PlanRows(MAX_STEPS)
+    digest.update(repr((job.folder, job.bucket, job.emulated)).encode())
+
+    def on_step(step: Step) -> None:
+        rows(step)
+        sample = step.sample
+        facts = (sample.key, sample.images, sample.fingerprint, sample.wire, step.action, step.usd)
+        digest.update(repr(facts).encode())
+
+    found = request.arguments(emulate=job.emulated).plan(job, "online", on_step)
+    estimate, known = found.forecast.usd, load_catalogue()
+    limits = [max_usd for max_usd in (request.max_usd, job.manifest.limits.budget_usd) if max_usd is not None]
+    cap = request.max_usd or (estimate or 0.0) * HEADROOM
+    unpriced = [load.model for load in found.forecast.by_model.values() if load.price_unknown and load.requests]
+    self_priced = [own.id for own in job.manifest.catalogue if own.prices != known.resolve(own.id).prices]
+    return PricedPlan(
+        request=request,
+        location=location,
+        shown=ShownPlan(job, found, rows, online=None),
+        digest=digest.hexdigest(),
+        wanted_usd=None if estimate is None else min([estimate, *limits]),
+        at_most_usd=min([cap, *limits, left_usd]),
+        unpriced=", ".join(dict.fromkeys(unpriced)),
+        self_priced=", ".join(self_priced),
+    )
