@@ -11,7 +11,7 @@ from typing import Any
 
 from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
-from batchgen.store.spool import file_identity
+from batchgen.store.spool import file_identity, sync_folder
 
 VERSION = 7
 FILE_NAME = "ledger.sqlite"
@@ -141,6 +141,9 @@ def check_after_crash(path: Path) -> None:
         raise unreadable_error(damage, path)
 
 
+_NEW = f"BEGIN; {TABLES_DDL} {CHUNK_DDL} PRAGMA user_version={VERSION}; COMMIT;"
+
+
 def ledger_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / FILE_NAME
 
@@ -181,7 +184,8 @@ def open_file_for_writing(path: Path) -> SQLiteConnection:
         )
     check_after_crash(path)
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        if not path.exists():
+            _create(path)
         connection = sqlite3.connect(
             path,
             isolation_level=None,
@@ -197,11 +201,22 @@ def open_file_for_writing(path: Path) -> SQLiteConnection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA wal_autocheckpoint=4000")
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
-            connection.executescript(f"BEGIN; {TABLES_DDL} {CHUNK_DDL} PRAGMA user_version={VERSION}; COMMIT;")
+            connection.executescript(_NEW)
         _check_version(connection, path)
         _migrate(connection)
     connection.guard_file(path)
     return connection
+
+
+def _create(path: Path) -> None:
+    """As a whole: who looks meanwhile, or after a power cut, finds none or all of it. Raises OSError, StoreError and sqlite3.Error."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.executescript(_NEW)
+    new.replace(path)
+    sync_folder(str(path.parent))
 
 
 def open_file_for_reading(path: Path) -> sqlite3.Connection:

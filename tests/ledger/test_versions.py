@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from batchgen.cli.main import run_command_line
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import SHARED_SCHEMA
+from batchgen.ledger.location import SHARED_SCHEMA, has_ledger
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import VERSION, ledger_path
+from batchgen.ledger.schema import STATE_FOLDER, VERSION, ledger_path
 from tests.support.bench import Bench, items
 from tests.support.paths import ROOT
 
@@ -179,3 +180,26 @@ async def test_a_ledger_of_version_5_on_a_server_is_brought_up_to_date_too(bench
     version = server.execute("SELECT version FROM batchgen.job").fetchone()[0]
     server.close()
     assert (outcome.exit_code, outcome.kept, version) == (0, 1, VERSION)
+
+
+def test_a_ledger_that_is_being_made_is_not_there_or_is_whole(tmp_path):
+    """Looked at between any two lines of what makes it."""
+    (tmp_path / STATE_FOLDER).mkdir()
+    seen = []
+
+    def look(frame, event, _):
+        if Path(frame.f_code.co_filename).name != "schema.py":
+            return None
+        sys.settrace(None)
+        seen.append(has_ledger(tmp_path))
+        if seen[-1]:
+            Reader.open(tmp_path).close()
+        sys.settrace(look)
+        return look
+
+    sys.settrace(look)
+    try:
+        Ledger(tmp_path).close()
+    finally:
+        sys.settrace(None)
+    assert seen.count(False) > 5 and seen.count(True) > 5
