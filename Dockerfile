@@ -6,7 +6,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY batchgen ./batchgen
 RUN python -m venv /opt/batchgen \
-    && /opt/batchgen/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock '.[daemon,notify,metrics,cluster,cloud]'
+    && /opt/batchgen/bin/pip install --no-cache-dir --disable-pip-version-check --constraint requirements.lock '.[daemon,notify,metrics,cluster,cloud,vertex]'
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 1000 --no-create-home --home-dir /work batchgen \

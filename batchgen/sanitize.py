@@ -33,7 +33,7 @@ REDACTED = "[redacted]"
 # ("Consumer 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
 _LIKELY_KEY = re.compile(
     r"""
-    \b(?:AIza[\w-]{20,} | AQ\.[\w-]{20,} | sk-[\w.-]{12,})
+    \b(?:AIza[\w-]{20,} | AQ\.[\w-]{20,} | sk-[\w.-]{12,} | ya29\.[\w.-]{12,} | eyJ[\w-]{8,}\.[\w.-]{8,})
     | (?<=api_key:) [^\s'"\\]+
     | (?P<scheme> (?i:\bBearer\s+) (?:\\?["'])? ) (?:(?<=["']) [^\s"'\\]{8,} | [\w.~+/=-]{12,})
     | (?P<name> (?i:\b(?:[\w-]{0,40}key|token|secret|password|authorization)) (?:\\?["'])? \s*[:=]\s* \\?["'] ) [^\s"'\\]{8,}

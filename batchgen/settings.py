@@ -80,13 +80,15 @@ class VariableValue:
 class Access:
     """Where the requests of a provider go, and the key that goes with them.
 
-    base_url: None means the vendor's own. source: what named it. warning: to show when the choice of key needs saying.
+    base_url: None means the vendor's own. source: what named it. from_dotenv: that was a folder's `.env`, and so is the key.
+    warning: to show when the choice of key needs saying.
     """
 
     key: Key | None
     base_url: str | None
     source: str = ""
     warning: str | None = None
+    from_dotenv: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,8 @@ class Settings:
         key = keys[0] if keys else None
         if address is None:
             return Access(key, None, warning=_unused_keys_warning(keys))
-        return Access(key, check_base_url(address.text, address.source), address.source, _unused_keys_warning(keys))
+        url, from_dotenv = check_base_url(address.text, address.source), address.env_file is not None
+        return Access(key, url, address.source, _unused_keys_warning(keys), from_dotenv)
 
     def _keys(self, names: Iterable[str]) -> list[Key]:
         """Those of the environment first; one in `.env` counts where the environment has none of its name."""

@@ -9,15 +9,16 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import batchgen
 from batchgen.cli.doctor_servers import Finding, check_online, check_server
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.run_arguments import load_job
+from batchgen.engine.routes import missing_key_remedy, on_this_machine, open_account, unused_credentials
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import bypass_variable, proxy_for
 from batchgen.ledger.schema import network_file_system
@@ -25,10 +26,11 @@ from batchgen.profiles.profile import Profile, is_shut_down, status_note
 from batchgen.providers.registry import endpoint_of, endpoints
 from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.settings import LEDGER_VARIABLE, Settings, environment, is_loopback
+from batchgen.settings import LEDGER_VARIABLE, Settings, environment
 from batchgen.store.objects import ObjectStorage
 
 EXIT_NOT_READY = 5
+NOT_SET = "not set"
 FREE_BYTES = 1_000_000_000  # about 500 images of 2 MB
 
 
@@ -104,7 +106,7 @@ def check_any_key(settings: Settings) -> Iterator[Finding]:
     found = [check_key(settings, provider) for provider in providers]
     anything = any(finding.verdict == "ok" for finding in found)
     for finding, provider in zip(found, providers, strict=True):
-        if anything and finding.verdict == "fail":
+        if anything and finding.says == NOT_SET:
             yield Finding("ok", finding.what, "not set; needed only for its models")
         else:
             yield finding
@@ -117,12 +119,18 @@ def check_key(settings: Settings, provider: str) -> Finding:
         access = settings.access(endpoint)
     except SettingsError as error:
         return Finding("fail", what, str(error), "correct the variable")
+    try:
+        account = open_account(provider, access, settings.values)
+    except SettingsError as error:
+        return Finding("fail", what, str(error), "correct what the message names")
+    if account is not None and account.source:
+        return Finding("ok", what, account.source)
     if access.key is not None:
         return Finding("warn" if access.warning else "ok", what, access.warning or f"from {access.key.source}")
-    if access.base_url is not None and _local(access.base_url):
+    if access.base_url is not None and on_this_machine(access.base_url):
         return Finding("ok", what, "not set, and not needed for a server on this machine")
-    names = endpoint.key_names
-    return Finding("fail", what, "not set", f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate")
+    unused = unused_credentials(endpoint, settings)
+    return Finding("fail", what, "; ".join(unused) or NOT_SET, missing_key_remedy(endpoint))
 
 
 def check_address(settings: Settings, provider: str) -> Finding:
@@ -130,6 +138,9 @@ def check_address(settings: Settings, provider: str) -> Finding:
     own = endpoint.base_url
     try:
         access = settings.access(endpoint)
+        with suppress(SettingsError):  # said of the key
+            account = open_account(provider, access, settings.values) if endpoint.credential_names else None
+            own = account.base_url if account else own
         if access.base_url is not None:
             return Finding("ok", what, f"{access.base_url} ({access.source}){proxy_note(access.base_url)}")
         if own is not None:
@@ -156,10 +167,6 @@ def check_links() -> Iterator[Finding]:
         return
     if note:
         yield Finding("ok", "links", f"fetched over https{note}; this machine resolves and checks their hosts itself")
-
-
-def _local(url: str) -> bool:
-    return is_loopback(urlsplit(url).hostname or "")
 
 
 def used_profiles(job: batchgen.Job) -> list[Profile]:

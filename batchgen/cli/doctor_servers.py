@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from batchgen.cli.models import is_retired
-from batchgen.cli.vendor_client import VendorAccess, VendorClient, listing_of, vendor_accesses
+from batchgen.cli.vendor_client import VendorAccess, VendorClient, listing_of, token_accesses, vendor_accesses
 from batchgen.engine.cluster import queue
 from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError, UsageError
 from batchgen.ledger import lease
@@ -49,13 +49,25 @@ async def check_online(settings: Settings, used: Sequence[Profile], *, quota: bo
     used: models that a manifest asks for; none for all that we know. quota: what the key may use, too.
     """
     try:
-        asked = vendor_accesses(settings)
+        asked, tokens = vendor_accesses(settings), token_accesses(settings)
     except SettingsError as error:
         return [Finding("fail", "online", str(error))]
-    if not asked:
+    if not (asked or tokens):
         return [Finding("fail", "online", "not asked: there is no key", f"set {key_variables()}")]
     async with VendorClient() as vendors:
-        return [finding for account in asked for finding in await check_account(vendors, account, used, quota=quota)]
+        findings = [await check_token(vendors, account) for account in tokens]
+        for account in asked:
+            findings += await check_account(vendors, account, used, quota=quota)
+    return findings
+
+
+async def check_token(vendors: VendorClient, account: VendorAccess) -> Finding:
+    what = f"online {account.provider}"
+    try:
+        await vendors.obtain_token(account)
+    except ProviderError as error:
+        return Finding("fail", what, error.message, REMEDIES[error.reason])
+    return Finding("ok", what, "a token was obtained; whether it may use the models, only a request tells")
 
 
 async def check_account(

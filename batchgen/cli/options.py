@@ -83,12 +83,18 @@ def read_weekdays(ctx: click.Context, param: click.Parameter, value: str | None)
 
 def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     """`PATH` or `NAME_API_KEY=PATH`: (the variable, empty for that of the default model; the file)."""
+    from batchgen.providers.registry import endpoints, provider_names  # `--help` needs no provider
+
     found = []
     for value in values:
         name, equals, path = value.partition("=")
         if not equals:
             name, path = "", value
-        known = name == LEDGER_VARIABLE or re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
+        known = name == LEDGER_VARIABLE or bool(
+            re.fullmatch(r"[A-Z0-9_]+_API_KEY", name) or ALLOWED_VARIABLE.fullmatch(name)
+        )
+        declared = endpoints(provider_names()) if equals and not known else []
+        known = known or any(name in (*each.key_names, *each.credential_names) for each in declared)
         if (equals and not known) or not path:
             raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
         found.append((name, Path(path).expanduser().absolute()))

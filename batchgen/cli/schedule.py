@@ -150,7 +150,8 @@ def _required_variables(job: batchgen.Job, notified: tuple[str, ...], engine: st
     keys = set[tuple[str, ...]]()
     if engine != "cluster":
         endpoints = () if job.emulated else map(endpoint_of, providers)
-        keys = {endpoint.key_names for endpoint in endpoints if dotenv.access(endpoint).key is None}
+        missing = [endpoint for endpoint in endpoints if dotenv.access(endpoint).key is None]
+        keys = {(*endpoint.key_names, *endpoint.credential_names) for endpoint in missing}
     elif not dotenv.is_set(LEDGER_VARIABLE):
         keys = {(LEDGER_VARIABLE,)}
     addresses = " ".join([*notified, *(wanted.addresses if wanted else ())])

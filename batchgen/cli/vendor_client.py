@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from batchgen.cli.invocation import Invocation
-from batchgen.engine.routes import base_url_of
+from batchgen.engine.routes import open_account
 from batchgen.errors import (
     ConnectFailed,
     KeyRejected,
@@ -25,7 +24,7 @@ from batchgen.errors import (
 from batchgen.profiles.catalogue import unknown_profile
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsListing
-from batchgen.providers.credentials import Credentials
+from batchgen.providers.credentials import Credentials, TokenCredentials
 from batchgen.providers.listings import (
     Balance,
     Deprecation,
@@ -37,7 +36,7 @@ from batchgen.providers.listings import (
 )
 from batchgen.providers.registry import endpoint_of, endpoints, key_variables, provider_class, provider_names
 from batchgen.records import Request
-from batchgen.settings import Settings, is_loopback
+from batchgen.settings import Settings
 
 if TYPE_CHECKING:
     from batchgen.http.transport import Transport
@@ -68,14 +67,23 @@ def vendor_accesses(settings: Settings) -> list[VendorAccess]:
     """Of each provider that has a key; a server on this machine needs none. Raises SettingsError."""
     found = []
     for endpoint in endpoints(provider_names()):
-        codec = provider_class(endpoint.name)
-        if getattr(codec, "listing", None) is None:
+        if getattr(provider_class(endpoint.name), "listing", None) is None:
             continue
-        access = settings.access(endpoint)
-        key, url = access.key, base_url_of(endpoint, access)
-        if key is not None or is_loopback(urlsplit(url).hostname or ""):
-            credentials = codec.credentials(key.secret.reveal() if key else "local")
-            found.append(VendorAccess(endpoint.name, url, credentials))
+        account = open_account(endpoint.name, settings.access(endpoint), settings.values)
+        if account is not None:
+            found.append(VendorAccess(endpoint.name, account.base_url + account.path, account.credentials))
+    return found
+
+
+def token_accesses(settings: Settings) -> list[VendorAccess]:
+    """Of each provider whose requests are let in by a token that has to be asked for. Raises SettingsError."""
+    found = []
+    for endpoint in endpoints(provider_names()):
+        if not endpoint.credential_names:
+            continue
+        account = open_account(endpoint.name, settings.access(endpoint), settings.values)
+        if account is not None and isinstance(account.credentials, TokenCredentials):
+            found.append(VendorAccess(endpoint.name, account.base_url, account.credentials))
     return found
 
 
@@ -98,6 +106,11 @@ class VendorClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self._opened.aclose()
+
+    async def obtain_token(self, account: VendorAccess) -> None:
+        """Ask for what lets the account's requests in; nothing else is asked. Raises ProviderError."""
+        asking = Request(method="GET", path="/", body=b"")
+        await account.credentials.headers(asking, lambda url, asked: self._transport.request(url, asked, None))
 
     async def models(self, account: VendorAccess) -> list[ListedModel]:
         """Image models."""

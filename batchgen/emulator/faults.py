@@ -47,6 +47,7 @@ def _select(kinds: Container[str] | None = None, endpoint: str = "") -> frozense
 KNOWN = _select()
 WIRE = _select(kinds=("wire",))
 _NOT_COUNTED = _select(kinds=("link", "shape"))
+NOT_OF_VERTEX = frozenset({"429day", "429limit0", "429spend"})  # its capacity is shared, and there are no such quotas
 GEMINI_FAULTS, IMAGEN_FAULTS, AIML_FAULTS = (_select(endpoint=name) for name in (_GEMINI, _IMAGEN, _AIML))
 OPENAI_FAULTS = _select(endpoint=_OPENAI)
 REPLICATE_FAULTS = _select(endpoint=_REPLICATE)

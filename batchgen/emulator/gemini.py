@@ -16,11 +16,12 @@ from batchgen.emulator import google
 from batchgen.emulator.answers import JSON_TYPE, Answer, as_json, clean, without_none
 from batchgen.emulator.faults import GEMINI_FAULTS, without_markers
 from batchgen.emulator.files import Files, StoredFile
-from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES
+from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES, Schema
 from batchgen.emulator.models import GEMINI, Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
 from batchgen.emulator.pipeline import Endpoint, Job, Spec
+from batchgen.emulator.signatures import is_served, make_signature
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
@@ -65,16 +66,23 @@ def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
 
 
 def parse(
-    body: bytes | dict[str, Any], model: Model, options: EmulatorOptions, find_file: FindFile, *, stream: Stream = ""
+    body: bytes | dict[str, Any],
+    model: Model,
+    options: EmulatorOptions,
+    find_file: FindFile,
+    *,
+    stream: Stream = "",
+    schema: Schema = GENERATE_CONTENT,
 ) -> GeminiSpec:
-    """Raises ApiError 400 in the server's wording for anything it would not take."""
-    request = google.read_fields(body, GENERATE_CONTENT)
+    """schema: the fields that there are. Raises ApiError 400 in the server's wording for anything it would not take."""
+    request = google.read_fields(body, schema)
     contents = request.get("contents") or []
     _check_contents(contents)
     references, ratio_of_reference = _references(contents, model, find_file)
     if model.signs and options.signature_bytes:
         _check_signatures(contents, options.signature_bytes, find_file)
     config = request.get("generationConfig", {})
+    output = config.get("imageConfig", {}).get("imageOutputOptions", {})
     ratio, size = _ratio_and_size(config, model)
     thinking = config.get("thinkingConfig", {})
     level = thinking.get("thinkingLevel", "THINKING_LEVEL_UNSPECIFIED")
@@ -90,7 +98,8 @@ def parse(
         prompt=prompts[-1],
         ratio=ratio or ratio_of_reference or "1:1",
         size=size,
-        mime=model.mime,
+        mime=output.get("mimeType", model.mime),
+        quality=output.get("compressionQuality", 86),
         seed=config.get("seed"),
         references=references,
         turn=len(prompts),
@@ -314,7 +323,7 @@ class _Candidate:
     def _signed(self, part: dict[str, Any], content: str) -> dict[str, Any]:
         """content: the text, or the picture's hash."""
         if self.job.spec.model.signs and self.job.options.signature_bytes:
-            part["thoughtSignature"] = _signature(content.encode(), self.job.options.signature_bytes)
+            part["thoughtSignature"] = make_signature(content.encode(), self.job.options.signature_bytes)
         return part
 
 
@@ -365,34 +374,3 @@ def _usage(candidate: _Candidate, digest: bytes) -> dict[str, Any]:
 
 def _tokens(modality: str, count: int) -> dict[str, Any]:
     return {"modality": modality, "tokenCount": count}
-
-
-# Thought signatures: opaque bytes that a client has to send back unchanged, each with the part it came on.
-
-_MARK = b"batchgen emulator thought signature "
-_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 stands by itself
-# ai.google.dev/gemini-api/docs/thought-signatures, for turns that another model wrote.
-_WAIVERS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
-_WAIVED = frozenset(
-    raw
-    for word in _WAIVERS
-    for raw in (word.encode(), base64.b64decode(word.replace("_", "/") + "=" * (-len(word) % 4)))
-)
-
-
-@functools.lru_cache(maxsize=4)
-def _filler(length_bytes: int) -> str:
-    """Base64 of bytes that do not compress; the same for every part, so that it is made once."""
-    blocks = (hashlib.sha512(number.to_bytes(8, "big")).digest() for number in range(length_bytes // 64 + 1))
-    return base64.b64encode(b"".join(blocks)[:length_bytes]).decode("ascii")
-
-
-def _signature(content: bytes, length_bytes: int) -> str:
-    """Of one part: its text, or the sha256 of its picture. At least 66 bytes long before base64."""
-    head = _MARK + hashlib.sha256(content).digest()[:_DIGEST_BYTES]
-    return base64.b64encode(head).decode("ascii") + _filler(max(0, length_bytes - len(head)))
-
-
-def is_served(value: bytes, content: bytes, length_bytes: int) -> bool:
-    """Whether the signature came on this very part, or is one of the two documented words that waive the check."""
-    return value in _WAIVED or base64.b64encode(value).decode("ascii") == _signature(content, length_bytes)

@@ -218,7 +218,40 @@ _PARAMETERS = {
     **_each(_BOOL, "includeSafetyAttributes includeRaiReason"),
     "outputOptions": {"mimeType": _STRING, "compressionQuality": _INT},
 }
-PREDICT = {"instances": [{"prompt": _STRING, "image": _ANYTHING}], "parameters": _PARAMETERS}
+PREDICT: dict[str, Schema] = {"instances": [{"prompt": _STRING, "image": _ANYTHING}], "parameters": _PARAMETERS}
+
+# What the enterprise platform takes beyond these (cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference;
+# google-genai 3.6.1 with vertexai=True). There are no buckets here, so what names one is not taken.
+_OUTPUT = {"mimeType": _enum("ImageOutputOptions.MimeType", "image/png image/jpeg"), "compressionQuality": _INT}
+_VERTEX_IMAGE = {
+    **_each(_STRING, "aspectRatio imageSize"),
+    "personGeneration": _enum("ImageConfig.PersonGeneration", "ALLOW_ALL ALLOW_ADULT ALLOW_NONE"),
+    "prominentPeople": _enum("ImageConfig.ProminentPeople", "ALLOW_PROMINENT_PEOPLE BLOCK_PROMINENT_PEOPLE"),
+    "imageOutputOptions": _OUTPUT,
+}
+_VERTEX_HARMS = f"{_HARMS} IMAGE_HATE IMAGE_DANGEROUS_CONTENT IMAGE_HARASSMENT IMAGE_SEXUALLY_EXPLICIT JAILBREAK"
+_VERTEX_SAFETY = {
+    **_SAFETY,
+    "category": _enum("HarmCategory", _VERTEX_HARMS, "HARM_CATEGORY_"),
+    "method": _enum("SafetySetting.HarmBlockMethod", "SEVERITY PROBABILITY"),
+}
+VERTEX_GENERATE_CONTENT = {
+    **{name: schema for name, schema in GENERATE_CONTENT.items() if name != "store"},
+    "generationConfig": {**_GENERATION, "imageConfig": _VERTEX_IMAGE},
+    "safetySettings": [_VERTEX_SAFETY],
+    "modelArmorConfig": _ANYTHING,
+}
+_VERTEX_PARAMETERS: dict[str, Schema] = {
+    **_PARAMETERS,
+    **_each(_STRING, "negativePrompt"),
+    **_each(_INT, "seed"),
+    **_each(_BOOL, "addWatermark enhancePrompt"),
+}
+VERTEX_PREDICT: dict[str, Schema] = {
+    "instances": PREDICT["instances"],
+    "parameters": _VERTEX_PARAMETERS,
+    "labels": None,
+}
 
 # The fields of GenerateContentBatch that a client may set, and the webhook that google-genai 3.4.0 sends.
 _INLINE = {"requests": [_each(_ANYTHING, "request metadata")]}

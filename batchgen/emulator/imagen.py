@@ -10,7 +10,7 @@ from aiohttp import web
 from batchgen.emulator import google
 from batchgen.emulator.answers import Answer, as_json, clean
 from batchgen.emulator.faults import IMAGEN_FAULTS
-from batchgen.emulator.google_schemas import PREDICT
+from batchgen.emulator.google_schemas import PREDICT, Schema
 from batchgen.emulator.models import IMAGEN, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import sha256
@@ -30,14 +30,14 @@ class ImagenSpec(Spec):
 
 def endpoint(options: EmulatorOptions) -> Endpoint:
     def parse(request: web.Request, body: bytes) -> ImagenSpec:
-        return _parse(body, google.admitted(request, IMAGEN, options)[0])
+        return parse_prediction(body, google.admitted(request, IMAGEN, options)[0])
 
-    return Endpoint(api=google.API, faults=IMAGEN_FAULTS, parse=parse, compose=_compose)
+    return Endpoint(api=google.API, faults=IMAGEN_FAULTS, parse=parse, compose=compose)
 
 
-def _parse(body: bytes, model: Model) -> ImagenSpec:
+def parse_prediction(body: bytes, model: Model, schema: Schema = PREDICT) -> ImagenSpec:
     """Raises ApiError 400 for anything the server would not take."""
-    request = google.read_fields(body, PREDICT)
+    request = google.read_fields(body, schema)
     instances = request.get("instances") or [{}]
     prompt = clean(instances[0].get("prompt") or "")
     google.require(prompt, "Image generation failed with the following error: The prompt is empty.")
@@ -60,12 +60,13 @@ def _parse(body: bytes, model: Model) -> ImagenSpec:
         count=given.get("sampleCount", 1),
         mime=mime,
         quality=output.get("compressionQuality", 75),
+        seed=given.get("seed"),
         rai_reason=given.get("includeRaiReason", False),
         safety_attributes=given.get("includeSafetyAttributes", False),
     )
 
 
-def _compose(job: Job[ImagenSpec]) -> Answer:
+def compose(job: Job[ImagenSpec]) -> Answer:
     """Filtered pictures are dropped without a word unless includeRaiReason is set; all filtered is `{}`."""
     spec = job.spec
     if job.fault == "rai_all":

@@ -174,6 +174,7 @@ class EmulatorOptions:
     tiers: Mapping[str, int] = _flag(
         {}, "--tier", "status that flex or priority meets: 400, 429, 503; 200 = downgrade", "NAME=STATUS", named=int
     )
+    token_life_s: int = _flag(3600, "--token-life", "seconds that an access token of Google's lives")
     file_life_s: float = _flag(2 * _DAY_S, "--file-life", "seconds an uploaded file lives")
     file_processing_s: float = 0.0
     upload_granularity_bytes: int = 8 * 1024 * 1024

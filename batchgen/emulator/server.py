@@ -8,11 +8,12 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, gemini, google, imagen, openai, replicate
+from batchgen.emulator import aimlapi, gemini, google, imagen, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
 from batchgen.emulator.files import Files
+from batchgen.emulator.google_tokens import Tokens
 from batchgen.emulator.models import GEMINI, IMAGEN
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import Links, is_loopback
@@ -30,6 +31,7 @@ class _Server:
         self.gemini = gemini.endpoint(options, self.files)
         self.batches = Batches(self.pipeline, self.files, self.gemini)
         self.predictions = replicate.Predictions(self.pipeline, self.links)
+        self.tokens = Tokens(options.token_life_s)
 
     def routes(self) -> list[web.RouteDef]:
         models = f"{google.VERSION}/models"
@@ -45,6 +47,8 @@ class _Server:
             web.post(one + ":{method:generateContent|streamGenerateContent}", generating),
             web.post(one + ":{method:predict}", partial(handle, endpoint=imagen.endpoint(options))),
             *self.batches.routes(),
+            *vertex.routes(self.pipeline, self.tokens),
+            *self.tokens.routes(),
             web.post(one + ":{method}", on_google(self.other_method)),
             *self.files.routes(),
             web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
@@ -107,6 +111,7 @@ class _Server:
         self.pipeline.reset()
         self.links.clear()
         self.predictions.clear()
+        self.tokens.clear()
         self.files.clear()
         return web.json_response({})
 
@@ -124,6 +129,15 @@ class RunningEmulator:
     def stats(self) -> Statistics:
         """Live counts, the same as `GET /_emulator/stats`."""
         return self._server.pipeline.statistics
+
+    @property
+    def tokens_issued(self) -> int:
+        """Access tokens of Google's."""
+        return self._server.tokens.issued
+
+    def end_tokens(self) -> None:
+        """Access tokens issued so far end now, as when an administrator takes them back."""
+        self._server.tokens.end_all()
 
     async def close(self) -> None:
         self._server.pipeline.close()

@@ -16,13 +16,13 @@ from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.routes import Route
 from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, ReferenceLinkRefused, UsageError
-from batchgen.http.single_flight import SingleFlight
 from batchgen.http.uploads import Destination, Upload
 from batchgen.manifest.addresses import is_object_url
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
 from batchgen.references.redraw import Redrawing, Redrawn, redraw, redrawing
+from batchgen.single_flight import SingleFlight
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.check import is_truncated
 from batchgen.store.job_folder import SPOOL

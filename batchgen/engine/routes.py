@@ -85,14 +85,16 @@ class Account:
 def open_account(provider: str, access: Access, environ: Mapping[str, str]) -> Account | None:
     """None when there is no key for it. Raises SettingsError.
 
-    A server on this machine for which nothing is set gets a placeholder: it has nothing to guard.
+    A server on this machine for which nothing is set gets a placeholder: it has nothing to guard. Credentials that the
+    environment names come before a key of a folder's `.env`, and go to no address that stands there.
     """
     codec, endpoint = provider_class(provider), endpoint_of(provider)
     key = access.key.secret.reveal() if access.key else None
     own_url = access.base_url or endpoint.base_url
-    if key is None and own_url and on_this_machine(own_url):
-        names = [form for name in endpoint.credential_names for form in (name, f"{name}_FILE")]
-        key = None if any(environ.get(name) for name in names) else "local"
+    if _is_set(environ, endpoint.credential_names) and not _is_set(environ, endpoint.key_names):
+        key = key if access.from_dotenv else None
+    elif key is None and own_url and on_this_machine(own_url):
+        key = "local"
     found = find_credentials(codec, key, environ)
     if found is None:
         return None
@@ -100,8 +102,12 @@ def open_account(provider: str, access: Access, environ: Mapping[str, str]) -> A
     return Account(found.credentials, url, found.path, found.source)
 
 
+def _is_set(environ: Mapping[str, str], names: Iterable[str]) -> bool:
+    return any(environ.get(form) for name in names for form in (name, f"{name}_FILE"))
+
+
 def missing_key_remedy(endpoint: Endpoint) -> str:
-    names = endpoint.key_names
+    names = (*endpoint.key_names, *endpoint.credential_names)
     return f"set {' or '.join(names)} (or {names[0]}_FILE), or try it with --emulate"
 
 
@@ -118,15 +124,16 @@ def open_routes(
     """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing."""
     routes: dict[str, Route] = {}
     notes: dict[str, None] = {}
-    accounts: dict[str, Account | None] = {}
+    accounts: dict[Endpoint, Account | None] = {}
     for profile in profiles:
         codec_class, endpoint = provider_class(profile.provider), endpoint_of(profile.provider)
         access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
-        if profile.provider not in accounts:
-            accounts[profile.provider] = open_account(profile.provider, access, {} if emulator_url else settings.values)
-        account = accounts[profile.provider]
+        if endpoint not in accounts:
+            accounts[endpoint] = open_account(profile.provider, access, {} if emulator_url else settings.values)
+        account = accounts[endpoint]
         if account is None:
-            raise SettingsError(f"no API key for {profile.id}: {missing_key_remedy(endpoint)}")
+            what = "API key or credentials" if endpoint.credential_names else "API key"
+            raise SettingsError(f"no {what} for {profile.id}: {missing_key_remedy(endpoint)}")
         url = account.base_url
         proxy_for(url, environment())  # one that cannot be used is said before anything is begun
         notes |= dict.fromkeys([access.warning] if access.warning else [])

@@ -14,6 +14,7 @@ from batchgen.endpoint import split_url
 from batchgen.errors import SettingsError
 from batchgen.settings import is_loopback
 
+LINK_LOCAL = re.compile(r"169\.254\.\d+\.\d+", re.ASCII)  # RFC 3927: no router passes it on
 PORTS = {"http": 80, "https": 443}
 _ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # of NO_PROXY; an IPv6 address with a port has brackets
 
@@ -31,14 +32,19 @@ class Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """None when requests go there directly, as they always do to this machine. url: one that `split_url` takes.
+    """None when requests go there directly, as they always do to this machine and to a link-local address, which is as near.
+    url: one that `split_url` takes.
 
     environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's.
     Raises SettingsError that names the variable for a proxy that is malformed or of another kind than http and https.
     """
     parts = split_url(url)
     host = (parts.hostname or "").rstrip(".")
-    if is_loopback(host) or _matches_no_proxy(host, parts.port or PORTS.get(parts.scheme, 0), environ):
+    if (
+        is_loopback(host)
+        or LINK_LOCAL.fullmatch(host)
+        or _matches_no_proxy(host, parts.port or PORTS.get(parts.scheme, 0), environ)
+    ):
         return None
     source = next((name for name in _variable_names(f"{parts.scheme}_proxy", "all_proxy") if environ.get(name)), None)
     return None if source is None else _proxy(environ[source], source)

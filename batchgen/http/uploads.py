@@ -14,11 +14,11 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.addresses import checked_upload_url
-from batchgen.http.single_flight import SingleFlight
 from batchgen.http.transport import Transport
 from batchgen.records import Request, Response
 from batchgen.safe_open import create_private_file
 from batchgen.scheduling.quota_terms import account_key
+from batchgen.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from batchgen.providers.credentials import Credentials

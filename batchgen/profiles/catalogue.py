@@ -18,6 +18,10 @@ from batchgen.profiles.profile import Profile
 
 DEFAULT_MODEL = "flash"
 FOLDER = Path(__file__).parent
+NOT_ALIKE = (
+    *("id", "provider", "title", "aliases", "status", "shutdown", "replacement", "note", "wire", "sources"),
+    *("rpm", "rpd", "batch_tokens"),
+)
 
 
 class Catalogue:
@@ -108,7 +112,10 @@ def guess_provider(model: str) -> str:
 @lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
     """The models this version knows."""
-    return Catalogue(_profile_from_facts(facts) for file in profile_files() for facts in file["models"])
+    profiles = dict[str, Profile]()
+    for facts in (facts for file in profile_files() for facts in file["models"]):
+        profiles[facts["id"]] = _profile_from_facts(facts, profiles.get(facts.get("like", "")))
+    return Catalogue(profiles.values())
 
 
 @lru_cache(maxsize=1)
@@ -120,9 +127,14 @@ def profile_files() -> tuple[Mapping[str, Any], ...]:
     return tuple(sorted(files, key=lambda file: file["order"]))
 
 
-def _profile_from_facts(facts: Mapping[str, Any]) -> Profile:
-    fresh = Profile(id=facts["id"], provider=facts["provider"])
-    return with_facts(fresh, {key: fact for key, fact in facts.items() if key != "id"})
+def _profile_from_facts(facts: Mapping[str, Any], same: Profile | None) -> Profile:
+    """same: the model as another provider has it, by the fact `like`; what depends on whom one asks is not taken over."""
+    profile = Profile(id=facts["id"], provider=facts["provider"])
+    if same is not None:
+        prices = dataclasses.replace(same.prices, batch_factor=None, tier_factor={}, guessed_tiers=frozenset())
+        fresh = {name: getattr(profile, name) for name in NOT_ALIKE}
+        profile = dataclasses.replace(same, **fresh, prices=prices)
+    return with_facts(profile, {key: fact for key, fact in facts.items() if key not in ("id", "like")})
 
 
 @dataclass(frozen=True, slots=True)

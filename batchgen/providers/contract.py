@@ -114,11 +114,11 @@ class FindsCredentials(Provider, Protocol):
     this machine is."""
 
     @staticmethod
-    def find_credentials(key: str | None, environ: Mapping[str, str]) -> FoundCredentials:
-        """Those of this account, which a whole run shares. key: None when none is set.
+    def find_credentials(key: str | None, environ: Mapping[str, str]) -> FoundCredentials | None:
+        """Those of this account, which a whole run shares; None when there is nothing. key: None when none is set.
 
         environ: of this process, and never what a folder's `.env` says; files that it names may be read. Raises
-        SettingsError that names variable and remedy when there are none.
+        SettingsError that names variable and remedy when what is there is no good.
         """
         ...
 
@@ -164,7 +164,7 @@ def find_credentials(codec: type[Provider], key: str | None, environ: Mapping[st
     """None when there is no key, and the codec has nothing else. Raises SettingsError as the codec's own."""
     find = getattr(codec, "find_credentials", None)
     if find is not None:
-        found: FoundCredentials = find(key, environ)
+        found: FoundCredentials | None = find(key, environ)
         return found
     return None if key is None else FoundCredentials(codec.credentials(key))
 

@@ -26,6 +26,8 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "aimlapi": ("batchgen.providers.aimlapi", "AimlApi"),
     "openai": ("batchgen.providers.openai", "OpenAi"),
     "replicate": ("batchgen.providers.replicate", "Replicate"),
+    "vertex": ("batchgen.providers.vertex", "Vertex"),
+    "vertex-imagen": ("batchgen.providers.vertex", "VertexImagen"),
 }
 ENTRY_POINTS = "batchgen.providers"
 

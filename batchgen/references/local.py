@@ -19,7 +19,6 @@ import pybase64
 
 from batchgen.endpoint import split_url
 from batchgen.errors import UsageError
-from batchgen.http.single_flight import SingleFlight
 from batchgen.manifest.addresses import is_object_url
 from batchgen.records import ReferenceImage
 from batchgen.references.folders import is_below
@@ -27,6 +26,7 @@ from batchgen.references.nearest import as_spelled, missing_folder, nearest_name
 from batchgen.references.picture_head import TYPE_BYTES, must_be_redrawn, picture_type
 from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
+from batchgen.single_flight import SingleFlight
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000

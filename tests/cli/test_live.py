@@ -13,6 +13,7 @@ from batchgen.providers.aimlapi import read_balance, read_deprecations, read_mod
 from batchgen.providers.credentials import KeyHeader
 from batchgen.providers.gemini import read_model_page
 from batchgen.providers.listings import ListedModel, find_deprecation
+from tests.support.google_key import PROJECT, key_file
 from tests.support.http_server import serving
 from tests.support.marked_key import KEY
 
@@ -86,6 +87,31 @@ def test_only_an_api_with_a_key_is_asked(batchgen, emulator, monkeypatch):
     answer = batchgen("doctor", "--quota", "--json")
     assert (answer.code, found(answer, "online aimlapi")) == (0, [])
     assert set(words(batchgen("models", "--live", "--json")).values()) == {"live", "not asked"}
+
+
+@pytest.mark.parametrize(("name", "verdict", "words"), [("painter", "ok", "a token was"), ("deleted", "fail", "clock")])
+def test_credentials_that_are_no_key_are_asked_for_a_token(
+    batchgen, emulator, monkeypatch, tmp_path, name, verdict, words
+):
+    path = key_file(tmp_path, emulator(), name)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    (tmp_path / "m.yaml").write_text("items: [{id: mug, prompt: A mug, model: vertex-pro}]")
+    answer = batchgen("doctor", "m.yaml", "--online", "--json")
+    (key,), (address,) = found(answer, "key vertex"), found(answer, "address vertex")
+    assert (key["verdict"], key["says"]) == (
+        "ok",
+        f"{name}@{PROJECT}.iam.gserviceaccount.com, {path} (GOOGLE_APPLICATION_CREDENTIALS); project {PROJECT}, location global",
+    )
+    assert address["says"] == "https://aiplatform.googleapis.com"
+    (online,) = found(answer, "online vertex")
+    assert (online["verdict"], words in online["says"], answer.code) == (verdict, True, 0 if verdict == "ok" else 5)
+
+
+def test_credentials_that_are_no_good_are_said_whatever_other_keys_there_are(batchgen, monkeypatch):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "nothing.json")
+    answer = batchgen("doctor", "--json")
+    (key,) = found(answer, "key vertex")
+    assert (answer.code, key["verdict"], "nothing.json cannot be read" in key["says"]) == (5, "fail", True)
 
 
 @pytest.mark.parametrize("argv", [("doctor", "--quota"), ("doctor", "--online"), ("models", "--live")])

@@ -364,6 +364,14 @@ def test_an_emulated_job_and_a_key_in_the_env_file_need_no_credential(batchgen, 
     assert "KEY_FILE" not in batchgen(*schedule).out
 
 
+def test_a_file_of_credentials_takes_the_place_of_a_key(batchgen, manifest):
+    manifest.write_text("items: [{id: mug, prompt: A mug, model: vertex-pro}]\n")
+    schedule = ("schedule", str(manifest), "--at", "1:30", "--as", "cron")
+    assert "VERTEX_API_KEY_FILE=" in batchgen(*schedule).out
+    line = batchgen(*schedule, "--key-file", "GOOGLE_APPLICATION_CREDENTIALS=/key.json").out
+    assert ("GOOGLE_APPLICATION_CREDENTIALS_FILE=/key.json " in line, "VERTEX" in line) == (True, False)
+
+
 # --- install
 
 

@@ -7,6 +7,7 @@ import hmac
 import io
 import json
 import os
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from PIL import Image
 
 import batchgen
 from batchgen.endpoint import Endpoint
-from batchgen.errors import Refused
+from batchgen.engine.routes import open_routes
+from batchgen.errors import Refused, SettingsError
 from batchgen.providers import registry
 from batchgen.providers.answer_body import image_body
-from batchgen.providers.credentials import KeyHeader
+from batchgen.providers.credentials import FoundCredentials, KeyHeader
 from batchgen.providers.request_body import FormFile, encode_form, reference_bytes
 from batchgen.records import Reply, Request
 from tests.support.marked_key import KEY
@@ -195,3 +197,77 @@ async def test_each_request_is_signed_and_no_signature_is_kept(install, job, tmp
     assert {sent == expected for sent, expected in seen} == {True}
     signature = seen[0][0].split()[1].encode()
     assert [path for path, data in files_below(tmp_path) if signature in data] == []
+
+
+class Login:
+    """A token that ends after one request, for a file's name."""
+
+    public_headers = frozenset({"x-team"})
+
+    def __init__(self, name: str) -> None:
+        self.account = name
+        self._ends = 1
+
+    async def headers(self, request, ask):
+        return {"X-Token": f"{self.account}-token-{self._ends}", "X-Team": "paint"}
+
+    def refused(self, headers):
+        self._ends += 1
+        return True
+
+
+class Studio(Sketch):
+    """Let in by a file that the environment names; its account stands in each path."""
+
+    endpoint = replace(Endpoint.named("sketch"), credential_names=("SKETCH_LOGIN",))
+
+    @staticmethod
+    def find_credentials(key, environ):
+        if key is not None:
+            return FoundCredentials(KeyHeader("X-Key", key))
+        if (path := environ.get("SKETCH_LOGIN")) is None:
+            return None
+        name = Path(path).read_text()
+        return FoundCredentials(Login(name), source=f"{name} in {path}", path=f"/accounts/{name}")
+
+
+@pytest.fixture
+def studio_job(tmp_path):
+    (tmp_path / "pose.png").write_bytes(image(40))
+    (tmp_path / "login").write_text("rembrandt")
+    (tmp_path / "m.yaml").write_text(json.dumps(ITEMS))
+
+    def load(url, **environ):
+        address = {"BATCHGEN_SKETCH_BASE_URL": url, "XDG_STATE_HOME": str(tmp_path)}
+        return batchgen.load(tmp_path / "m.yaml", environ=address | environ)
+
+    return load
+
+
+async def test_a_codec_finds_credentials_of_its_own_which_may_end(install, studio_job, tmp_path):
+    install(Studio)
+    seen = []
+
+    async def sketch(request: web.Request) -> web.Response:
+        await request.read()
+        seen.append((request.path, request.headers["X-Token"], request.headers["X-Team"]))
+        if len(seen) == 1:
+            return web.Response(status=401, text="ended")
+        return web.Response(body=image(16), content_type="image/png")
+
+    app = web.Application()
+    app.router.add_post("/accounts/rembrandt/sketch", sketch)
+    async with TestServer(app) as server:
+        outcome = await batchgen.run(studio_job(str(server.make_url("")), SKETCH_LOGIN=str(tmp_path / "login")))
+    assert (outcome.exit_code, outcome.made) == (0, 1)
+    path = "/accounts/rembrandt/sketch"
+    assert seen == [(path, f"rembrandt-token-{number}", "paint") for number in (1, 2)]
+    token = b"rembrandt-token"
+    assert [path for path, data in files_below(tmp_path) if token in data] == []
+
+
+def test_a_codec_without_any_credentials_is_an_error_that_names_both_ways(install, studio_job):
+    install(Studio)
+    job = studio_job("https://sketch.example")
+    with pytest.raises(SettingsError, match="set SKETCH_API_KEY or SKETCH_LOGIN"):
+        open_routes([job.manifest.catalogue.resolve("sketch-1")], job.settings, None)

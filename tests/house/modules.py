@@ -24,6 +24,7 @@ FLOORS: dict[str, list[str]] = {
         "settings",
         "safe_open",
         "sanitize",
+        "single_flight",
     ],
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],

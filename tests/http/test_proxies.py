@@ -40,9 +40,12 @@ def test_the_variable_of_the_scheme_is_taken_and_then_the_one_for_all(environ, u
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:8080", "http://localhost", "https://[::1]:1/x", "https://127.8.9.1", "https://localhost./"],
+    [
+        *("http://127.0.0.1:8080", "http://localhost", "https://[::1]:1/x", "https://127.8.9.1", "https://localhost./"),
+        "http://169.254.169.254",
+    ],
 )
-def test_what_is_on_this_machine_never_has_a_proxy(url):
+def test_what_is_on_this_machine_or_link_local_never_has_a_proxy(url):
     every = dict.fromkeys(["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"], "http://proxy.corp:3128")
     assert proxy_for(url, every) is None
 

@@ -62,6 +62,25 @@ def test_every_profile_names_its_sources(profile):
     assert profile.sources
 
 
+def test_a_model_that_is_like_another_has_its_facts_and_not_those_of_whom_one_asks():
+    theirs, ours = CATALOGUE.resolve("gemini-3.1-flash-image"), CATALOGUE.resolve("vertex/gemini-3.1-flash-image")
+    alike = ("ratios", "sizes", "pixels", "references_max", "thinking", "latency_s", "typical")
+    assert [getattr(ours, name) for name in alike] == [getattr(theirs, name) for name in alike]
+    assert ours.prices.image_usd == theirs.prices.image_usd
+    assert (theirs.status, theirs.replacement, theirs.batch_tokens != {}, theirs.service_tiers != ()) == (
+        *("deprecated", "gemini-nano-banana-2.1"),
+        *(True, True),
+    )
+    assert (ours.status, ours.replacement, ours.note, ours.batch_tokens, ours.service_tiers) == (
+        "live",
+        None,
+        "",
+        {},
+        (),
+    )
+    assert (ours.prices.batch_factor, ours.aliases) == (None, ())
+
+
 @pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.id)
 def test_every_size_has_time_limit_and_latency_with_room_between(profile):
     for size in profile.sizes:

@@ -25,12 +25,16 @@ from batchgen.records import Inputs, PendingJob, Reply, Response
 MODELS = {
     "gemini": "pro",
     "imagen": "imagen",
+    "vertex": "vertex-pro",
+    "vertex-imagen": "vertex/imagen-4.0-generate-001",
     "aimlapi": "aiml-imagen-4",
     "openai": "gpt-image-2.6",
     "replicate": "replicate-flux-schnell",
 }
 PICTURE = {
     "gemini": {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "b25l"}}]}}]},
+    "vertex": {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "b25l"}}]}}]},
+    "vertex-imagen": {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": "b25l"}]},
     "imagen": {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": "b25l"}]},
     "aimlapi": {"data": [{"b64_json": "b25l", "mime_type": "image/png"}]},
     "openai": {"data": [{"b64_json": "b25l"}], "output_format": "png"},

@@ -32,6 +32,8 @@ from tests.support.provider_requests import PIXEL, WORDS
 MODELS = {
     "gemini": {"provider": "gemini"},
     "imagen": {"provider": "imagen"},
+    "vertex": {"provider": "vertex"},
+    "vertex-imagen": {"provider": "vertex-imagen"},
     "aimlapi": {"provider": "aimlapi"},
     "aimlapi with fields": {"provider": "aimlapi", "wire": {"fields": {"aspect_ratio": "ratio"}}},
     "openai": {"provider": "openai"},
