@@ -39,7 +39,7 @@ class RunKeywords(TypedDict, total=False):
 
     only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_cost: USD. fresh: everything once more. retry:
     states to try again. on_uncertain: whether a request that was never answered is repeated. until: start nothing after it;
-    max_duration: seconds, unless it is a timedelta.
+    max_duration: seconds, unless it is a timedelta. by: be done by then, each request the cheapest way that is in time.
     """
 
     only: str | Iterable[str]
@@ -51,6 +51,7 @@ class RunKeywords(TypedDict, total=False):
     on_uncertain: Literal["retry", "hold"]
     until: datetime
     max_duration: float | timedelta
+    by: datetime
 
 
 def plan(
@@ -155,6 +156,8 @@ def _run_options(options: RunOptions | None, keywords: RunKeywords) -> RunOption
         states = frozenset(keywords["retry"]) if "retry" in keywords else None
         asked["retry_selection"] = RetrySelection.of(states, fresh=keywords.get("fresh", False), hold_uncertain=hold)
         asked["hold_uncertain"] = hold
+    if "by" in keywords:
+        asked["by"] = keywords["by"].timestamp()
     if keywords.keys() & {"until", "max_duration"}:
         asked["deadline"] = _deadline(keywords)
     return replace(options or RunOptions(), **asked)

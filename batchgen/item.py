@@ -77,6 +77,7 @@ class Item:
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
     references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the image of another item.
     origin: `file:line` of the entry, for messages. None means: not asked for.
+    tier_until: UTC seconds after which it is asked for at the standard service tier, when it was given one that is slow.
     A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
 
@@ -102,8 +103,9 @@ class Item:
     fallback: tuple[str, ...] = _asked(  # lanes, as `provider/model`
         "Models to go on with, in this order, when the model cannot serve.", default=(), max_length=FALLBACKS_MAX
     )
-    fallback_on: tuple[Literal["quota", "outage", "refusal"], ...] = _asked(
-        "For which causes; default quota (of a day) and outage.", default=()
+    fallback_on: tuple[Literal["quota", "outage", "refusal", "price"], ...] = _asked(
+        "For which causes; default quota (of a day, or until `--by`) and outage. price: `--by` chooses the cheapest of them.",
+        default=(),
     )
     aspect_ratio: str | None = _asked(
         "Width to height, such as 16:9. Without it the model chooses.",
@@ -161,6 +163,7 @@ class Item:
         "standard.",
         "delivery",
     )
+    tier_until: float | None = None
     no_image_suffix: str | None = _asked(
         "Appended to the prompt when it is sent again after an answer without an image."
     )

@@ -91,11 +91,12 @@ class RunCommand:
         began = datetime.fromtimestamp(due.at, UTC).astimezone(wanted.zone)
         until = parse_time_of_day(wanted.until or "")
         longest_s = parse_duration_s(wanted.max_duration or "") or DURATION_S
-        if until is not None:
-            longest_s = min(longest_s, interval_s(TimeOfDay(began.hour, began.minute), until))
+        for latest in filter(None, (until, parse_time_of_day(wanted.by or ""))):
+            longest_s = min(longest_s, interval_s(TimeOfDay(began.hour, began.minute), latest))
         # Both limits hold: a night that is made up for by day lasts no longer than a night.
         limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
         money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
+        money += [] if wanted.by is None else ["--by", wanted.by]
         engine_options = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
         # Workers have this night's work: what has failed in it is left to the next night.
         engine_options += ["--retry", "none"] if wanted.engine == "cluster" and due.why == "batches" else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,24 @@ def read_deadline(ctx: click.Context, param: click.Parameter, value: str | None)
     if (clock := parse_time_of_day(value)) is None:
         raise click.BadParameter(f"{value!r} is not a time of day; write 06:00", ctx, param)
     return next_local_time(clock.hour, clock.minute, time.time())
+
+
+def read_by(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`06:00`, `8h` from now, or `2026-12-01T06:00`, local unless it names a zone; UTC seconds, later than now."""
+    if value is None:
+        return None
+    now = time.time()
+    if parse_time_of_day(value) is not None:
+        return read_deadline(ctx, param, value)
+    if (seconds := parse_duration_s(value)) is not None:
+        return now + seconds
+    try:
+        at = datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise click.BadParameter(f"{value!r} is not a time; write 06:00, 8h or 2026-12-01T06:00", ctx, param) from None
+    if at <= now:
+        raise click.BadParameter(f"{value} has passed", ctx, param)
+    return at
 
 
 def next_local_time(hour: int, minute: int, now: float) -> float:
@@ -209,6 +228,12 @@ SELECTION = (
 # How much, for forecasts and runs alike.
 CAPS = (
     option("-j, --concurrency N", "Requests in flight at most.", type=IntRange(1, 1000)),
+    option(
+        "--by HH:MM",
+        "Be done by the next local HH:MM (or 8h from now, or 2026-12-01T06:00): batch, flex or online for each item,"
+        " whichever is cheapest and in time.",
+        callback=read_by,
+    ),
     option("--max-cost USD", "Stop before more is spent.", type=FloatRange(min=0, min_open=True)),
 )
 # Eager: an error in another option is then in the log too.
@@ -235,7 +260,7 @@ EXECUTION = (
     option(
         "--stall 30m",
         "Stop when requests have kept failing for this long without a success."
-        "  [default: 30m, or never with --until or --max-duration]",
+        "  [default: 30m, or never with --by, --until or --max-duration]",
         callback=read_duration,
     ),
     ENGINE,

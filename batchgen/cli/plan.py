@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import batchgen
 from batchgen.cli.commands_make import PLAN_ROWS
 from batchgen.cli.invocation import Invocation
+from batchgen.cli.plan_by import by_json, by_lines
 from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.engine.plan import check
 from batchgen.money import rounded
@@ -41,7 +42,7 @@ class PlanRows:
 
 @dataclass(frozen=True, slots=True)
 class ShownPlan:
-    """online: the same without batches, to compare; None when the plan has none."""
+    """online: the same one by one at the item's own service tier, to compare; None when the plan has nothing else."""
 
     job: batchgen.Job
     plan: batchgen.Plan
@@ -58,8 +59,10 @@ def show_plan(invocation: Invocation, manifest: str, arguments: RunArguments, *,
     job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
     rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS)
     found = arguments.plan(job, arguments.engine, rows)
-    batches = any(load.batch and load.images for load in found.forecast.by_model.values())
-    shown = ShownPlan(job, found, rows, online=arguments.plan(job, "online") if batches else None)
+    slow = any(load.batch and load.images for load in found.forecast.by_model.values())
+    if found.ways is not None:
+        slow = any(total.kind != "online" for total in found.ways.totals())
+    shown = ShownPlan(job, found, rows, online=replace(arguments, by=None).plan(job, "online") if slow else None)
     for warning in (*job.settings.warnings, *found.warnings):
         invocation.err.line(f"warning: {warning}", "yellow")
     if invocation.json:
@@ -85,8 +88,13 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     found, online = shown.plan, shown.online
     reconciliation, forecast = found.reconciliation, found.forecast
     if shown.rows.steps:
-        head = ("id", "model", "why", "images", "cost")
-        out.table(head, [_row(step) for step in shown.rows.steps], right=(3, 4), flexible=2)
+        head, rows = ("id", "model", "why", "images", "cost"), [_row(step) for step in shown.rows.steps]
+        if found.ways is None:
+            out.table(head, rows, right=(3, 4), flexible=2)
+        else:
+            ways = [_way(step) or "-" for step in shown.rows.steps]
+            rows = [(*row[:2], way, *row[2:]) for row, way in zip(rows, ways, strict=True)]
+            out.table((*head[:2], "way", *head[2:]), rows, right=(4, 5), flexible=3)
         if shown.rows.omitted:
             out.line(f"… and {shown.rows.omitted:,} more (--all shows them)", "dim")
         out.line()
@@ -100,25 +108,37 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     for reason, number in reconciliation.counts_by_reason.most_common(12):
         out.line(f"  {number:>6,}  {reason_text(reason)}")
     if found.derivatives:
-        out.line(f"derive {formatting.count(found.derivatives, 'file')} to make of the images, at most")
+        out.print_labelled("derive ", f"{formatting.count(found.derivatives, 'file')} to make of the images, at most")
     if not forecast.images:
         return
     emulated = " at the vendor's prices; the emulator bills nothing" if shown.job.emulated else ""
-    out.line(f"cost   {_cost(found)}{emulated}")
+    out.print_labelled("cost   ", f"{_cost(found)}{emulated}")
     for line in _caveats(found):
-        out.line(f"       {line}")
+        out.print_labelled("       ", line)
+    if found.ways is not None:
+        _print_by(out, found, online)
+        return
     for line in _engine_lines(found):
-        out.line(f"way    {line}")
+        out.print_labelled("way    ", f"{line}")
     if online is None:
         vendor = " for the vendor; the emulator is faster" if shown.job.emulated else ""
-        out.line(f"time   {formatting.duration(forecast.seconds)} at best, estimated{vendor}")
+        out.print_labelled("time   ", f"{formatting.duration(forecast.seconds)} at best, estimated{vendor}")
     else:
-        out.line(
-            f"time   {BATCH_TIME_NOTE}; what goes online {formatting.duration(forecast.seconds)} at best, estimated"
-        )
+        online_s = formatting.duration(forecast.seconds)
+        out.print_labelled("time   ", f"{BATCH_TIME_NOTE}; what goes online {online_s} at best, estimated")
         alone = f"{_cost(online)}, {formatting.duration(online.forecast.seconds)} at best"
-        out.line(f"else   all online: {alone}")
-    out.line(f"limit  {BINDING_WORDS[forecast.limit.binding]}: {forecast.limit.advice}")
+        out.print_labelled("else   ", f"all online: {alone}")
+    out.print_labelled("limit  ", f"{BINDING_WORDS[forecast.limit.binding]}: {forecast.limit.advice}")
+
+
+def _print_by(out: Console, found: batchgen.Plan, online: batchgen.Plan | None) -> None:
+    for label, text in by_lines(found.ways) if found.ways is not None else ():
+        out.print_labelled(f"{label:<7}", text)
+    if online is not None:
+        out.print_labelled("else   ", f"all online: {_cost(online)}")
+    limit = found.forecast.limit
+    if limit.binding in ("budget", "day"):  # else it is the time that binds, and was said
+        out.print_labelled("limit  ", f"{BINDING_WORDS[limit.binding]}: {limit.advice}")
 
 
 def _engine_lines(found: batchgen.Plan) -> list[str]:
@@ -135,11 +155,18 @@ def _engine_lines(found: batchgen.Plan) -> list[str]:
     ]
 
 
-def _row(step: Step) -> tuple[str, str, str, str, str]:
+def _row(step: Step) -> tuple[str, ...]:
     sample = step.sample
     if step.action != "generate":
         return sample.key, sample.item.model, reason_text(step.reason), "-", "-"
     return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), formatting.usd(step.usd)
+
+
+def _way(step: Step) -> str | None:
+    """batch, flex where that was chosen for it, or online, at the item's own service tier; None when nothing is asked for."""
+    if step.action != "generate":
+        return None
+    return "batch" if step.by_batch else "online" if step.sample.item.tier_until is None else "flex"
 
 
 def _cost(found: batchgen.Plan) -> str:
@@ -189,6 +216,7 @@ def plan_json(shown: ShownPlan) -> dict[str, Any]:
         "requests_of_unknown_price": forecast.unpriced,
         "requests_at_guessed_price": sum(load.guessed for load in forecast.by_model.values()),
         "seconds_at_best": round(forecast.seconds, 1),
+        "by": None if found.ways is None else by_json(found.ways),
         "all_online": None if shown.online is None else _online_json(shown.online.forecast),
         "online_because": _counts_by_text(reconciliation.online),
         "limit": {"binding": forecast.limit.binding, "advice": forecast.limit.advice},
@@ -221,6 +249,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "id": sample.key,
         "model": sample.item.model,
         "action": step.action,
+        "way": _way(step),
         "why": reason_text(step.reason),
         "images": sample.images if made else 0,
         "usd": rounded(step.usd) if made else 0.0,

@@ -24,7 +24,7 @@ class RunArguments:
     """The options as click has read them, under its names; those with defaults, some commands do not have.
 
     check_only: look at everything and ask, send nothing.
-    until, fallback_at: UTC seconds; max_duration, stall: seconds. selection: in place of --retry and --fresh.
+    by, until, fallback_at: UTC seconds; max_duration, stall: seconds. selection: in place of --retry and --fresh.
     """
 
     output: str | None
@@ -40,6 +40,7 @@ class RunArguments:
     fresh: bool = False
     retry_states: frozenset[str] | None = None
     on_uncertain: str = "retry"
+    by: float | None = None
     until: float | None = None
     max_duration: float | None = None
     stall: float | None = None
@@ -78,6 +79,7 @@ class RunArguments:
             limit=self.limit,
             concurrency=self.concurrency,
             max_usd=self.max_cost,
+            by=self.by,
         )
         return batchgen.plan(job, options=asked, on_step=on_step, engine=engine)
 
@@ -85,8 +87,8 @@ class RunArguments:
         """Raises UsageError for what contradicts itself."""
         at, size = self.fallback_at, self.batch_size
         asked = {"--no-wait": self.no_wait, "--fallback-at": at, "--batch-size": size}
-        if self.engine == "online" and (given := [name for name, value in asked.items() if value]):
-            raise UsageError(f"{given[0]} is about batches: add --engine batch or --engine auto")
+        if self.engine == "online" and self.by is None and (given := [name for name, value in asked.items() if value]):
+            raise UsageError(f"{given[0]} is about batches: add --engine batch, --engine auto or --by")
         if at is not None and self.no_wait:
             raise UsageError("--fallback-at waits until then: leave --no-wait out")
         limits = ChunkLimits(requests=size) if size else ChunkLimits()
@@ -97,6 +99,7 @@ class RunArguments:
             concurrency=self.concurrency,
             max_usd=self.max_cost,
             deadline=self.deadline(time.time()),
+            by=self.by,
             stall_s=self.stall,
             hold_uncertain=self.hold_uncertain,
             install_signal_handlers=True,

@@ -126,6 +126,8 @@ def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[T
         )
     capped = wanted.max_cost is None or asked.has_run_option("--max-cost")
     money = () if capped else ("--max-cost", f"{wanted.max_cost:.10g}")
+    timed = wanted.by is None or asked.has_run_option("--by")
+    by = () if timed else ("--by", str(wanted.by))
     named = wanted.engine == "online" or asked.has_run_option("--engine")
     engine_options = () if named else ("--engine", wanted.engine)
     return time_of_day[0], replace(
@@ -134,7 +136,7 @@ def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[T
         until=asked.until or parse_time_of_day(wanted.until or ""),
         max_duration=asked.max_duration or parse_duration_s(wanted.max_duration or ""),
         timezone=asked.timezone or (wanted.timezone if form in forms.ZONE_AWARE else None),
-        options=(*money, *engine_options, *asked.options),
+        options=(*money, *by, *engine_options, *asked.options),
     )
 
 

@@ -69,11 +69,10 @@ async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInput
         raise BadRequest(message) from error
 
 
-def adjust_after_tries(original: Sample, sample: Sample, retry_state: RetryState) -> tuple[Sample, str]:
-    """The sample as it is asked for after what was tried, and in words how that departs from what was wished. Pure."""
-    words = []
-    if sample.item.service_tier != original.item.service_tier:
-        words.append(f"service tier {sample.item.service_tier}, for {original.item.service_tier} was refused")
+def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = "") -> tuple[Sample, str]:
+    """The sample as it is asked for after what was tried, and in words how that departs from what was wished. why_tier: why its
+    service tier is not the one that was, empty when it is. Pure."""
+    words = [f"service tier {sample.item.service_tier}, for {why_tier}"] if why_tier else []
     suffix = sample.item.no_image_suffix
     if suffix and retry_state.spent.get("no_image"):
         words.append("prompt with no_image_suffix")

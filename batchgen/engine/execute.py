@@ -106,8 +106,8 @@ class Execution:
         if ticket.exhausted and ticket.error is not None:
             await self._failures.give_up(ticket, ticket.error)
             return
-        sample, route = self._failures.with_allowed_tier(ticket), self._context.routes[ticket.lane]
-        adjusted, sent_as = adjust_after_tries(ticket.sample, sample, ticket.retry_state)
+        (sample, why), route = self._failures.with_allowed_tier(ticket), self._context.routes[ticket.lane]
+        adjusted, sent_as = adjust_after_tries(sample, ticket.retry_state, why)
         number, usd = 1 + ticket.retry_state.failed_requests, estimated_usd(self._context.routes, sample)
         prepared: PreparedRequest | ProviderError
         try:

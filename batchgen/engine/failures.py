@@ -36,14 +36,23 @@ class FailureRecorder:
         self._hold_uncertain = hold_uncertain
         self._refused_tiers: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
 
-    def with_allowed_tier(self, ticket: Ticket) -> Sample:
-        """The sample at the standard service tier once its own was refused."""
-        item = ticket.sample.item
-        if item.service_tier in (None, "standard"):
-            return ticket.sample
-        if ticket.retry_state.spent.get("tier") or (ticket.lane, item.service_tier) in self._refused_tiers:
-            return replace(ticket.sample, item=replace(item, service_tier="standard"))
-        return ticket.sample
+    def with_allowed_tier(self, ticket: Ticket) -> tuple[Sample, str]:
+        """The sample at the standard service tier once its own was refused, and in words why; empty for its own tier. One that
+        was chosen to save money is left when it would be late, or its model is another by now and has none."""
+        item, tier = ticket.sample.item, ticket.sample.item.service_tier
+        if tier in (None, "standard"):
+            return ticket.sample, ""
+        refused = ticket.retry_state.spent.get("tier") or (ticket.lane, tier) in self._refused_tiers
+        chosen = item.tier_until is not None
+        if refused:
+            why = "was refused"
+        elif chosen and tier not in self._routes[ticket.lane].profile.service_tiers:
+            why = "is not offered"
+        elif item.tier_until is not None and time.time() > item.tier_until:
+            why = "would be late"
+        else:
+            return ticket.sample, ""
+        return replace(ticket.sample, item=replace(item, service_tier="standard")), f"{tier} {why}"
 
     async def record(
         self, ticket: Ticket, sample: Sample, attempt: int, error: ProviderError, sent_at: float | None

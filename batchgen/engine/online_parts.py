@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchgen.engine.batch.context import BatchContext, name_prefix
 from batchgen.engine.batch.outstanding import OutstandingBatches
@@ -70,7 +70,10 @@ async def open_online_parts(
                 run=context,
                 pipeline=pipeline,
                 outstanding=outstanding,
-                options=request.options.batch_options(local=any(route.loopback for route in routes.values())),
+                options=replace(
+                    request.options.batch_options(local=any(route.loopback for route in routes.values())),
+                    submit_until=None if survey.ways is None else survey.ways.submit_until,
+                ),
                 tier=manifest.limits.tier,
                 prefix=name_prefix(ledger),
                 quota_logs=quota_logs,

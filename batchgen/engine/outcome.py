@@ -25,7 +25,8 @@ class RunOptions:
     """What the command line or a caller asks of one run, or of its plan. None stands for what the manifest says.
 
     only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_usd: stop before more is spent. hold_uncertain: leave
-    requests that were never answered as they are. Raises UsageError for a value that cannot be.
+    requests that were never answered as they are. by: UTC seconds by which all shall be there; each request then goes the
+    cheapest way that is in time, and none starts later. Raises UsageError for a value that cannot be.
     """
 
     retry_selection: RetrySelection = field(default_factory=RetrySelection)
@@ -34,6 +35,7 @@ class RunOptions:
     concurrency: int | None = None
     max_usd: float | None = None
     deadline: float | None = None  # UTC seconds
+    by: float | None = None
     hold_uncertain: bool = False
     stall_s: float | None = None  # stop when requests have failed for this long and none succeeded; None: `patience_s`
     batches: BatchOptions = field(default_factory=BatchOptions)
@@ -56,8 +58,13 @@ class RunOptions:
             )
 
     def for_engine(self, engine: str) -> RunOptions:
-        """With what an engine sends in batches."""
-        return replace(self, batches=replace(self.batches, batch_mode=BATCH_MODES.get(engine, "online")))
+        """With what an engine sends in batches. Raises UsageError for one that leaves nothing to choose."""
+        if self.by is None:
+            return replace(self, batches=replace(self.batches, batch_mode=BATCH_MODES.get(engine, "online")))
+        if engine not in ("online", "auto"):
+            raise UsageError(f"--by chooses between batches and single requests itself: leave --engine {engine} out")
+        deadline = self.by if self.deadline is None else min(self.by, self.deadline)
+        return replace(self, deadline=deadline, batches=replace(self.batches, batch_mode="auto"))
 
     def batch_options(self, *, local: bool) -> BatchOptions:
         """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from batchgen.engine.outcome import RunOptions
 from batchgen.engine.preflight import refuse_lost_pictures, refuse_lost_results, refuse_online_only, refuse_unstartable
 from batchgen.engine.reconcile import Reconciler
 from batchgen.engine.reconciliation import Reconciliation
+from batchgen.engine.ways import Ways, requests_left
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
 from batchgen.money import usd
 from batchgen.planning.plan import Forecast, Step
 from batchgen.planning.repeats import repeats_note
 from batchgen.records import Sample
-from batchgen.scheduling.window import quota_day_start
 from batchgen.store.store import Store, open_store, refuse_other_location
 
 REPEATS_LOOKED_FOR_MAX = 100_000  # items, beyond which two more readings would take too long
@@ -29,12 +28,14 @@ REPEATS_LOOKED_FOR_MAX = 100_000  # items, beyond which two more readings would 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a run would do. reconciliation: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
-    derivatives: files to make of the images, at most, for an image may turn out smaller than a width."""
+    derivatives: files to make of the images, at most, for an image may turn out smaller than a width. ways: by which the
+    requests go and when that ends, for a run that has a time to be done by."""
 
     reconciliation: Reconciliation
     forecast: Forecast
     warnings: tuple[str, ...] = ()
     derivatives: int = 0
+    ways: Ways | None = None
 
     def __repr__(self) -> str:
         known = self.forecast.known_usd
@@ -60,21 +61,19 @@ def plan(
     opened = open_reader(job)
     with nullcontext() if opened is None else closing(opened) as reader:
         store = open_store(job.folder, job.bucket)
-        reconciliation = _reconcile(job, store, reader, options, derivative_forecast)
+        reconciliation, ways = _reconcile(job, store, reader, options, derivative_forecast)
         files = derivative_forecast.files
         if reader is not None and job.manifest.has_derivatives:
             due = missing_derivatives(job.manifest, reader, store, options.only, emulated=job.emulated)
             files += sum(len(each.outputs) for each in due if each.key not in derivative_forecast.replaced)
         budget = remaining_budget(job, reconciliation.profiles.values(), reader, options.max_usd)
         for lane, load in reconciliation.loads.items():
-            if load.rpd is not None:
-                sent = reader.sent_count_since(lane, quota_day_start(time.time())) if reader else 0
-                load.rpd_left = max(0, load.rpd - sent)
+            load.rpd_left = requests_left(load, lane, reader)
     refuse_online_only(reconciliation)
     refuse_unstartable(reconciliation)
     notes = [] if reconciliation.items > REPEATS_LOOKED_FOR_MAX else [repeats_note(job.manifest.items)]
     run_forecast = reconciliation.forecast(options.concurrency or job.manifest.limits.concurrency, *budget)
-    return Plan(reconciliation, run_forecast, (*job.manifest.warnings, *filter(None, notes)), files)
+    return Plan(reconciliation, run_forecast, (*job.manifest.warnings, *filter(None, notes)), files, ways)
 
 
 def check(job: Job) -> tuple[int, int]:
@@ -93,13 +92,14 @@ def check(job: Job) -> tuple[int, int]:
 
 def _reconcile(
     job: Job, store: Store, reader: Reader | None, options: RunOptions, on_step: Callable[[Step], None]
-) -> Reconciliation:
+) -> tuple[Reconciliation, Ways | None]:
     """Raises LedgerError when state is missing."""
     if reader is None or reader.last_run() is None:
         refuse_lost_results(job.manifest, store)
     if reader is not None:
         refuse_other_location(reader, store)
         store.load_pending(reader.unplaced())
-    reconciliation = Reconciler(job.manifest, reader, store, options, on_step=on_step).reconcile()
+    reconciler = Reconciler(job.manifest, reader, store, options, on_step=on_step)
+    reconciliation = reconciler.reconcile()
     refuse_lost_pictures(job.manifest, store, reconciliation, reader)
-    return reconciliation
+    return reconciliation, reconciler.ways

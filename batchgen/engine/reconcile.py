@@ -13,6 +13,7 @@ from batchgen.engine.dependents import wire_of
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.reconcile_items import ItemReconciler
 from batchgen.engine.reconciliation import Reconciliation
+from batchgen.engine.ways import Ways
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
@@ -31,13 +32,14 @@ Change = tuple[str, tuple[Any, ...]]
 class DependencyState:
     """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
 
-    sha256 and attempt: of its picture; seconds: until a pending one is there, at best.
+    sha256 and attempt: of its picture; seconds: until a pending one is there, at best; links: how many are made until then.
     """
 
     sha256: str = ""
     attempt: int = 0
     pending: bool = False
     seconds: float = 0.0
+    links: int = 0
     reason: Reason | None = None
 
 
@@ -47,13 +49,14 @@ class Survey:
 
     reconciliation: Reconciliation
     backlog: Backlog
+    ways: Ways | None = None
 
 
 def survey(request: RunRequest, reader: Reader | None, stack: ExitStack) -> Survey:
     """stack: closes the backlog. Raises ManifestError with everything that is wrong with the manifest."""
     backlog = stack.enter_context(closing(Backlog()))
     reconciler = Reconciler(request.job.manifest, reader, request.store, request.options, backlog=backlog)
-    return Survey(reconciler.reconcile(), backlog)
+    return Survey(reconciler.reconcile(), backlog, reconciler.ways)
 
 
 class Reconciler(ItemReconciler):
@@ -106,6 +109,7 @@ class Reconciler(ItemReconciler):
             dependency = self._state_of(step, by_n.get(step.sample.n))
             if step.action == "generate":
                 self.reconciliation.chain_s = max(self.reconciliation.chain_s, dependency.seconds)
+                self.reconciliation.chain_links = max(self.reconciliation.chain_links, dependency.links)
             if item.id in self.manifest.ids_others_need:
                 self._states[step.sample.key] = dependency
 
@@ -198,9 +202,11 @@ class Reconciler(ItemReconciler):
         if self.is_over_limit(sample.key):
             return DependencyState(reason=Reason(ReasonKind.BEYOND_LIMIT))
         item, profile = sample.item, self.reconciliation.profile(sample.item.model)
-        before_s = max((self._states[key].seconds for key in required_keys(item, sample.n)), default=0.0)
+        before = [self._states[key] for key in required_keys(item, sample.n)]
         return DependencyState(
-            pending=True, seconds=before_s + profile.latency(item.image_size or profile.default_size)
+            pending=True,
+            seconds=max((each.seconds for each in before), default=0.0) + profile.latency(item.image_size),
+            links=max((each.links for each in before), default=0) + 1,
         )
 
     def _existing_state(self, item_id: str, n: int) -> DependencyState:

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from batchgen.engine.outcome import RunOptions
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.unrecorded_files import UnrecordedFiles
-from batchgen.engine.routes import lane_key
+from batchgen.engine.ways import Routed, Ways, routed_by_mode
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.samples import AT_VENDOR, WITH_WORKERS
 from batchgen.manifest import Manifest
-from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
 from batchgen.planning.plan import (
     RETRY_STATES,
@@ -53,7 +52,10 @@ class ItemReconciler:
         *,
         backlog: Backlog | None = None,
         on_step: Callable[[Step], None] | None = None,
+        ways: Ways | None = None,
     ) -> None:
+        self._options = options
+        self.ways = ways
         self.manifest = manifest
         self.reader = reader
         self.store = store
@@ -64,7 +66,6 @@ class ItemReconciler:
         self._ends = Counter[tuple[str, str]]()  # reason and state of samples that a retry may name
         self.backlog = backlog
         self._on_step = on_step
-        self._batch_mode = options.batches.batch_mode
         self._matched_samples = 0  # ledger samples that the manifest still wants
         self._now = time.time()
         # Keys; without a limit, all that is wanted.
@@ -75,6 +76,12 @@ class ItemReconciler:
 
     def reconcile(self) -> Reconciliation:
         """Raises ManifestError with everything that is wrong with the manifest, UsageError when `--only` names nothing in it."""
+        if self.ways is None and self._options.by is not None:
+            # By a walk of its own: which way a request goes depends on all others.
+            ways, limits = Ways(self._options.by, self.reader), self.manifest.limits
+            counted = type(self)(self.manifest, self.reader, self.store, self._options, ways=ways).reconcile()
+            ways.decide(counted, self._options.concurrency or limits.concurrency)
+            self.ways = ways
         with contextlib.closing(self._unrecorded):
             return self._reconcile()
 
@@ -281,13 +288,12 @@ class ItemReconciler:
         for other in others if groups else ():
             self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
         for group in groups:
-            batch = self._goes_by_batch(group)
-            usd = self.reconciliation.add_request(group, batch=batch)
+            routed = self._route(group)
+            usd = self.reconciliation.add_request(routed.asked, batch=routed.by_batch)
             self._note_unrecorded(group)
-            self._report_step(Step(group, "generate", reason_by_sample[group.n], usd), group.images)
-            self._schedule(
-                batch_lane(item.provider, item.model) if batch else lane_key(item.provider, item.model), group
-            )
+            step = Step(routed.asked, "generate", reason_by_sample[group.n], usd, by_batch=routed.by_batch)
+            self._report_step(step, group.images)
+            self._schedule(routed.lane, routed.waiting)
 
     def _note_unrecorded(self, group: Sample) -> None:
         """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""
@@ -300,20 +306,12 @@ class ItemReconciler:
             if path is not None and (self.reader is None or path in self._unrecorded):
                 self.reconciliation.unrecorded.append(path)
 
-    def _goes_by_batch(self, sample: Sample) -> bool:
-        if self._batch_mode == "online":
-            return False
-        profile = self.reconciliation.profile(sample.item.model)
-        reason = online_only_reason(
-            sample.item, self.reconciliation.has_batch(profile), self._batch_mode, self.pending_needs(sample)
-        )
-        if reason is None:
-            self.reconciliation.load_of(profile)  # its online lane, to fall back on
-            return True
-        self.reconciliation.online[reason.group] += 1
-        if self._batch_mode == "batch":
-            self.reconciliation.online_only.append((sample.key, reason))
-        return False
+    def _route(self, group: Sample) -> Routed:
+        awaited = self.pending_needs(group)
+        if self.ways is None:
+            return routed_by_mode(group, self.reconciliation, self._options.batches.batch_mode, awaited)
+        chained = bool(awaited) or group.item.id in self.manifest.ids_others_need
+        return self.ways.route(group, self.reconciliation, awaited, chained=chained)
 
     def _schedule(self, lane: str, group: Sample) -> None:
         if self._scheduled is not None:

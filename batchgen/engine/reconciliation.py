@@ -40,6 +40,7 @@ class Reconciliation:
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)  # pictures of samples that the ledger never heard of
     chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
+    chain_links: int = 0  # how many there are in the longest such row
     blocked: int = 0  # of the skipped ones: what they need has failed
     over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
     items: int = 0

@@ -15,6 +15,7 @@ MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed
 # Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
 JOB_INPUT = "job_input"  # among the facts of a request: by which its job is found again in its vendor's list
+RECENT_LATENCIES = 2000  # requests whose time is looked at
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
@@ -175,6 +176,16 @@ class AttemptQueries(BaseReader):
             " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')"
         )
         return int(self._row(sql, lane, at)[0])
+
+    def recent_latencies(self) -> Iterator[tuple[str, str, str, float]]:
+        """(lane, usage and `wire` as JSON, seconds from sent to answered) of what was answered with images of late; without
+        batches."""
+        sql = (
+            "SELECT a.lane, coalesce(a.usage, '{}'), s.wire, a.ended_at - a.sent_at FROM attempt a"
+            " JOIN sample s ON s.item_id = a.item_id AND s.n = a.n WHERE a.outcome = 'succeeded' AND a.chunk IS NULL"
+            " AND a.sent_at IS NOT NULL AND a.ended_at IS NOT NULL ORDER BY a.id DESC LIMIT ?"
+        )
+        return self._query(sql, RECENT_LATENCIES)
 
     def max_accepted_per_minute(self, lane: str, since: float) -> int:
         """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""

@@ -86,6 +86,11 @@ class Schedule(BaseModel):
         None, description="Time zone, such as Europe/Berlin; default this machine's."
     )
     until: TimeOfDayText | None = Field(None, description="Start nothing after this time of day.")
+    by: TimeOfDayText | None = Field(
+        None,
+        description="As `run --by`: each item the cheapest way that is done by this time of day.",
+        examples=["06:00"],
+    )
     max_duration: DurationText | None = Field(None, description="Start nothing after this long; default 22h.")
     engine: Literal["online", "batch", "auto", "cluster"] = Field(
         "online",
@@ -103,6 +108,10 @@ class Schedule(BaseModel):
     def _check_at_or_cron(self) -> Schedule:
         if (self.at is None) == (self.cron is None):
             raise _field_error("needs at, such as 01:30, or cron, and not both")
+        if self.by is not None and self.engine not in ("online", "auto"):
+            raise _field_error(
+                f"by chooses between batches and single requests itself: leave engine: {self.engine} out"
+            )
         if self.cron is not None and self.days is not None:
             raise _field_error("the days stand in cron already: leave days out")
         return self

@@ -67,7 +67,8 @@ class ChunkLimits:
 class BatchOptions:
     """batch_mode: auto lets go online what a batch cannot do. wait: for the results; else submit, collect what is there, leave.
 
-    fallback_at: UTC seconds after which what no batch has delivered is made online. poll_s: between the first two looks
+    fallback_at: UTC seconds after which what no batch has delivered is made online; submit_until: after which what is in no
+    batch yet is. poll_s: between the first two looks
     at a batch. listing_grace_s: how long a batch that may have been created gets to appear in the list of batches. resend: ask
     again for what a batch has failed at. hold_uncertain: but not for what may have been billed.
     """
@@ -75,6 +76,7 @@ class BatchOptions:
     batch_mode: BatchMode = "online"
     wait: bool = True
     fallback_at: float | None = None
+    submit_until: float | None = None
     limits: ChunkLimits = field(default_factory=ChunkLimits)
     poll_s: float = 5.0
     listing_grace_s: float = 60.0

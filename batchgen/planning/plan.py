@@ -38,13 +38,15 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What becomes of one request's worth of samples, and why. usd: estimate, None when the price is unknown."""
+    """What becomes of one request's worth of samples, and why. usd: estimate, None when the price is unknown. sample: as it is
+    asked for, of another model when a fallback was chosen."""
 
     sample: Sample
     action: Action
     reason: Reason
     usd: float | None = 0.0
     move: Move | None = None
+    by_batch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -536,6 +536,13 @@ def test_without_at_all_is_as_the_manifest_says(scheduled):
     assert "30 1 * * 1 " in scheduled("{cron: '30 1 * * mon'}", "--as", "cron").out
 
 
+def test_the_time_to_be_done_by_is_an_option_of_the_run(scheduled):
+    wanted = "{at: '22:00', by: '06:00'}"
+    assert " --by 06:00\n" in scheduled(wanted, "--as", "systemd").out
+    unit = scheduled(wanted, "--as", "systemd", "--", "--by", "05:00").out
+    assert " --by 05:00\n" in unit and unit.count("--by ") == 1
+
+
 def test_an_option_wins_over_the_manifest(scheduled):
     unit = scheduled(NIGHTLY, "--as", "systemd", "--days", "sun", "--", "--max-cost=5").out
     assert "OnCalendar=Sun *-*-* 01:30:00 Europe/Berlin\n" in unit

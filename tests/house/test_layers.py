@@ -20,6 +20,7 @@ ENGINE = """
 online outcome routes dependents answer job jobs
 recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
 context reconciliation spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
+ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor
 attempts budgets derivative_runner http_attempt preflight reconcile recovery.repair_files remote_engine
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes

@@ -47,6 +47,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "attempts": (1,),
     "sidecar_texts": (1,),
     "surplus_requests": (),
+    "batch_durations": ("gemini/n", 9),
     "billed_request_count": (),
     "chunk": (1,),
     "chunk_lanes": (),
@@ -90,6 +91,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "current_picture": ("a", 1),
     "picture_request_count": (),
     "failure_reasons": (9,),
+    "recent_latencies": (),
     "recent_sends": ("gemini/m", 0.0),
     "requests_by_model": (),
     "results": (("succeeded", "refused"),),
@@ -252,8 +254,10 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     await chunks.drop(other, "no room")
     await chunks.create("gemini/n", "job", [IntendedRequest(make_sample("i"), "gemini/n", 1, 0.02, "", {})])
     assert chunks.drop_unsent() == 1
-    third, _ = await chunks.create("gemini/n", "job", [IntendedRequest(make_sample("j"), "gemini/n", 1, 0.02, "", {})])
-    await chunks.update(third, step="collected")
+    j = make_sample("j")
+    third, (last,) = await chunks.create("gemini/n", "job", [IntendedRequest(j, "gemini/n", 1, 0.02, "", {})])
+    ledger.attempt_succeeded(receipt_of(last, j, reply, [settled("j")], sent_at=None, usd=0.02, usd_source="usage"))
+    await chunks.update(third, step="collected", created_at=2.5)
     rows = [
         derivative("w/a.webp", "a", "made"),
         derivative("w/d.webp", "d", "failed"),

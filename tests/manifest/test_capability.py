@@ -163,7 +163,7 @@ def test_models_to_fall_back_to_are_lanes_with_causes(one):
         ("model: pro, fallback: [gemini-3-pro-image-preview]", "fallback[0]: gemini-3-pro-image-preview was shut down"),
         (
             "model: pro, fallback: [flash], fallback_on: [rain]",
-            "fallback_on[0]: must be 'quota', 'outage' or 'refusal'",
+            "fallback_on[0]: must be 'quota', 'outage', 'refusal' or 'price'",
         ),
     ],
 )

@@ -46,6 +46,8 @@ def test_jsonl_has_it_in_its_first_line(folder):
      "1:24: schedule.timezone: must be a time zone such as Europe/Berlin, not 'Europe/Berln' (did you mean 'Europe/Berlin'?)"),
     ("{at: '1:30', timezone: ../../etc/passwd}", "schedule.timezone: must be a time zone such as Europe/Berlin"),
     ("{at: '1:30', until: six}", "1:24: schedule.until: must be a time of day such as 01:30, not 'six'"),
+    ("{at: '1:30', by: '6:00', engine: batch}",
+     "1:1: schedule: by chooses between batches and single requests itself: leave engine: batch out"),
     ("{at: '1:30', catch_up: 4}", "1:24: schedule.catch_up: must be text, not the number 4; put it in quotes"),
     ("{at: '1:30', catch_up: soon}", "1:24: schedule.catch_up: must be a duration such as 4h, 90m or 1h30m, not 'soon'"),
     ("{at: '1:30', max_cost: 0}", "1:24: schedule.max_cost: must be more than 0, not the number 0"),

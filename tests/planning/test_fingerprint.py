@@ -48,6 +48,7 @@ NOT_SENT = {
     "fallback_on": ("quota",),
     "on_mismatch": "fail",
     "service_tier": "flex",  # it is sent, and changes price and speed but not the picture
+    "tier_until": 1.0,
     "post": Post(embed="full"),  # it asks for nothing
     "no_image_suffix": "s",  # only after an answer without a picture
     "origin": "f:1",

@@ -75,7 +75,7 @@ class ChunkSubmitter:
         requests = []
         for sample in samples:
             retry_state = self._outcomes.retry_state(sample)
-            sent, words = adjust_after_tries(sample, sample, retry_state)
+            sent, words = adjust_after_tries(sample, retry_state)
             number = 1 + retry_state.failed_requests
             usd = context.price_usd(sample, lane)
             requests.append(IntendedRequest(sent, lane, number, usd, words, request_facts(sample)))

@@ -98,7 +98,7 @@ class BatchOutcomes:
         has_batch = route is not None and isinstance(route.codec, SupportsBatches)
         online = (
             online
-            or self._context.outstanding.fallen_back
+            or self._context.outstanding.closed
             or batch_mode == "online"
             or online_only_reason(item, has_batch, batch_mode, ()) is not None
         )

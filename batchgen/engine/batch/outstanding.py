@@ -24,7 +24,8 @@ class OutstandingBatches:
         self.dispatcher = dispatcher
         self.lanes = list(lanes)
         self.chunks: dict[int, Chunk] = {}
-        self.fallen_back = False  # everything that is asked for again goes online
+        self.fallen_back = False  # what is out is cancelled
+        self.closed = False  # no batch is made any more: everything that waits or is asked for again goes online
         self.grown = asyncio.Event()
         self._unassigned: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
         self._reported = 0
@@ -49,7 +50,7 @@ class OutstandingBatches:
         """The backlog has got more for a lane, of either kind."""
         if not is_batch(lane):
             self.dispatcher.backlog_grew(lane)
-        elif self.fallen_back:
+        elif self.closed:
             self.move_online(lane)
         else:
             self.report()
@@ -60,6 +61,11 @@ class OutstandingBatches:
         self.backlog.add(lane, self._unassigned.pop(lane, []))
         if self.backlog.move(lane, other):
             self.dispatcher.backlog_grew(other)
+
+    def close(self) -> None:
+        self.closed = True
+        for lane in self.lanes:
+            self.move_online(lane)
 
     def report(self, *, busy: bool = False) -> None:
         """How many samples are out, or wait to go out. busy: that is not known yet."""

@@ -112,11 +112,12 @@ class BatchRunner:
         self._outstanding.report(busy=True)
 
     async def _round(self) -> None:
+        self._close_if_due()
         await self._fall_back_if_due()
         for number in list(self._chunks):
             if self._next_poll_at.get(number, 0.0) <= time.time():
                 await self._advance(number)
-        if self._context.options.batch_mode != "online" and not self._outstanding.fallen_back:
+        if self._context.options.batch_mode != "online" and not self._outstanding.closed:
             for lane in self._outstanding.lanes:
                 await self._submit_waiting(lane)
 
@@ -131,6 +132,8 @@ class BatchRunner:
             waits.append(options.poll_s)  # for money that requests online hold
         if options.fallback_at is not None and not self._outstanding.fallen_back:
             waits.append(options.fallback_at - now)
+        if options.submit_until is not None and not self._outstanding.closed:
+            waits.append(options.submit_until - now)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._outstanding.grown.wait(), max(0.01, min(waits)) if waits else None)
 
@@ -179,7 +182,7 @@ class BatchRunner:
 
     def _abandon_reason(self, chunk: Chunk) -> tuple[str, str] | None:
         """Why no batch is to be made of it any more, in words, and the lane in which its samples wait instead."""
-        if self._outstanding.fallen_back:
+        if self._outstanding.closed:
             return "the time for batches was up", online_lane(chunk.lane)
         if self._context.options.batch_mode == "online":
             return "a run without batches took it over", online_lane(chunk.lane)
@@ -323,6 +326,17 @@ class BatchRunner:
 
     # --- the fallback
 
+    def _close_if_due(self) -> None:
+        """Once a new batch would be late. What is out is paid for, and waited for."""
+        until = self._context.options.submit_until
+        if until is not None and not self._outstanding.closed and time.time() >= until:
+            unsent = sum(chunk.requests for chunk in self._chunks.values() if chunk.step in UNSENT_STEPS)
+            if unsent := unsent + self._outstanding.waiting_count(*self._outstanding.lanes):
+                self._context.run.note(
+                    f"{unsent:,} request(s) that no batch has taken go online: a batch would be late"
+                )
+            self._outstanding.close()
+
     async def _fall_back_if_due(self) -> None:
         """At its time: cancel what is out, collect what it has brought, and make the rest online."""
         context, at = self._context, self._context.options.fallback_at
@@ -335,8 +349,7 @@ class BatchRunner:
         for chunk in list(self._chunks.values()):
             self._poll_counts[chunk.id] = 0
         self._next_poll_at.clear()
-        for lane in self._outstanding.lanes:
-            self._outstanding.move_online(lane)
+        self._outstanding.close()
 
     async def _cancel(self, chunk: Chunk) -> None:
         codec = self._context.codec(chunk.lane)

@@ -1,0 +1,214 @@
+"""The ways of a run that has a time to be done by: what each request could go by, and which of these it is given."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from batchgen.engine.reconciliation import Reconciliation, lane_load
+from batchgen.engine.routes import lane_key
+from batchgen.ledger.reader import Reader
+from batchgen.planning.batchable import BatchMode, batch_lane, is_batch, online_only_reason
+from batchgen.planning.plan import LaneLoad
+from batchgen.planning.ways import (
+    Basis,
+    Choice,
+    Demand,
+    LaneRoom,
+    Latency,
+    Terms,
+    Way,
+    WayTotal,
+    choose,
+    totals,
+)
+from batchgen.profiles.price import estimate_usd
+from batchgen.profiles.profile import Profile
+from batchgen.records import Sample, lane_model
+from batchgen.scheduling.fallback import sample_for_lane
+from batchgen.scheduling.window import quota_day_start
+
+MIN_ANSWERS = 5  # below which the table of models is believed, not the ledger
+SAFE_SHARE = 0.9  # of the answers are as quick as that
+MIN_BATCHES, MAX_BATCHES = 3, 10  # whose time says something; that are looked at
+# "Target turnaround 24 hours" (ai.google.dev/gemini-api/docs/batch-api), "1-15 min" (.../docs/flex-inference).
+BATCH_AIM = Latency(86400.0, Basis.DOCUMENTED)
+FLEX_AIM = Latency(900.0, Basis.DOCUMENTED)
+GRACE_S, SUBMIT_GRACE_S = 60.0, 600.0
+USD_DIGITS = 5  # requests whose prices differ by less are dealt with together
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A request and the lane that it waits in. asked: the same as that lane's model is asked for it."""
+
+    lane: str
+    waiting: Sample
+
+    @property
+    def asked(self) -> Sample:
+        return sample_for_lane(self.waiting, self.lane)
+
+    @property
+    def by_batch(self) -> bool:
+        return is_batch(self.lane)
+
+
+def routed_by_mode(group: Sample, found: Reconciliation, batch_mode: BatchMode, awaited: Sequence[str]) -> Routed:
+    """Of a run that has no time to be done by. awaited: samples that have to be made before it."""
+    item = group.item
+    online = Routed(lane_key(item.provider, item.model), group)
+    if batch_mode == "online":
+        return online
+    profile = found.profile(item.model)
+    reason = online_only_reason(item, found.has_batch(profile), batch_mode, awaited)
+    if reason is None:
+        found.load_of(profile)  # its online lane, to fall back on
+        return Routed(batch_lane(item.provider, item.model), group)
+    found.online[reason.group] += 1
+    if batch_mode == "batch":
+        found.online_only.append((group.key, reason))
+    return online
+
+
+class Ways:
+    """First asked what each request could go by, which is counted; after `decide`, dealt out in the same order.
+
+    by: UTC seconds.
+    """
+
+    def __init__(self, by: float, reader: Reader | None) -> None:
+        self.by = by
+        self._reader = reader
+        self._times = _answer_times(reader)
+        self._measured: dict[tuple[str, str, str], Latency | None] = {}
+        self._batches: dict[str, Latency] = {}
+        self.demands: Counter[Demand] = Counter()
+        self.terms: Terms | None = None
+        self.choices: Mapping[Demand, Sequence[Choice]] = {}
+        self._dealt: Counter[Demand] = Counter()
+
+    def route(self, group: Sample, found: Reconciliation, awaited: Sequence[str], *, chained: bool) -> Routed:
+        """As long as nothing is decided, any way. awaited: samples that have to be made before it; chained: or after it."""
+        way = self._deal(Demand(tuple(self._ways(group, found, awaited)), group.images, chained))
+        if way.kind == "batch":
+            found.load_of(found.profile(lane_model(way.lane)))  # its online lane, to go on in
+            return Routed(batch_lane(*way.lane.split("/", 1)), group)
+        return Routed(way.lane, _at_flex(group, self.by - way.latency.seconds) if way.kind == "flex" else group)
+
+    def _deal(self, demand: Demand) -> Way:
+        ways = demand.ways
+        if self.terms is None:
+            self.demands[demand] += 1
+            return ways[-1]
+        number = self._dealt[demand]
+        self._dealt[demand] += 1
+        for choice in self.choices.get(demand, ()):
+            if number < choice.requests:
+                return choice.way
+            number -= choice.requests
+        return ways[-1]  # the manifest changed between two walks: as if nobody had chosen
+
+    def _ways(self, group: Sample, found: Reconciliation, awaited: Sequence[str]) -> Iterator[Way]:
+        """To the models that the item names, the plain one of its own last."""
+        item, by_price = group.item, "price" in group.item.fallback_on
+        lanes = [lane_key(item.provider, item.model)]
+        lanes += item.fallback if by_price or "quota" in item.fallback_on else ()
+        for rank, lane in reversed([*enumerate(lanes)]):
+            sample = sample_for_lane(group, lane)
+            profile, rank = found.profile(sample.item.model), 0 if by_price else rank
+            if online_only_reason(sample.item, found.has_batch(profile), "auto", awaited) is None:
+                usd = _usd(profile, sample, batch=True)
+                yield Way("batch", lane, usd, self._batch_latency(profile), rank)
+            if item.service_tier is None and "flex" in profile.service_tiers and "service_tier" in profile.supports:
+                usd = _usd(profile, _at_flex(sample))
+                yield Way("flex", lane, usd, self._latency(profile, sample, "flex") or FLEX_AIM, rank)
+            measured = self._latency(profile, sample, item.service_tier or "standard")
+            yield Way("online", lane, _usd(profile, sample), measured or _expected(profile, sample), rank)
+
+    def _latency(self, profile: Profile, sample: Sample, tier: str) -> Latency | None:
+        """As measured, at the tier that served; None when too little was."""
+        lane, size = lane_key(profile.provider, profile.id), sample.item.image_size or profile.default_size
+        key = lane, tier, size
+        if key not in self._measured:
+            unnamed = self._times.get((lane, tier, ""), ()) if size == profile.default_size else ()
+            times = sorted([*self._times.get(key, ()), *unnamed])
+            safe_s = times[int(len(times) * SAFE_SHARE)] if len(times) >= MIN_ANSWERS else 0.0
+            self._measured[key] = Latency(safe_s, Basis.MEASURED, len(times)) if len(times) >= MIN_ANSWERS else None
+        return self._measured[key]
+
+    def _batch_latency(self, profile: Profile) -> Latency:
+        """The longest of the last batches."""
+        lane = batch_lane(profile.provider, profile.id)
+        if lane not in self._batches:
+            times = self._reader.batch_durations(lane, MAX_BATCHES) if self._reader is not None else []
+            enough = len(times) >= MIN_BATCHES
+            self._batches[lane] = Latency(max(times), Basis.MEASURED, len(times)) if enough else BATCH_AIM
+        return self._batches[lane]
+
+    def decide(self, reconciliation: Reconciliation, concurrency: int) -> None:
+        """reconciliation: of the walk that has counted."""
+        lanes = {way.lane for demand in self.demands for way in demand.ways}
+        rooms = {lane: self._room(reconciliation.profile(lane_model(lane)), reconciliation) for lane in lanes}
+        seconds = max(0.0, self.by - time.time())
+        seconds += min(GRACE_S, seconds * 0.01)  # `--by 24h` is time for a batch, though reading has taken a moment
+        self.terms = Terms(seconds, concurrency, rooms, max(1, reconciliation.chain_links))
+        self.choices = choose(self.demands, self.terms)
+
+    def _room(self, profile: Profile, reconciliation: Reconciliation) -> LaneRoom:
+        load, lane = lane_load(profile, reconciliation.limits), lane_key(profile.provider, profile.id)
+        parked = self._reader.parked().get(lane) if self._reader is not None else None
+        closed = parked is not None and parked.until > time.time() and not parked.is_by_declared_rpd
+        rpd_left = 0 if closed else requests_left(load, lane, self._reader)
+        return LaneRoom(load.rpm, rpd_left, load.account, load.spend_rate)
+
+    def totals(self) -> list[WayTotal]:
+        return totals(self.choices)
+
+    def totals_with(self, more_s: float = 0.0, times_in_flight: int = 1) -> list[WayTotal]:
+        """As if there were so many seconds more, or so many times as many requests in flight."""
+        if self.terms is None:
+            return []
+        seconds, concurrency = self.terms.seconds + more_s, self.terms.concurrency * times_in_flight
+        return totals(choose(self.demands, replace(self.terms, seconds=seconds, concurrency=concurrency)))
+
+    @property
+    def submit_until(self) -> float | None:
+        """UTC seconds after which a batch would be late; None without batches."""
+        batches = [
+            each.way.latency for choices in self.choices.values() for each in choices if each.way.kind == "batch"
+        ]
+        latency_s = max((each.seconds for each in batches), default=0.0)
+        return self.by - latency_s + min(SUBMIT_GRACE_S, latency_s * 0.1) if batches else None
+
+
+def requests_left(load: LaneLoad, lane: str, reader: Reader | None) -> int | None:
+    """Of the day's declared requests, as far as this job's ledger knows; None without a limit."""
+    if load.rpd is None or reader is None:
+        return load.rpd
+    return max(0, load.rpd - reader.sent_count_since(lane, quota_day_start(time.time())))
+
+
+def _at_flex(sample: Sample, until: float | None = None) -> Sample:
+    return replace(sample, item=replace(sample.item, service_tier="flex", tier_until=until))
+
+
+def _usd(profile: Profile, sample: Sample, *, batch: bool = False) -> float | None:
+    usd = estimate_usd(profile, sample, batch=batch)
+    return None if usd is None else round(usd, USD_DIGITS)
+
+
+def _expected(profile: Profile, sample: Sample) -> Latency:
+    return Latency(profile.latency(sample.item.image_size), Basis.DOCUMENTED if profile.latency_s else Basis.GUESS)
+
+
+def _answer_times(reader: Reader | None) -> Mapping[tuple[str, str, str], Sequence[float]]:
+    """Seconds, by lane, service tier and size that was asked for, empty when none was."""
+    found = defaultdict[tuple[str, str, str], list[float]](list)
+    for lane, usage, wire, seconds in reader.recent_latencies() if reader is not None else ():
+        tier, size = json.loads(usage).get("tier") or "standard", json.loads(wire or "{}").get("image_size") or ""
+        found[lane, tier, size].append(seconds)
+    return found
