@@ -97,7 +97,7 @@ def _saving(found: Sequence[WayTotal], other: Sequence[WayTotal]) -> tuple[float
 def _saving_text(usd: float, images: int) -> str:
     words = [f"would bring {formatting.count(images, 'more image')} in time"] if images > 0 else []
     words += [f"would save {formatting.usd(usd)}"] if usd > 0 else []
-    words += [f"would cost {formatting.usd(-usd)} more"] if usd < 0 else []
+    words += [f"would cost {formatting.usd(-usd)} more, with fewer fallbacks"] if usd < 0 else []
     return " and ".join(words) or "would save nothing"
 
 

@@ -27,7 +27,7 @@ from batchgen.planning.ways import (
 )
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
-from batchgen.records import Sample, lane_model
+from batchgen.records import Item, Sample, lane_model
 from batchgen.scheduling.fallback import sample_for_lane
 from batchgen.scheduling.window import quota_day_start
 
@@ -118,20 +118,19 @@ class Ways:
         lanes = [lane_key(item.provider, item.model)]
         lanes += item.fallback if by_price or "quota" in item.fallback_on else ()
         for rank, lane in reversed([*enumerate(lanes)]):
-            sample = sample_for_lane(group, lane)
-            profile, rank = found.profile(sample.item.model), 0 if by_price else rank
-            if online_only_reason(sample.item, found.has_batch(profile), "auto", awaited) is None:
-                usd = _usd(profile, sample, batch=True)
+            profile, rank = found.profile(lane_model(lane)), 0 if by_price else rank
+            if online_only_reason(item, found.has_batch(profile), "auto", awaited) is None:
+                usd = _rounded(estimate_usd(profile, group, batch=True))
                 yield Way("batch", lane, usd, self._batch_latency(profile), rank)
             if item.service_tier is None and "flex" in profile.service_tiers and "service_tier" in profile.supports:
-                usd = _usd(profile, _at_flex(sample))
-                yield Way("flex", lane, usd, self._latency(profile, sample, "flex") or FLEX_AIM, rank)
-            measured = self._latency(profile, sample, item.service_tier or "standard")
-            yield Way("online", lane, _usd(profile, sample), measured or _expected(profile, sample), rank)
+                usd = _rounded(estimate_usd(profile, group, tier="flex"))
+                yield Way("flex", lane, usd, self._latency(profile, item, "flex") or FLEX_AIM, rank)
+            latency = self._latency(profile, item, item.service_tier or "standard") or _expected(profile, item)
+            yield Way("online", lane, _rounded(estimate_usd(profile, group)), latency, rank)
 
-    def _latency(self, profile: Profile, sample: Sample, tier: str) -> Latency | None:
+    def _latency(self, profile: Profile, item: Item, tier: str) -> Latency | None:
         """As measured, at the tier that served; None when too little was."""
-        lane, size = lane_key(profile.provider, profile.id), sample.item.image_size or profile.default_size
+        lane, size = lane_key(profile.provider, profile.id), item.image_size or profile.default_size
         key = lane, tier, size
         if key not in self._measured:
             unnamed = self._times.get((lane, tier, ""), ()) if size == profile.default_size else ()
@@ -192,17 +191,16 @@ def requests_left(load: LaneLoad, lane: str, reader: Reader | None) -> int | Non
     return max(0, load.rpd - reader.sent_count_since(lane, quota_day_start(time.time())))
 
 
-def _at_flex(sample: Sample, until: float | None = None) -> Sample:
+def _at_flex(sample: Sample, until: float) -> Sample:
     return replace(sample, item=replace(sample.item, service_tier="flex", tier_until=until))
 
 
-def _usd(profile: Profile, sample: Sample, *, batch: bool = False) -> float | None:
-    usd = estimate_usd(profile, sample, batch=batch)
+def _rounded(usd: float | None) -> float | None:
     return None if usd is None else round(usd, USD_DIGITS)
 
 
-def _expected(profile: Profile, sample: Sample) -> Latency:
-    return Latency(profile.latency(sample.item.image_size), Basis.DOCUMENTED if profile.latency_s else Basis.GUESS)
+def _expected(profile: Profile, item: Item) -> Latency:
+    return Latency(profile.latency(item.image_size), Basis.DOCUMENTED if profile.latency_s else Basis.GUESS)
 
 
 def _answer_times(reader: Reader | None) -> Mapping[tuple[str, str, str], Sequence[float]]:

@@ -11,15 +11,16 @@ from batchgen.records import Item, Sample, Usage
 TURN_TEXT_TOKENS = 50
 
 
-def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False) -> float | None:
+def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False, tier: str | None = None) -> float | None:
     """US dollars that one request will cost, with all that it carries; None when the table of prices does not say.
 
-    profile: of the model that serves it. The pictures come from the table, what goes with them from `typical_usage`; a
-    model without prices by the token bills by the picture alone. What `extra` adds is not known here.
+    profile: of the model that serves it. tier: in place of the item's own. The pictures come from the table, what goes with
+    them from `typical_usage`; a model without prices by the token bills by the picture alone. What `extra` adds is not known
+    here.
     """
     item, prices = sample.item, profile.prices
     each = prices.image_usd.get(item.image_size or profile.default_size)
-    factor, quality = _price_factor(profile, batch, item.service_tier), _quality_factor(profile, item.quality)
+    factor, quality = _price_factor(profile, batch, tier or item.service_tier), _quality_factor(profile, item.quality)
     if each is None or factor is None or quality is None:
         return None
     usage = typical_usage(profile, item)
