@@ -133,18 +133,9 @@ def choose(demands: Mapping[Demand, int], terms: Terms) -> dict[Demand, list[Cho
     First all get the way that takes least of what is short, so that as many as can be are in time; then each is moved to a
     better way while all stay in time, where a second in flight saves most first.
     """
-    plan = _Assignment(terms)
-    late: Counter[Demand] = Counter()
+    plan, late, moved = _Assignment(terms), dict(demands), 1
     in_time = {demand: [way for way in demand.ways if plan.span_s(demand, way) <= terms.seconds] for demand in demands}
     lightest = {demand: sorted(ways, key=lambda way: (way.load_s, way.preference)) for demand, ways in in_time.items()}
-    # The quick ones first, for most of them are in time then; of those alike, who has no other way.
-    for demand in sorted(
-        demands, key=lambda demand: ([way.load_s for way in lightest[demand]][:1], len(in_time[demand]))
-    ):
-        left = demands[demand]
-        for way in lightest[demand]:
-            left -= plan.add_most(demand, way, left)
-        late[demand] = left
     moves = sorted(
         (
             (_urgency(was, better), demand, was, better)
@@ -155,8 +146,14 @@ def choose(demands: Mapping[Demand, int], terms: Terms) -> dict[Demand, list[Cho
         ),
         key=lambda move: move[0],
     )
-    while sum(plan.move_most(demand, was, better) for _, demand, was, better in moves):
-        pass  # what was moved may have left room for others
+    while moved:  # which may have left room for others
+        # The quick ones first, for most of them are in time then; of those alike, who has no other way.
+        for demand in sorted(
+            demands, key=lambda each: ([way.load_s for way in lightest[each]][:1], len(in_time[each]))
+        ):
+            for way in lightest[demand]:
+                late[demand] -= plan.add_most(demand, way, late[demand])
+        moved = sum(plan.move_most(demand, was, better) for _, demand, was, better in moves)
     return {demand: list(_choices(plan, demand, late[demand])) for demand in demands}
 
 
