@@ -136,6 +136,14 @@ async def test_flex_that_would_be_late_by_now_is_asked_for_at_standard_and_said(
     assert said == ["service tier standard, for flex would be late"]
 
 
+async def test_flex_is_left_with_a_fallback_that_has_none(bench):
+    head = "defaults: {model: flash, fallback: [aiml-flash], fallback_on: [refusal]}\nitems:\n"
+    await bench.run(items("x [[fault:safety]]"), head, by=in_s(2 * HOUR_S))
+    said = [(event.model, event.sent_as) for event in bench.events if isinstance(event, AttemptStarted)]
+    assert said[0] == ("gemini-nano-banana-2.1", "")
+    assert said[1][0].startswith("google/") and said[1][1] == "service tier standard, for flex is not offered"
+
+
 async def test_what_no_batch_takes_in_time_goes_online(tmp_path, monkeypatch):
     monkeypatch.setattr(ways, "BATCH_AIM", Latency(100.0, Basis.DOCUMENTED))
     monkeypatch.setattr(ways, "SUBMIT_GRACE_S", 0.0)
