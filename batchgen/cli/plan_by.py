@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from batchgen.engine.ways import Ways
+from batchgen.engine.ways import WAY_WORDS, Ways
 from batchgen.money import rounded
 from batchgen.planning.ways import WAY_KINDS, Basis, Latency, Obstacle, WayKind, WayTotal
 from batchgen.records import lane_model
 from batchgen.report import formatting
 
 MORE_S = {"hour": 3600.0, "day": 86400.0}
-WAY_WORDS = {"batch": "by batch", "flex": "by flex", "online": "online"}
 OBSTACLE_WORDS = {Obstacle.SLOW: "is too slow", Obstacle.FULL: "has no room for more"}
 AIM_WORDS = "the vendor's aim, not measured yet"
 EXPECTED_WORDS = {"batch": AIM_WORDS, "flex": AIM_WORDS, "online": "expected, not measured yet"}

@@ -130,3 +130,5 @@ def begin_run(request: RunRequest, opened: OpenedRun, *, remote: bool) -> None:
     apply_survey(state, opened.survey)
     for words in move_notes(reconciliation):
         request.note(words)
+    if opened.survey.ways is not None and opened.survey.ways.choices:
+        request.note(f"the cheapest in time: {opened.survey.ways.text}")

@@ -14,6 +14,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchMode, batch_lane, is_batch, online_only_reason
 from batchgen.planning.plan import LaneLoad
 from batchgen.planning.ways import (
+    WAY_KINDS,
     Basis,
     Choice,
     Demand,
@@ -21,6 +22,7 @@ from batchgen.planning.ways import (
     Latency,
     Terms,
     Way,
+    WayKind,
     WayTotal,
     choose,
     totals,
@@ -37,6 +39,7 @@ MIN_BATCHES, MAX_BATCHES = 3, 10  # whose time says something; that are looked a
 # "Target turnaround 24 hours" (ai.google.dev/gemini-api/docs/batch-api), "1-15 min" (.../docs/flex-inference).
 BATCH_AIM = Latency(86400.0, Basis.DOCUMENTED)
 FLEX_AIM = Latency(900.0, Basis.DOCUMENTED)
+WAY_WORDS: Mapping[WayKind, str] = {"batch": "by batch", "flex": "by flex", "online": "online"}
 GRACE_S, SUBMIT_GRACE_S = 60.0, 600.0
 USD_DIGITS = 5  # requests whose prices differ by less are dealt with together
 
@@ -125,7 +128,8 @@ class Ways:
             if item.service_tier is None and "flex" in profile.service_tiers and "service_tier" in profile.supports:
                 usd = _rounded(estimate_usd(profile, group, tier="flex"))
                 yield Way("flex", lane, usd, self._latency(profile, item, "flex") or FLEX_AIM, rank)
-            latency = self._latency(profile, item, item.service_tier or "standard") or _expected(profile, item)
+            expected = FLEX_AIM if item.service_tier == "flex" else _expected(profile, item)
+            latency = self._latency(profile, item, item.service_tier or "standard") or expected
             yield Way("online", lane, _rounded(estimate_usd(profile, group)), latency, rank)
 
     def _latency(self, profile: Profile, item: Item, tier: str) -> Latency | None:
@@ -173,6 +177,16 @@ class Ways:
             return []
         seconds, concurrency = self.terms.seconds + more_s, self.terms.concurrency * times_in_flight
         return totals(choose(self.demands, replace(self.terms, seconds=seconds, concurrency=concurrency)))
+
+    @property
+    def text(self) -> str:
+        """The choice in one line, empty without any."""
+        found, images = self.totals(), Counter[str]()
+        for total in found:
+            images[total.kind] += total.images
+        late = sum(total.images for total in found if total.late)
+        ways = ", ".join(f"{images[kind]:,} image(s) {WAY_WORDS[kind]}" for kind in WAY_KINDS if images[kind])
+        return f"{ways}; {late:,} of them will probably be late" if late else ways
 
     @property
     def submit_until(self) -> float | None:

@@ -56,6 +56,10 @@ def plan(bench: BatchBench, text: str, head: str = HEAD, **options: object) -> b
 async def test_it_goes_the_cheapest_way_that_is_in_time(bench, seconds, way, factor):
     outcome = await bench.run(items(*MUGS), by=in_s(seconds))
     assert (outcome.exit_code, outcome.made, sent(bench)) == (0, 12, {way: 12})
+    words = {"batch": "by batch", "flex": "by flex", "standard": "online"}[way]
+    assert f"the cheapest in time: 12 image(s) {words}" in [
+        event.message for event in bench.events if isinstance(event, Notice)
+    ]
     assert outcome.usd + outcome.estimated_usd == pytest.approx(12 * 0.039 * factor, rel=0.15)
 
 
@@ -108,8 +112,19 @@ async def test_a_cheaper_fallback_is_left_alone_unless_the_item_lets_the_price_d
     assert models == [["gemini/gemini-3-pro-image"], ["gemini/gemini-nano-banana-2.1"]]
 
 
+async def test_a_fallback_that_the_price_chose_is_made_by_batch_too_and_kept(bench):
+    head = "defaults: {model: pro, fallback: [flash], fallback_on: [price]}\nlimits: {concurrency: 8}\nitems:\n"
+    outcome = await bench.run(items("a", "b"), head, by=in_s(DAY_S))
+    assert (outcome.exit_code, outcome.made, sent(bench)) == (0, 2, {"batch": 2})
+    assert outcome.usd == pytest.approx(2 * 0.039 / 2, rel=0.15)
+    again = await bench.run(items("a", "b"), head)
+    assert (again.exit_code, again.kept, again.made) == (0, 2, 0)
+
+
 async def test_the_tier_that_an_item_names_is_kept(bench):
     head = "defaults: {model: flash, service_tier: %s}\nitems:\n"
+    (total,) = plan(bench, items("a fox"), head % "flex", by=in_s(600.0)).ways.totals()
+    assert (total.kind, total.late, total.latency.seconds) == ("online", True, 900.0)
     for tier in ("standard", "priority"):
         (total,) = plan(bench, items("a fox"), head % tier, by=in_s(2 * HOUR_S)).ways.totals()
         assert (total.kind, total.usd > 0.03) == ("online", True)
