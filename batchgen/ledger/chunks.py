@@ -87,10 +87,11 @@ class ChunkQueries(BaseReader):
 
     def batch_durations(self, lane: str, max_count: int) -> list[float]:
         """Seconds from the creation of each of the last batches of a lane until all its answers were in; until they were
-        collected, where nobody waited for them."""
+        collected, where nobody waited for them. One that was cancelled or failed says nothing; one that expired does."""
         sql = (
             "SELECT (SELECT max(ended_at) FROM attempt WHERE chunk = c.id) - c.created_at FROM chunk c"
-            " WHERE c.lane = ? AND c.created_at > 0 AND c.step IN ('collected', 'done') ORDER BY c.id DESC LIMIT ?"
+            " WHERE c.lane = ? AND c.created_at > 0 AND c.step IN ('collected', 'done')"
+            " AND c.state IN ('succeeded', 'expired') ORDER BY c.id DESC LIMIT ?"
         )
         return [float(seconds) for (seconds,) in self._query(sql, lane, max_count) if seconds is not None]
 

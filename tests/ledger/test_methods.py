@@ -257,7 +257,7 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
     j = make_sample("j")
     third, (last,) = await chunks.create("gemini/n", "job", [IntendedRequest(j, "gemini/n", 1, 0.02, "", {})])
     ledger.attempt_succeeded(receipt_of(last, j, reply, [settled("j")], sent_at=None, usd=0.02, usd_source="usage"))
-    await chunks.update(third, step="collected", created_at=2.5)
+    await chunks.update(third, step="collected", state="succeeded", created_at=2.5)
     rows = [
         derivative("w/a.webp", "a", "made"),
         derivative("w/d.webp", "d", "failed"),
