@@ -40,15 +40,15 @@ class FailureRecorder:
         """The sample at the standard service tier once its own was refused, and in words why; empty for its own tier. One that
         was chosen to save money is left when it would be late, or its model is another by now and has none."""
         item, tier = ticket.sample.item, ticket.sample.item.service_tier
-        if tier in (None, "standard"):
+        if tier is None or tier == "standard":
             return ticket.sample, ""
-        refused = ticket.retry_state.spent.get("tier") or (ticket.lane, tier) in self._refused_tiers
-        chosen = item.tier_until is not None
-        if refused:
+        if ticket.retry_state.spent.get("tier") or (ticket.lane, tier) in self._refused_tiers:
             why = "was refused"
-        elif chosen and tier not in self._routes[ticket.lane].profile.service_tiers:
+        elif item.tier_until is None:
+            return ticket.sample, ""
+        elif not self._routes[ticket.lane].profile.offers_tier(tier):
             why = "is not offered"
-        elif item.tier_until is not None and time.time() > item.tier_until:
+        elif time.time() > item.tier_until:
             why = "would be late"
         else:
             return ticket.sample, ""

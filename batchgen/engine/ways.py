@@ -125,7 +125,7 @@ class Ways:
             if online_only_reason(item, found.has_batch(profile), "auto", awaited) is None:
                 usd = _rounded(estimate_usd(profile, group, batch=True))
                 yield Way("batch", lane, usd, self._batch_latency(profile), rank)
-            if item.service_tier is None and "flex" in profile.service_tiers and "service_tier" in profile.supports:
+            if item.service_tier is None and profile.offers_tier("flex"):
                 usd = _rounded(estimate_usd(profile, group, tier="flex"))
                 yield Way("flex", lane, usd, self._latency(profile, item, "flex") or FLEX_AIM, rank)
             expected = FLEX_AIM if item.service_tier == "flex" else _expected(profile, item)

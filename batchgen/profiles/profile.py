@@ -100,6 +100,10 @@ class Profile:
     def service_tiers(self) -> tuple[str, ...]:
         return ("standard", *self.prices.tier_factor) if self.prices.tier_factor else ()
 
+    def offers_tier(self, tier: str) -> bool:
+        """Whether it may be asked for."""
+        return tier in self.service_tiers and "service_tier" in self.supports
+
     def time_limit(self, size: str | None = None) -> float:
         """Seconds after which we give up on one request; generous, since hanging up does not stop the bill."""
         return _by_size(self.time_limit_s, size or self.default_size, DEFAULT_TIME_LIMIT_S)

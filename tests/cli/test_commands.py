@@ -41,6 +41,7 @@ def test_plan_says_what_is_new_and_writes_nothing(batchgen, write, tmp_path):
             "id": "mug",
             "model": "gemini-nano-banana-2.1",
             "action": "generate",
+            "way": "online",
             "why": "new",
             "images": 1,
             "usd": 0.03874,
