@@ -38,7 +38,7 @@ def models_command(invocation: Invocation, show_all: bool, live: bool, as_json: 
 def table(invocation: Invocation, profiles: list[Profile], found: LiveModels | None) -> None:
     head = ("id", "aliases", "status", "rpm", "price per image by size", "refs", *(["now"] if found else []))
     rows = [(*_columns(profile), *([found.live_status_text(profile)] if found else [])) for profile in profiles]
-    invocation.out.table(head, rows, right=(3, 5), flexible=2)
+    invocation.out.table(head, rows, right=(3, 5), flexible=None)
     if guessed := ", ".join(profile.id for profile in profiles if profile.prices.guessed_tiers):
         invocation.out.line(f"Prices of the flex and priority tiers are guesses for {guessed}.", "dim")
 

@@ -85,8 +85,9 @@ class Console:
         self.stream.write(redact_secrets(text, self.secrets) + "\n")
         self.stream.flush()
 
-    def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int = 0) -> None:
-        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short.
+    def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int | None = 0) -> None:
+        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short, None
+        where none may be.
 
         Where a terminal has no room for that, each row is a block: its first cell, and the others with their names below.
         """
@@ -94,11 +95,10 @@ class Console:
         widths = [max(display_width(row[column]) for row in fitted) for column in range(len(head))]
         spare = self.columns - sum(widths) - 2 * (len(head) - 1)
         if spare < 0:
-            least = min(widths[flexible], MIN_COLUMN)
-            widths[flexible] += spare
-            if widths[flexible] < least:
+            if flexible is None or widths[flexible] + spare < min(widths[flexible], MIN_COLUMN):
                 self._blocks(fitted)
                 return
+            widths[flexible] += spare
         figures = set(right)
         for number, row in enumerate(fitted):
             parts = []
