@@ -215,7 +215,7 @@ def _create(path: Path) -> None:
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.executescript(_NEW)
-    new.replace(path)
+    new.rename(path)
     sync_folder(str(path.parent))
 
 

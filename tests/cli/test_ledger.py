@@ -17,6 +17,7 @@ from tests.support.postgres import PASSWORD
 
 OF_JOBS = {
     "run",
+    "mcp",
     "plan",
     "post",
     "retry",

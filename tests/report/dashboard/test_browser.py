@@ -238,6 +238,7 @@ def press(tab: Any, selector: str) -> None:
         tab.mouse.down()
         if tab.locator(f"{selector}:active").count():
             return
+        tab.mouse.move(0, 0)  # where its release clicks nothing
         tab.mouse.up()
     raise AssertionError(f"never under the mouse: {selector}")
 

@@ -20,7 +20,8 @@ from batchgen.records import Inputs, Item, ReferenceImage, Request, Sample
 from tests.support.third_party import python_with
 
 FOLDER = Path(__file__).parent
-EXTRA = {"quality": "high", "background": "opaque", "output_format": "webp", "output_compression": 80}
+FIELDS = {"quality": "high", "background": "opaque", "output_format": "webp"}
+EXTRA = {"output_compression": 80}
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +108,8 @@ def _part(part: Message) -> tuple[str, str, str, bytes]:
 
 async def test_our_requests_are_what_it_sends(sdk):
     made, edited, single = await recorded(sdk)
-    generation = ours(images=2, prompt="A fox", aspect_ratio="16:9", extra={**EXTRA, "moderation": "low"})
-    edit = ours(3, images=2, prompt="In snow", aspect_ratio="1:1", extra={**EXTRA, "mask": 3})
+    generation = ours(images=2, prompt="A fox", aspect_ratio="16:9", **FIELDS, extra={**EXTRA, "moderation": "low"})
+    edit = ours(3, images=2, prompt="In snow", aspect_ratio="1:1", mask=True, **FIELDS, extra=EXTRA)
     alone = ours(1, prompt="In snow")
     assert (generation.path, generation.headers["Content-Type"]) == made[:2]
     assert json.loads(generation.body) == json.loads(made[2])
