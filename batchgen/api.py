@@ -87,8 +87,9 @@ async def run(
     driver = load_engine(engine)
     if job.emulated and options.emulator_url is None:
         from batchgen.emulator import EmulatorOptions, serve  # no other job needs a server
+        from batchgen.http.package_emulators import package_routes  # likewise
 
-        async with await serve(EmulatorOptions()) as emulator:
+        async with await serve(EmulatorOptions(), more_routes=package_routes()) as emulator:
             figures = await run_job(job, replace(options, emulator_url=emulator.base_url), driver, observers)
     else:
         figures = await run_job(job, options, driver, observers)

@@ -43,7 +43,7 @@ MODELS = Command(
         option("--live", "Ask each API with a key which models it lists now; free."),
         json_option(),
     ),
-    """List the AI models with their limits and prices. Ids that are not listed can be used too.
+    """List the AI models with their limits and prices, those of installed packages too. Ids that are not listed can also be used.
 
     Prices are for one image of that size, from the vendors' tables; `?` is unknown. Prompt, references, thoughts and
     searches are billed on top: `plan` counts them. The rpm is what batchgen keeps to unless the manifest's `models:` says
@@ -287,7 +287,7 @@ EMULATE = Emulate(
     (click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar=""),),
     """Serve the image APIs on this machine and bill nothing: a local server that speaks their wire.
 
-    It prints its address; Ctrl-C ends it.
+    It prints its address, and those of the emulators that installed packages bring; Ctrl-C ends it.
 
     \b
     Examples:

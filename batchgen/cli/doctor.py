@@ -19,11 +19,13 @@ from batchgen.cli.doctor_servers import Finding, check_online, check_server
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.run_arguments import load_job
 from batchgen.engine.routes import missing_key_remedy, on_this_machine, open_account, unused_credentials
-from batchgen.errors import SettingsError
+from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import bypass_variable, proxy_for
 from batchgen.ledger.schema import network_file_system
+from batchgen.profiles.package_models import package_models
+from batchgen.profiles.packages import CODECS, installed, package_of
 from batchgen.profiles.profile import Profile, is_shut_down, status_note
-from batchgen.providers.registry import endpoint_of, endpoints
+from batchgen.providers.registry import BUILT_IN, endpoint_of, endpoints, provider_class, provider_names
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment
@@ -63,6 +65,7 @@ def run_checks(invocation: Invocation, manifest: str | None, *, online: bool, qu
     if manifest is None:
         settings = Settings.load(Path.cwd())
         invocation.hide_keys(settings)
+        yield from check_packages()
         yield from check_any_key(settings)
         yield folder(Path.cwd())
     else:
@@ -100,9 +103,23 @@ def check_clock(now: float) -> Finding:
     return Finding("fail", "clock", says, "set this machine's clock: certificates and quotas go by it")
 
 
+def check_packages() -> Iterator[Finding]:
+    """Each provider that a package brings."""
+    for name in provider_names():
+        if name not in BUILT_IN:
+            try:
+                provider_class(name)
+            except UsageError as error:
+                yield Finding("fail", f"package {name}", str(error), "correct or uninstall it")
+            else:
+                yield Finding("ok", f"package {name}", package_of(installed(CODECS)[name]))
+    for problem in package_models().problems:
+        yield Finding("fail", "models", problem, "correct or uninstall it")
+
+
 def check_any_key(settings: Settings) -> Iterator[Finding]:
     """Without a manifest any one key will do."""
-    providers = [endpoint.name for endpoint in endpoints()]
+    providers = list(endpoints(provider_names()).values())
     found = [check_key(settings, provider) for provider in providers]
     anything = any(finding.verdict == "ok" for finding in found)
     for finding, provider in zip(found, providers, strict=True):

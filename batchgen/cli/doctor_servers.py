@@ -100,7 +100,7 @@ async def check_withdrawn(vendors: VendorClient, account: VendorAccess, used: Se
     except (SettingsError, ProviderError) as error:
         return [Finding("warn", what, f"not known: {error}")]
     found = []
-    for profile in used or load_catalogue():
+    for profile in used or load_catalogue().with_packages():
         entry = find_deprecation(profile, feed) if profile.provider == account.provider else None
         if entry is not None:
             verdict: Verdict = "fail" if used and entry.status == "withdrawn" else "warn"
@@ -118,7 +118,7 @@ def refusal_finding(what: str, url: str, error: ProviderError) -> Finding:
         return Finding("warn", what, f"{says}: the key works, its quota is used up for now")
     remedy = "check the base URL, or try again later"
     if isinstance(error, BillingStopped):
-        remedy = REMEDIES[error.reason]
+        remedy = REMEDIES.get(error.reason, remedy)
     return Finding("fail", what, f"{says}: {error.message}", remedy)
 
 
@@ -137,7 +137,8 @@ def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterato
     listing = listing_of(provider)
     what, listed_for = f"models {provider}", listing.listed_for
     there = {model.id: model for model in listed}
-    known = [profile for profile in load_catalogue() if endpoint_of(profile.provider).name == provider]
+    account = endpoint_of(provider)
+    known = [profile for profile in load_catalogue().with_packages() if endpoint_of(profile.provider) == account]
     seen = [profile for profile in known if wire_name(profile) in there]
     unseen = [profile.id for profile in known if profile not in seen and not is_retired(profile)]
     named = ", ".join(describe_model(profile.id, there[wire_name(profile)]) for profile in seen)
@@ -150,7 +151,8 @@ def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterato
     if others := unknown_models(listed, known):
         more = f", and {len(others) - MAX_SHOWN} more" if len(others) > MAX_SHOWN else ""
         yield Finding("ok", what, f"listed, and not known to batchgen: {', '.join(others[:MAX_SHOWN])}{more}")
-    yield Finding("ok", f"limits {provider}", f"{listing.rate_limit_note}; what batchgen keeps to: `batchgen models`")
+    note = f"{listing.rate_limit_note}; " if listing.rate_limit_note else ""
+    yield Finding("ok", f"limits {provider}", f"{note}what batchgen keeps to: `batchgen models`")
 
 
 def describe_model(model: str, listed: ListedModel) -> str:

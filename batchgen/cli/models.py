@@ -17,7 +17,8 @@ EXIT_INCOMPLETE = 5
 
 
 def models_command(invocation: Invocation, show_all: bool, live: bool, as_json: bool) -> int:
-    profiles, found = list(load_catalogue()), None
+    catalogue = load_catalogue().with_packages()
+    profiles, found = list(catalogue), None
     if live:
         from batchgen.cli.vendor_client import query_live_models  # the codecs bring pydantic, 0.2 s
 
@@ -32,7 +33,9 @@ def models_command(invocation: Invocation, show_all: bool, live: bool, as_json: 
         invocation.out.json([model_json(profile) | (found.as_dict(profile) if found else {}) for profile in shown])
     else:
         table(invocation, shown, found)
-    return EXIT_INCOMPLETE if found is not None and found.failures else 0
+    for problem in catalogue.problems:
+        invocation.err.line(problem, "red")
+    return EXIT_INCOMPLETE if catalogue.problems or (found is not None and found.failures) else 0
 
 
 def table(invocation: Invocation, profiles: list[Profile], found: LiveModels | None) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from batchgen.cli.plan import show_plan
 from batchgen.cli.post_run import PostRun
 from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.errors import UsageError
+from batchgen.events import Event, RunStarted
 from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
 from batchgen.report.event_text import LogWarningPrinter, RunLines
@@ -127,6 +129,7 @@ def _confirm_cost(invocation: Invocation, job: batchgen.Job, arguments: RunArgum
 def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArguments, stack: ExitStack) -> list[Any]:
     """Metrics and the log when they are asked for, and one of: live view, plain lines, nothing."""
     err, log, observers = invocation.err, invocation.log, list[Any]()
+    observers.append(partial(_hide_package_keys, invocation, job))
     if arguments.metrics_file is not None:
         # An emulated night is none: it never counts as a success of the job.
         name = job.manifest.name + (".emulated" if job.emulated else "")
@@ -147,6 +150,12 @@ def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArgument
     if log is None:
         stack.enter_context(LogWarningPrinter(print_line))
     return observers
+
+
+def _hide_package_keys(invocation: Invocation, job: batchgen.Job, event: Event) -> None:
+    """Whose models the items name is known when the run starts."""
+    if isinstance(event, RunStarted):
+        invocation.hide_keys(job.settings, job.manifest.catalogue.providers)
 
 
 def _summary(job: batchgen.Job, outcome: batchgen.Outcome, arguments: RunArguments) -> RunSummary:

@@ -66,24 +66,24 @@ def listing_of(provider: str) -> Listing:
 def vendor_accesses(settings: Settings) -> list[VendorAccess]:
     """Of each provider that has a key; a server on this machine needs none. Raises SettingsError."""
     found = []
-    for endpoint in endpoints(provider_names()):
-        if getattr(provider_class(endpoint.name), "listing", None) is None:
+    for endpoint, provider in endpoints(provider_names()).items():
+        if getattr(provider_class(provider), "listing", None) is None:
             continue
-        account = open_account(endpoint.name, settings.access(endpoint), settings.values)
+        account = open_account(provider, settings.access(endpoint), settings.values)
         if account is not None:
-            found.append(VendorAccess(endpoint.name, account.base_url + account.path, account.credentials))
+            found.append(VendorAccess(provider, account.base_url + account.path, account.credentials))
     return found
 
 
 def token_accesses(settings: Settings) -> list[VendorAccess]:
     """Of each provider whose requests are let in by a token that has to be asked for. Raises SettingsError."""
     found = []
-    for endpoint in endpoints(provider_names()):
+    for endpoint, provider in endpoints(provider_names()).items():
         if not endpoint.credential_names:
             continue
-        account = open_account(endpoint.name, settings.access(endpoint), settings.values)
+        account = open_account(provider, settings.access(endpoint), settings.values)
         if account is not None and isinstance(account.credentials, TokenCredentials):
-            found.append(VendorAccess(endpoint.name, account.base_url, account.credentials))
+            found.append(VendorAccess(provider, account.base_url, account.credentials))
     return found
 
 
@@ -201,7 +201,8 @@ class LiveModels:
         return None if found is None else {name: getattr(found, name) or None for name in names}
 
     def _list(self, profile: Profile) -> Sequence[ListedModel] | None:
-        return self.listed.get(endpoint_of(profile.provider).name)
+        account = endpoint_of(profile.provider)
+        return next((models for provider, models in self.listed.items() if endpoint_of(provider) == account), None)
 
     def _entry(self, profile: Profile) -> ListedModel | None:
         name = wire_name(profile)

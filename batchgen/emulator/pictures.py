@@ -154,6 +154,15 @@ def _comment(picture: Picture) -> str:
     return json.dumps(facts, ensure_ascii=False)
 
 
+def draw(
+    prompt: str, *, model: str, pixels: tuple[int, int], mime: str = "image/png", seed: int | None = None
+) -> bytes:
+    """An encoded picture as this emulator draws it, for emulators of others: with the prompt and a mark that says EMULATED."""
+    caption = f"{model} · {pixels[0]}x{pixels[1]}"
+    drawn = Picture(prompt=prompt, title=prompt, model=model, caption=caption, mime=mime, pixels=pixels, n=0, seed=seed)
+    return render(drawn)
+
+
 def render(picture: Picture, quality: int = 86) -> bytes:
     """The encoded picture: PNG, WebP or JPEG. A 1K picture takes about 20 ms of one core."""
     image = _gradient(_digest(picture), picture.pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -153,15 +154,20 @@ class RunningEmulator:
 
 
 async def serve(
-    options: EmulatorOptions | None = None, host: str = "127.0.0.1", port: int = 0, *, allow_remote: bool = False
+    options: EmulatorOptions | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    allow_remote: bool = False,
+    more_routes: Iterable[web.RouteDef] = (),
 ) -> RunningEmulator:
-    """Listen; port 0 takes a free one. Raises ValueError for a host other machines reach, unless allowed."""
+    """Listen; port 0 takes a free one. more_routes: after ours. Raises ValueError for a host other machines reach, unless allowed."""
     if not allow_remote and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines; allow_remote must be set for that")
     server = _Server(options or EmulatorOptions())
     # Bodies are read and bounded by the handlers themselves.
     app = web.Application(middlewares=[endings], client_max_size=0)
-    app.add_routes(server.routes())
+    app.add_routes([*server.routes(), *more_routes])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:

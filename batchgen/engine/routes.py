@@ -15,7 +15,7 @@ from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import Provider, SupportsBatches, find_credentials
 from batchgen.providers.credentials import Credentials
-from batchgen.providers.registry import endpoint_of, provider_class
+from batchgen.providers.registry import emulated_url, endpoint_of, provider_class
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.quota_terms import account_key
@@ -121,13 +121,14 @@ def unused_credentials(endpoint: Endpoint, settings: Settings) -> list[str]:
 def open_routes(
     profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
 ) -> tuple[dict[str, Route], list[str]]:
-    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing."""
+    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing, UsageError
+    when a provider has no emulator."""
     routes: dict[str, Route] = {}
     notes: dict[str, None] = {}
     accounts: dict[Endpoint, Account | None] = {}
     for profile in profiles:
         codec_class, endpoint = provider_class(profile.provider), endpoint_of(profile.provider)
-        access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
+        access = _access(profile.provider, endpoint, settings, emulator_url)
         if endpoint not in accounts:
             accounts[endpoint] = open_account(profile.provider, access, {} if emulator_url else settings.values)
         account = accounts[endpoint]
@@ -154,11 +155,15 @@ def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: s
     for profile in profiles:
         with suppress(SettingsError, UsageError):
             endpoint = endpoint_of(profile.provider)
-            access = Access(None, emulator_url) if emulator_url else settings.access(endpoint)
+            access = _access(profile.provider, endpoint, settings, emulator_url)
             url = base_url_of(endpoint, access)
             codec = provider_class(profile.provider)(profile)
             routes[lane_key(profile.provider, profile.id)] = Route(profile, codec, url, None, on_this_machine(url))
     return routes
+
+
+def _access(provider: str, endpoint: Endpoint, settings: Settings, emulator_url: str | None) -> Access:
+    return Access(None, emulated_url(provider, emulator_url)) if emulator_url else settings.access(endpoint)
 
 
 def on_this_machine(url: str) -> bool:

@@ -62,6 +62,8 @@ class Models:
         if problem := model_name_problem(name):
             raise UnusableModelError(f"{safe_repr(name)}: a model's name {problem}")
         profile = self.profile(name)
+        if profile.status == "unknown" and self.catalogue.problems:
+            raise UnusableModelError(f"{safe_repr(name)} is not a known model, and {self.catalogue.problems[0]}")
         if profile.status == "unknown" and (meant := self.catalogue.misspelt(name)):
             declare = f"if there is such a model, declare it: `models: {{{name}: {{…}}}}` at the head"
             raise UnusableModelError(f"{safe_repr(name)} is not a known model (did you mean {meant!r}?); {declare}")

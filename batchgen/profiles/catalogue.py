@@ -8,29 +8,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Self
 
 from batchgen.profiles.fields import FactError, model_name_problem, with_facts
+from batchgen.profiles.file import built_in_profiles, profile_files
+from batchgen.profiles.package_models import guess_package, package_models
 from batchgen.profiles.profile import Profile
 
 DEFAULT_MODEL = "flash"
-FOLDER = Path(__file__).parent
-NOT_ALIKE = (
-    *("id", "provider", "title", "aliases", "status", "shutdown", "replacement", "note", "wire", "sources"),
-    *("rpm", "rpd", "batch_tokens"),
-)
 
 
 class Catalogue:
-    """Frozen: an override gives a new catalogue."""
+    """An override gives a new catalogue. Models of packages are added once a name is asked for that is not among ours, which
+    none of them replaces; problems: why some could not be, empty before that."""
 
     def __init__(self, profiles: Iterable[Profile]) -> None:
         self._by_id = {profile.id: profile for profile in profiles}
         self._id_by_alias = {alias: profile.id for profile in self._by_id.values() for alias in profile.aliases}
         self._meant_by: dict[str, str | None] = {}
+        self.problems: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Profile]:
         return iter(self._by_id.values())
@@ -45,8 +41,23 @@ class Catalogue:
     def resolve(self, name: str) -> Profile:
         """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
         name = name.removeprefix("models/")  # as the vendor's ListModels spells them
-        known = self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
+        known = self._find(name) or self.with_packages()._find(name)
         return known or unknown_profile(name, guess_provider(name))
+
+    def _find(self, name: str) -> Profile | None:
+        return self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
+
+    def with_packages(self) -> Self:
+        """Itself, with the models of installed packages."""
+        found = package_models()
+        self.problems = found.problems
+        for profile in found.profiles:
+            if profile.id not in self:
+                self._by_id[profile.id] = profile
+                for alias in profile.aliases:
+                    if alias not in self:
+                        self._id_by_alias[alias] = profile.id
+        return self
 
     def suggestions(self, name: str) -> list[str]:
         """Ids and aliases that look like this name, the likeliest first."""
@@ -103,38 +114,15 @@ def unknown_profile(model: str, provider: str) -> Profile:
 
 
 def guess_provider(model: str) -> str:
-    """Whose an id that nobody knows is, by the way that each vendor spells its own."""
-    return next(
-        str(file["provider"]) for file in reversed(profile_files()) if re.fullmatch(file["ids"], model, re.DOTALL)
-    )
+    """Whose an id that nobody knows is, by the way that each vendor spells its own; a package's vendor after ours."""
+    anybody, *ours = profile_files()
+    named = (str(file["provider"]) for file in reversed(ours) if re.fullmatch(file["ids"], model, re.DOTALL))
+    return next(named, None) or guess_package(model) or str(anybody["provider"])
 
 
-@lru_cache(maxsize=1)
 def load_catalogue() -> Catalogue:
-    """The models this version knows."""
-    profiles = dict[str, Profile]()
-    for facts in (facts for file in profile_files() for facts in file["models"]):
-        profiles[facts["id"]] = _profile_from_facts(facts, profiles.get(facts.get("like", "")))
-    return Catalogue(profiles.values())
-
-
-@lru_cache(maxsize=1)
-def profile_files() -> tuple[Mapping[str, Any], ...]:
-    """All that the files of facts say, one for each provider, in the order in which its models are listed."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
-    paths = FOLDER.glob("*.yaml")
-    files = [yaml.load(path.read_text(encoding="utf-8"), Loader=loader) for path in paths]  # noqa: S506 - safe, and ours
-    return tuple(sorted(files, key=lambda file: file["order"]))
-
-
-def _profile_from_facts(facts: Mapping[str, Any], same: Profile | None) -> Profile:
-    """same: the model as another provider has it, by the fact `like`; what depends on whom one asks is not taken over."""
-    profile = Profile(id=facts["id"], provider=facts["provider"])
-    if same is not None:
-        prices = dataclasses.replace(same.prices, batch_factor=None, tier_factor={}, guessed_tiers=frozenset())
-        fresh = {name: getattr(profile, name) for name in NOT_ALIKE}
-        profile = dataclasses.replace(same, **fresh, prices=prices)
-    return with_facts(profile, {key: fact for key, fact in facts.items() if key not in ("id", "like")})
+    """The models this version knows, and those of packages when they are asked for."""
+    return Catalogue(built_in_profiles().values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,19 @@ class DeclaringProvider(Provider, Protocol):
         ...
 
 
+class Emulator(Protocol):
+    """A stand-in for an API on this machine, for `--emulate` and the tests of a codec. Registered under the entry point
+    `batchgen.emulators` by the provider's name; made once for each server."""
+
+    def __init__(self, base_url: str) -> None:
+        """base_url: where it is reached, for links in its answers."""
+        ...
+
+    def answer(self, request: Request) -> Response:
+        """What the vendor would say. request: with the headers as they came. An answer without a Content-Type is JSON."""
+        ...
+
+
 @runtime_checkable
 class SupportsConversations(Provider, Protocol):
     """A codec of an API that has conversations: it builds their later turns from `Inputs.turns`."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from batchgen.endpoint import Endpoint
 from batchgen.errors import UsageError
+from batchgen.profiles.packages import CODECS, EMULATORS, installed, package_of
 from batchgen.profiles.profile import Profile
 from batchgen.providers import contract
 
@@ -29,7 +29,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "vertex": ("batchgen.providers.vertex", "Vertex"),
     "vertex-imagen": ("batchgen.providers.vertex", "VertexImagen"),
 }
-ENTRY_POINTS = "batchgen.providers"
+PACKAGES_PATH = "/_packages"  # of the emulator: below it are those of packages, each under its provider's name
 
 
 def provider_class(name: str) -> type[contract.Provider]:
@@ -37,13 +37,19 @@ def provider_class(name: str) -> type[contract.Provider]:
     if name in BUILT_IN:
         module, attribute = BUILT_IN[name]
         return cast("type[contract.Provider]", getattr(import_module(module), attribute))
-    point = installed().get(name)
+    point = installed(CODECS).get(name)
     if point is None:
         raise UsageError(f"there is no provider {name!r}; installed are {', '.join(sorted(provider_names()))}")
+    return cast("type[contract.Provider]", _load(point))
+
+
+def _load(point: EntryPoint) -> Any:
+    """Raises UsageError."""
     try:
-        return cast("type[contract.Provider]", point.load())
+        return point.load()
     except Exception as error:  # whatever a third party's module does on import
-        raise UsageError(f"provider {name!r} cannot be loaded from {point.value}: {error}") from error
+        package = f" of {package_of(point)}" if point.dist is not None else ""
+        raise UsageError(f"provider {point.name!r}{package} cannot be loaded from {point.value}: {error}") from error
 
 
 def provider_for(profile: Profile) -> contract.Provider:
@@ -61,28 +67,43 @@ def endpoint_of(provider: str) -> Endpoint:
     return contract.endpoint_of(provider_class(provider), provider)
 
 
-def endpoints(providers: Iterable[str] = BUILT_IN) -> list[Endpoint]:
-    """Of these providers, each account once; without those that are not installed."""
-    found = dict[Endpoint, None]()
+def endpoints(providers: Iterable[str] = BUILT_IN) -> dict[Endpoint, str]:
+    """Of these providers, each account once with the first provider that has it; without those that are not installed."""
+    found = dict[Endpoint, str]()
     for name in providers:
         with suppress(UsageError):
-            found[endpoint_of(name)] = None
-    return list(found)
+            found.setdefault(endpoint_of(name), name)
+    return found
 
 
 def provider_names() -> list[str]:
     """All there are, ours first."""
-    return list(dict.fromkeys([*BUILT_IN, *installed()]))
+    return list(dict.fromkeys([*BUILT_IN, *installed(CODECS)]))
+
+
+def emulated_url(provider: str, emulator_url: str) -> str:
+    """Where the emulator at this address speaks for a provider. Raises UsageError when nobody brings one for it."""
+    if provider in BUILT_IN:
+        return emulator_url
+    emulator_class(provider)
+    return f"{emulator_url}{PACKAGES_PATH}/{provider}"
+
+
+def emulator_class(provider: str) -> type[contract.Emulator]:
+    """That a package brings for its provider. Raises UsageError."""
+    point = installed(EMULATORS).get(provider)
+    if point is not None and provider in installed(CODECS):
+        return cast("type[contract.Emulator]", _load(point))
+    codec = installed(CODECS).get(provider)
+    brings = f": {package_of(codec)} brings none" if codec is not None else ""
+    raise UsageError(f"provider {provider} has no emulator{brings}; it can only be run without --emulate")
+
+
+def emulated_packages() -> list[str]:
+    """Names of packages' providers that have one."""
+    return sorted(installed(EMULATORS).keys() & installed(CODECS).keys() - BUILT_IN.keys())
 
 
 def key_variables() -> str:
     """`GEMINI_API_KEY or AIMLAPI_API_KEY`, for messages."""
     return " or ".join(endpoint.key_names[0] for endpoint in endpoints())
-
-
-@lru_cache(maxsize=1)
-def installed() -> Mapping[str, EntryPoint]:
-    """Third parties' codecs, by name."""
-    from importlib.metadata import entry_points  # 20 ms
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}

@@ -1,69 +1,69 @@
-"""The provider that the manual writes makes a picture, when it is installed as the manual says."""
+"""The package that the manual writes is built, installed, and first class: by its own tests and by every command."""
 
 from __future__ import annotations
 
-import base64
-import io
+import json
+import os
+import subprocess
 import sys
-import tomllib
-from importlib.metadata import EntryPoint, EntryPoints
-from types import ModuleType
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from PIL import Image
 
-import batchgen
-from batchgen.errors import ManifestError
-from batchgen.providers import registry
 from tests.docs.pages import blocks, page
 from tests.support.marked_key import KEY
+from tests.support.packages import files_of_page, write
+from tests.support.paths import ROOT
 
 
-def picture() -> bytes:
-    made = io.BytesIO()
-    Image.new("RGB", (64, 64), "teal").save(made, "PNG")
-    return made.getvalue()
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The page's files, and `site` beside them, into which they are installed without a network."""
+    folder = tmp_path_factory.mktemp("paint")
+    write(folder / "project", files_of_page())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run(
+        [*pip, "--no-build-isolation", "--target", str(folder / "site"), str(folder / "project")], check=True
+    )
+    (folder / "catalog.yaml").write_text(blocks(page("providers"), "yaml")[1])
+    return folder
 
 
 @pytest.fixture
-def package(monkeypatch):
-    """`my_package` with the page's code, registered by the page's entry point."""
-    module = ModuleType("my_package")
-    exec(compile(blocks(page("providers"), "python")[0], "providers.md", "exec"), module.__dict__)  # noqa: S102
-    monkeypatch.setitem(sys.modules, "my_package", module)
-    ((group, names),) = tomllib.loads(blocks(page("providers"), "toml")[0])["project"]["entry-points"].items()
-    found = EntryPoints([EntryPoint(name, value, group) for name, value in names.items()])
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found.select(group=group))
-    registry.installed.cache_clear()  # read once in a process
-    yield
-    registry.installed.cache_clear()
+def ask(project, tmp_path):
+    """A program of Python run where the package is installed; gives its exit code and its two streams."""
+
+    def run(*arguments: str, cwd=project, **environ: str) -> tuple[int, str, str]:
+        env = {**os.environ, "PYTHONPATH": f"{project / 'site'}{os.pathsep}{ROOT}", "XDG_STATE_HOME": str(tmp_path)}
+        command = [sys.executable, "-m", *arguments]
+        done = subprocess.run(command, cwd=cwd, env={**env, **environ}, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
 
 
-async def test_it_makes_the_picture_that_the_page_asks_for(package, tmp_path):
-    asked = []
-
-    async def paint(request: web.Request) -> web.Response:
-        asked.append((await request.json(), request.headers["Authorization"]))
-        return web.json_response({"png": base64.b64encode(picture()).decode()})
-
-    app = web.Application()
-    app.router.add_post("/v1/paint", paint)
-    (tmp_path / "m.yaml").write_text(blocks(page("providers"), "yaml")[0])
-    async with TestServer(app) as server:
-        environ = {
-            "PAINT_API_KEY": KEY,
-            "BATCHGEN_PAINT_BASE_URL": str(server.make_url("")),
-            "XDG_STATE_HOME": str(tmp_path),
-        }
-        outcome = await batchgen.run(batchgen.load(tmp_path / "m.yaml", environ=environ))
-    assert (outcome.exit_code, outcome.made, outcome.estimated_usd) == (0, 1, 0.02)
-    assert asked == [({"model": "paint-1", "text": "A fox in snow", "seed": 7}, f"Bearer {KEY}")]
-    assert (tmp_path / "m" / "fox.png").read_bytes() == picture()
+def test_it_takes_less_than_150_lines():
+    assert sum(text.count("\n") for text in files_of_page().values()) < 150
 
 
-def test_a_field_that_it_does_not_declare_is_refused(package, tmp_path):
-    (tmp_path / "m.yaml").write_text(blocks(page("providers"), "yaml")[0].replace("seed: 7", 'aspect_ratio: "1:1"'))
-    with pytest.raises(ManifestError, match="aspect_ratio: provider paint does not send it"):
-        batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={}))
+def test_it_passes_the_kit_that_judges_it(ask, project):
+    code, out, err = ask("pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=project / "project")
+    assert code == 0, out + err
+    assert " passed" in out and "skipped" not in out
+
+
+def test_the_commands_know_its_model_as_ours(ask):
+    code, out, _ = ask("batchgen", "models", "--json")
+    (model,) = [model for model in json.loads(out) if model["provider"] == "paint"]
+    assert (code, model["id"], model["rpm"], model["usd_per_image"]) == (0, "paint-1", 30, {"1K": 0.02})
+    code, out, _ = ask("batchgen", "plan", "catalog.yaml", "--json")
+    assert (code, json.loads(out)["usd"]) == (0, 0.02)
+    code, out, _ = ask("batchgen", "doctor", "--json", PAINT_API_KEY=KEY)
+    says = {check["what"]: check["says"] for check in json.loads(out)["checks"]}
+    assert (code, says["package paint"], says["key paint"]) == (0, "batchgen-paint 0.1.0", "from PAINT_API_KEY")
+    assert says["address paint"] == "https://api.paint.example"
+
+
+def test_its_emulator_makes_the_image_of_the_page(ask, project):
+    code, _, err = ask("batchgen", "run", "catalog.yaml", "--emulate")
+    assert code == 0, err
+    assert (project / "catalog.emulated" / "fox.png").read_bytes().startswith(b"\x89PNG")

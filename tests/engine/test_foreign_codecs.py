@@ -20,12 +20,13 @@ import batchgen
 from batchgen.endpoint import Endpoint
 from batchgen.engine.routes import open_routes
 from batchgen.errors import Refused, SettingsError
-from batchgen.providers import registry
+from batchgen.profiles import packages
 from batchgen.providers.answer_body import image_body
 from batchgen.providers.credentials import FoundCredentials, KeyHeader
 from batchgen.providers.request_body import FormFile, encode_form, reference_bytes
 from batchgen.records import Reply, Request
 from tests.support.marked_key import KEY
+from tests.support.packages import forget
 
 ITEMS = {
     "models": {"sketch-1": {"provider": "sketch", "rpm": 600, "prices": {"image_usd": 0.01}}},
@@ -81,12 +82,12 @@ def install(monkeypatch):
 
     def make_known(codec):
         monkeypatch.setitem(globals(), "installed_codec", codec)
-        found = EntryPoints([EntryPoint(codec.name, f"{__name__}:installed_codec", registry.ENTRY_POINTS)])
+        found = EntryPoints([EntryPoint(codec.name, f"{__name__}:installed_codec", packages.CODECS)])
         monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found.select(group=group))
-        registry.installed.cache_clear()
+        forget()
 
     yield make_known
-    registry.installed.cache_clear()
+    forget()
 
 
 @pytest.fixture

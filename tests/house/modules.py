@@ -37,7 +37,7 @@ FLOORS: dict[str, list[str]] = {
         *["manifest.validate_item", "manifest.duplicates", "manifest.item_references"],
     ],
     "motion": ["engine"],
-    "views": ["report", "schedule", "daemon", "api", "cli", "__main__"],
+    "views": ["report", "schedule", "daemon", "api", "cli", "testing", "__main__"],
 }
 
 

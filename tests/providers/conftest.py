@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.providers import registry
 from batchgen.providers.contract import Provider
 from batchgen.providers.registry import provider_for
 from batchgen.records import Item, Sample
+from tests.support.packages import forget
 
 HERE = Path(__file__).parent
 
@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 @pytest.fixture(autouse=True)
 def _installed_anew() -> Iterator[None]:
     """What a test installs is gone with it: entry points are read once in a process."""
-    registry.installed.cache_clear()
+    forget()
     yield
-    registry.installed.cache_clear()
+    forget()
 
 
 @pytest.fixture(scope="session")

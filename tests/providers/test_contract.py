@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batchgen.errors
-from batchgen.errors import Malformed, NotJson, NotTheApi, ProviderError, UsageError
+from batchgen.errors import NotJson, NotTheApi, ProviderError, UsageError
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers import gemini_answer, registry
@@ -60,21 +60,11 @@ def outcome(name, status, body) -> Reply | PendingJob | ProviderError:
 
 
 @each_codec
-def test_the_codec_knows_its_own_name(name):
-    assert registry.provider_class(name).name == name
-
-
-@each_codec
 def test_a_picture_is_read(name):
     reply = outcome(name, 200, json.dumps(PICTURE[name]).encode())
     images = [(image.role, image.data, image.mime_type) for image in reply.images]
     links = LINKS.get(name, ())
     assert (images, reply.links) == ([] if links else [("image", b"one", "image/png")], links)
-
-
-@each_codec
-def test_no_picture_is_an_error_with_a_reason(name):
-    assert isinstance(outcome(name, 200, b"{}"), ProviderError)
 
 
 @each_codec
@@ -104,24 +94,6 @@ def test_a_200_that_is_no_answer_is_malformed_and_says_how(name, body, reason):
 def test_a_200_that_is_a_web_page_is_not_the_api_and_was_not_billed(name, body):
     error = outcome(name, 200, body)
     assert (type(error), error.reason, error.maybe_billed) == (NotTheApi, "html", False)
-
-
-@each_codec
-@pytest.mark.parametrize(
-    "status", [100, 204, 301, 400, 401, 402, 403, 404, 408, 413, 418, 429, 500, 502, 503, 504, 599]
-)
-@pytest.mark.parametrize(
-    "body", [b"", b"plain", b"<html><p>page</p>", b'{"error":[]}', b"[[]]", b'{"error":{"details":7}}']
-)
-def test_any_status_without_an_answer_is_a_provider_error(name, status, body):
-    assert isinstance(outcome(name, status, body), ProviderError)
-
-
-@each_codec
-@settings(deadline=None)
-@given(status=st.sampled_from([200, 201, 400, 403, 429, 500, 503]), body=st.binary(max_size=200))
-def test_any_bytes_are_a_reply_or_a_provider_error(name, status, body):
-    outcome(name, status, body)
 
 
 KEYS = st.sampled_from(
@@ -185,14 +157,6 @@ JSON = st.recursive(
 @given(status=st.sampled_from([200, 400, 403, 404, 429, 500, 503]), value=JSON)
 def test_any_json_is_a_reply_or_a_provider_error(name, status, value):
     outcome(name, status, json.dumps(value).encode())
-
-
-@each_codec
-@settings(deadline=None)
-@given(cut=st.integers(min_value=0, max_value=60))
-def test_a_body_cut_short_is_malformed(name, cut):
-    body = json.dumps(PICTURE[name]).encode()
-    assert isinstance(outcome(name, 200, body[: max(0, len(body) - 1 - cut)]), Malformed)
 
 
 @each_codec
@@ -281,7 +245,7 @@ class Acme:
 @pytest.fixture
 def acme_installed(monkeypatch):
     points = EntryPoints([EntryPoint("acme", f"{__name__}:Acme", "batchgen.providers")])
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
 
 
 def test_a_third_partys_codec_is_found_by_its_entry_point(acme_installed):
@@ -291,7 +255,7 @@ def test_a_third_partys_codec_is_found_by_its_entry_point(acme_installed):
 
 def test_a_third_party_cannot_replace_a_codec_of_ours(acme_installed, monkeypatch):
     points = EntryPoints([EntryPoint("gemini", f"{__name__}:Acme", "batchgen.providers")])
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
     assert registry.provider_class("gemini").__name__ == "Gemini"
 
 
@@ -302,6 +266,6 @@ def test_an_unknown_provider_is_answered_with_those_there_are(acme_installed):
 
 def test_a_codec_whose_module_cannot_be_imported_is_named_with_its_place(monkeypatch):
     points = EntryPoints([EntryPoint("broken", "nowhere.at_all:Codec", "batchgen.providers")])
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
     with pytest.raises(UsageError, match=r"provider 'broken' cannot be loaded from nowhere\.at_all:Codec: No module"):
         registry.provider_class("broken")

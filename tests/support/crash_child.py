@@ -7,49 +7,17 @@ tries of a link.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import batchgen
 from batchgen.engine import http_attempt
 from batchgen.http import uploads
 from batchgen.planning.batchable import BatchOptions, ChunkLimits
 from batchgen.providers import registry
-
-
-def die_at(place: str, k: int) -> None:
-    module, _, path = place.removesuffix("!").partition(":")
-    owner: Any = import_module(module)
-    *outer, name = path.split(".")
-    owner = functools.reduce(getattr, outer, owner)
-    real, calls, late = getattr(owner, name), [0], place.endswith("!")
-
-    def due() -> bool:
-        calls[0] += 1
-        return calls[0] == k
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        dies = due()
-        if dies and not late:
-            os._exit(9)
-        result = real(*args, **kwargs)
-        if dies:
-            os._exit(9)
-        return result
-
-    async def awaited(*args: Any, **kwargs: Any) -> Any:
-        dies, result = due(), await real(*args, **kwargs)
-        if dies:
-            os._exit(9)
-        return result
-
-    setattr(owner, name, awaited if late and inspect.iscoroutinefunction(real) else wrapped)
+from batchgen.testing.dying import die_at
 
 
 def add_codec(codec: str) -> None:

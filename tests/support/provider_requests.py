@@ -6,8 +6,10 @@ import json
 import re
 
 from batchgen.records import Inputs
+from batchgen.testing.kit import FIELD_VALUES, PIXEL
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
+__all__ = ["NONE", "PIXEL", "WORDS", "camel", "sent"]
+
 NONE = Inputs()
 
 
@@ -22,22 +24,7 @@ def sent(codec, sample, inputs=NONE):
     return json.loads(codec.build(sample, inputs).body)
 
 
-WORDS = {  # one value for each field a profile may support
-    "aspect_ratio": "4:3",
-    "image_size": "2K",
-    "quality": "low",
-    "background": "opaque",
-    "output_format": "jpeg",
-    "modalities": ("text", "image"),
-    "search": "web",
-    "thinking": "high",
-    "keep_thoughts": True,
-    "media_resolution": "high",
-    "service_tier": "flex",
-    "seed": 3,
-    "temperature": 0.5,
-    "safety": {"HARM_CATEGORY_HARASSMENT": "OFF"},
-    "person_generation": "allow_adult",
-    "negative_prompt": "rain",
-    "system": "You draw.",
-}
+# One value for each field that a profile may support, as codecs are given it.
+WORDS = {name: tuple(value) if isinstance(value, list) else value for name, value in FIELD_VALUES.items()}
+for _name in ("references", "mask", "extra"):
+    del WORDS[_name]

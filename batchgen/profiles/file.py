@@ -1,0 +1,117 @@
+"""A file of facts about one provider's models, ours or a package's: its shape, its models, and where in it a fact stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from batchgen.profiles.fields import FactError, model_name_problem, with_facts
+from batchgen.profiles.profile import Profile
+
+KEYS = ("provider", "title", "checked", "order", "ids", "tables", "spend_tiers", "models")
+NOT_ALIKE = (
+    *("id", "provider", "title", "aliases", "status", "shutdown", "replacement", "note", "wire", "sources"),
+    *("rpm", "rpd", "batch_tokens"),
+)
+FOLDER = Path(__file__).parent
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
+
+
+def load_file(text: str) -> Mapping[str, Any]:
+    """Raises YAMLError, and FactError for what is no mapping of KEYS."""
+    file = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
+    if not isinstance(file, Mapping):
+        raise FactError((), f"must be a mapping of {', '.join(KEYS)}")
+    for key in file:
+        if key not in KEYS:
+            raise FactError((str(key),), f"not known here; there are {', '.join(KEYS)}")
+    if not isinstance(file.get("provider"), str):
+        raise FactError(("provider",), "must name the provider whose models these are")
+    try:
+        re.compile(file.get("ids", ""))
+    except (TypeError, re.error) as error:
+        raise FactError(("ids",), f"must be a regular expression: {error}") from None
+    return file
+
+
+@lru_cache(maxsize=1)
+def profile_files() -> tuple[Mapping[str, Any], ...]:
+    """All that our files of facts say, one for each provider, in the order in which its models are listed."""
+    files = [load_file(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.yaml")]
+    return tuple(sorted(files, key=lambda file: file["order"]))
+
+
+@lru_cache(maxsize=1)
+def built_in_profiles() -> Mapping[str, Profile]:
+    """The models this version knows, by id."""
+    profiles = dict[str, Profile]()
+    for file in profile_files():
+        profiles |= {profile.id: profile for profile in models_of(file, profiles)}
+    return profiles
+
+
+def models_of(file: Mapping[str, Any], others: Mapping[str, Profile]) -> Iterator[Profile]:
+    """Its models, of its own provider unless they name another. others: those that one may be `like`. Raises FactError."""
+    entries = file.get("models")
+    if not isinstance(entries, list):
+        raise FactError(("models",), f"must be a list of models, each with an id, not {entries!r}")
+    seen = set[str]()
+    for number, facts in enumerate(entries):
+        place = ("models", str(number))
+        name = facts.get("id") if isinstance(facts, Mapping) else None
+        if not isinstance(name, str) or (problem := model_name_problem(name)):
+            raise FactError((*place, "id"), "must be text" if not isinstance(name, str) else str(problem))
+        if name in seen:
+            raise FactError((*place, "id"), f"{name} is there twice")
+        seen.add(name)
+        fresh, like = Profile(id=name, provider=file["provider"]), facts.get("like")
+        if like is not None:
+            if like not in others:
+                raise FactError((*place, "like"), f"{like} is not a model of batchgen's own")
+            fresh = _like(others[like], fresh)
+        try:
+            yield with_facts(fresh, {key: fact for key, fact in facts.items() if key not in ("id", "like")})
+        except FactError as error:
+            raise FactError((*place, *error.path), error.message) from None
+
+
+def _like(same: Profile, fresh: Profile) -> Profile:
+    """same: the model as another provider has it; what depends on whom one asks is not taken over."""
+    prices = dataclasses.replace(same.prices, batch_factor=None, tier_factor={}, guessed_tiers=frozenset())
+    own = {name: getattr(fresh, name) for name in NOT_ALIKE}
+    return dataclasses.replace(same, **own, prices=prices)
+
+
+def line_of(text: str, path: Iterable[str]) -> int:
+    """The line, from 1, of the last of these keys that the text has; the text is YAML that can be read."""
+    found = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = 1
+    for key in path:
+        mark, found = _child(found, key)
+        if found is None:
+            break
+        line = mark.line + 1
+    return line
+
+
+def _child(node: Any, key: Hashable) -> tuple[Any, Any]:
+    """Where a key of a node stands and what it holds; one that was merged in stands where it was written."""
+    if isinstance(node, yaml.SequenceNode):
+        child = node.value[int(str(key))]
+        return child.start_mark, child
+    pairs: Sequence[tuple[Any, Any]] = node.value if isinstance(node, yaml.MappingNode) else ()
+    for name, value in pairs:
+        if name.value == key:
+            return name.start_mark, value
+    for name, value in pairs:
+        if name.value == "<<":
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if (found := _child(merged, key))[1] is not None:
+                    return found
+    return None, None

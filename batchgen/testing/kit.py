@@ -1,0 +1,367 @@
+"""What is asked of every codec, as tests that a class of pytest inherits."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import batchgen
+from batchgen.errors import ManifestError, ProviderError
+from batchgen.http.transport import Transport
+from batchgen.item import MANIFEST_FIELDS, SENT_FIELDS
+from batchgen.ledger.reader import Reader
+from batchgen.manifest import Manifest, open_manifest
+from batchgen.planning.fingerprint import wire_facts
+from batchgen.profiles.catalogue import Catalogue, load_catalogue
+from batchgen.profiles.file import built_in_profiles
+from batchgen.profiles.package_models import package_models
+from batchgen.profiles.profile import Profile
+from batchgen.providers import contract, registry
+from batchgen.providers.credentials import FoundCredentials
+from batchgen.records import Inputs, PendingJob, ReferenceImage, Reply, Request, Response, Sample
+from batchgen.settings import environment
+from batchgen.testing.answers import BODIES, STATUSES, Read, images_of, odd_bodies, outcome, require, with_files
+from batchgen.testing.dying import EXIT_KILLED
+from batchgen.testing.server import EchoingVendor, VendorServer, serving
+
+# One value for each field that reaches the wire, as a manifest has it.
+FIELD_VALUES: Mapping[str, Any] = {
+    "aspect_ratio": "4:3",
+    "image_size": "2K",
+    "quality": "low",
+    "background": "opaque",
+    "output_format": "jpeg",
+    "modalities": ["text", "image"],
+    "search": "web",
+    "thinking": "high",
+    "keep_thoughts": True,
+    "media_resolution": "high",
+    "service_tier": "flex",
+    "seed": 3,
+    "temperature": 0.5,
+    "safety": {"HARM_CATEGORY_HARASSMENT": "OFF"},
+    "person_generation": "allow_adult",
+    "negative_prompt": "rain",
+    "system": "You draw.",
+    "references": ["fox.png"],
+    "mask": "fox.png",
+    "extra": {"of_theirs": 1},
+}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
+KEY = "kit/KEY+91c5a7=never-to-be-written"
+MAX_QUESTIONS = 500
+ANSWER_MAX_BYTES = 64_000_000
+PROMPTS = ("a fox", "a hare", "an owl", "a crane")
+# Between which calls a process is killed; `!`: when the call has returned.
+JOB_STEPS = (
+    "batchgen.ledger.ledger:Ledger.job_taken 1",
+    "batchgen.ledger.ledger:Ledger.job_taken 3",
+    "batchgen.ledger.ledger:Ledger.job_taken! 1",
+    "batchgen.ledger.ledger:Ledger.job_taken! 4",
+    "batchgen.engine.jobs:JobPolls.wait_turn 3",
+)
+STEPS = (
+    "batchgen.http.transport:Transport.send 2",
+    "batchgen.http.transport:Transport.send! 2",
+    "batchgen.engine.attempts:AttemptRecorder.settle 2",
+    "batchgen.engine.attempts:AttemptRecorder.settle! 2",
+    "batchgen.ledger.ledger:Ledger.attempt_succeeded! 3",
+    "batchgen.ledger.ledger:Ledger.record_placed 3",
+)
+
+
+def is_about(refused: ManifestError, field: str) -> bool:
+    """Whether each complaint names the field, and the line that it stands in."""
+    return all(problem.field == field and problem.line for problem in refused.problems)
+
+
+class CodecKit:
+    """Tests of one model's codec.
+
+    model: id or alias. facts: what a manifest's `models:` says of it besides. emulator: by default that which the package
+    has registered. python: what starts the processes that are killed.
+    """
+
+    model: ClassVar[str]
+    facts: ClassVar[Mapping[str, Any]] = {}
+    emulator: ClassVar[type[contract.Emulator] | None] = None
+    python: ClassVar[str] = sys.executable
+    _exchange: ClassVar[list[tuple[Read, Response]]]  # made once for all tests of a class
+
+    @classmethod
+    def pytest_generate_tests(cls, metafunc: Any) -> None:
+        """By this name pytest asks a class of tests for their cases."""
+        cases = {
+            "field": sorted(set(SENT_FIELDS) - {"prompt", "turns"}),
+            "status": STATUSES,
+            "step": [*STEPS, *JOB_STEPS],
+        }
+        for name in set(cases) & set(metafunc.fixturenames):
+            metafunc.parametrize(name, cases[name], ids=str)
+
+    # ------------------------------------------------------------------------------------------- what is judged
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return load_catalogue().with_packages().with_overrides({self.model: self.facts} if self.facts else {})
+
+    @property
+    def profile(self) -> Profile:
+        return self.catalogue.resolve(self.model)
+
+    @property
+    def codec(self) -> contract.Provider:
+        return registry.provider_for(self.profile)
+
+    def new_emulator(self, base_url: str) -> contract.Emulator:
+        return (self.emulator or registry.emulator_class(self.profile.provider))(base_url)
+
+    def credentials(self) -> FoundCredentials:
+        found = contract.find_credentials(type(self.codec), KEY, {})
+        if found is None:
+            raise AssertionError("a key is set, and the codec finds no credentials by it")
+        return found
+
+    def vendor(self) -> AbstractAsyncContextManager[VendorServer]:
+        return serving(self.new_emulator)
+
+    # --------------------------------------------------------------------------------------------- declarations
+
+    def test_the_codec_and_its_endpoint_have_the_name_they_are_registered_under(self) -> None:
+        name, codec = self.profile.provider, type(self.codec)
+        require(codec.name == name, f"{codec.__name__}.name is {codec.name!r}, and it is registered as {name!r}")
+        account = registry.endpoint_of(name).name
+        require(account in registry.provider_names(), f"its endpoint is called {account!r}, as no provider is")
+
+    def test_its_models_are_known_and_none_is_ours(self) -> None:
+        problems = load_catalogue().with_packages().problems
+        require(not problems, "\n".join(problems))
+        require(self.profile.status != "unknown", f"{self.model} is in no file of models")
+        ours = {name for known in built_in_profiles().values() for name in (known.id, *known.aliases)}
+        if self.profile.provider not in registry.BUILT_IN:
+            for model in package_models().profiles:
+                taken = sorted(ours & {model.id, *model.aliases})
+                require(not taken, f"{model.id}: {', '.join(taken)} is a name of batchgen's own, which wins")
+
+    def test_it_declares_only_fields_that_there_are_and_its_models_no_more_than_it_sends(self) -> None:
+        for profile in load_catalogue().with_packages():
+            if profile.provider != self.profile.provider:
+                continue
+            encoded = registry.encoded_fields(profile)
+            unknown = sorted(encoded - set(MANIFEST_FIELDS))
+            require(not unknown, f"`encodes` names what is not a field of a manifest: {', '.join(unknown)}")
+            unsent = sorted(profile.supports - encoded)
+            require(not unsent, f"{profile.id} supports {', '.join(unsent)}, and the codec does not send it")
+            asks = profile.images_per_request == 1 or "count" in encoded
+            require(asks, f"{profile.id} makes several images a request, and the codec does not send `count`")
+
+    # ------------------------------------------------------------------------------------------------- requests
+
+    def test_a_field_alone_reaches_the_wire_or_is_refused_where_it_stands(self, tmp_path: Path, field: str) -> None:
+        plain = {"id": "a", "prompt": "a fox", **({"references": ["fox.png"]} if field == "mask" else {})}
+        for model, facts in ((self.model, self.facts), ("kit/any", {**self.facts, "provider": self.profile.provider})):
+            try:
+                without = self.built(self.manifest(tmp_path, model, facts, [plain]), model)
+                item = {**plain, field: FIELD_VALUES[field]}
+                sent = self.built(self.manifest(tmp_path, model, facts, [item]), model)
+            except ManifestError as refused:
+                named = is_about(refused, field) or (field == "mask" and is_about(refused, "references"))
+                require(named, f"{field} is refused without its place: {refused}")
+            else:
+                require(sent != without, f"{field} is accepted for {model}, and the request is the same without it")
+
+    def test_turns_are_sent_by_a_codec_with_conversations_alone(self, tmp_path: Path) -> None:
+        facts = {**self.facts, "provider": self.profile.provider}
+        manifest = self.manifest(tmp_path, "kit/any", facts, [{"id": "a", "turns": ["a fox", "in snow"]}])
+        try:
+            found = len(list(manifest.items()))
+        except ManifestError as refused:
+            require(is_about(refused, "turns"), f"turns are refused without their place: {refused}")
+            found = 0
+        speaks = isinstance(self.codec, contract.SupportsConversations)
+        require(found == (2 if speaks else 0), "turns are for codecs that have `turn`")
+
+    def test_a_request_is_the_same_each_time_and_holds_no_credentials(self, tmp_path: Path) -> None:
+        manifest = self.manifest(tmp_path, self.model, self.facts, [{"id": "a", "prompt": "a fox"}])
+        first, second = self.built(manifest, self.model), self.built(manifest, self.model)
+        require(first == second, "`build` gave two requests for the same sample: it must not draw lots or read a clock")
+        require(first.path.startswith("/") or "://" in first.path, f"{first.path!r} does not begin with /")
+        require(KEY not in repr(self.credentials()), "the key is in the repr of the credentials, and so in a traceback")
+
+    # -------------------------------------------------------------------------------------------------- answers
+
+    def test_an_answer_of_any_kind_is_a_reply_a_job_or_a_typed_error(self, status: int) -> None:
+        kinds: list[dict[str, str]] = [{}, {"Content-Type": "application/json"}, {"Content-Type": "text/html"}]
+        answers = [Response(status, kind, body) for kind in kinds for body in BODIES]
+        for read in self.readers():
+            for answer in answers:
+                found = outcome(read, answer)
+                if status >= 400 or (status == 200 and answer.body in (b"", b"{}")):
+                    require(
+                        isinstance(found, ProviderError), f"HTTP {status} {answer.body[:99]!r} is read as {found!r}"
+                    )
+
+    def test_an_answer_with_a_part_missing_or_odd_is_a_reply_a_job_or_a_typed_error(self) -> None:
+        for read, response in self.exchange():
+            for end in range(0, len(response.body), max(1, len(response.body) // 50)):
+                found = outcome(read, Response(response.status, response.headers, response.body[:end]))
+                is_image = (response.header("content-type") or "").startswith(
+                    "image/"
+                )  # it is checked when it is stored
+                require(is_image or isinstance(found, ProviderError), f"an answer cut short is read as {found!r}")
+            for body in odd_bodies(response.body):
+                outcome(read, Response(response.status, response.headers, body))
+
+    def test_an_image_is_the_same_whether_its_string_is_short_or_was_decoded_to_a_file(self, tmp_path: Path) -> None:
+        read, response = self.exchange()[-1]
+        reply = outcome(read, response)
+        require(isinstance(reply, Reply) and (reply.images or reply.links), f"the last answer is {reply!r}")
+        large = with_files(response, tmp_path)
+        found = outcome(read, large)
+        require(isinstance(found, Reply), f"the same answer, its image in a file, is {found!r}")
+        if isinstance(reply, Reply) and isinstance(found, Reply):
+            same = images_of(found, large.files) == images_of(reply, ())
+            require(same, "the image in a file is another one: use decode_image or image_body")
+
+    # ----------------------------------------------------------------------------------------------------- runs
+
+    def test_a_run_makes_each_image_for_one_request_and_the_next_run_sends_nothing(self, tmp_path: Path) -> None:
+        async def run() -> None:
+            async with self.vendor() as server:
+                job = self.job(tmp_path, server)
+                outcome = await batchgen.run(job)
+                require(outcome.exit_code == 0, f"it ended with {outcome.exit_code}: {list(job.results)}")
+                require(outcome.made == len(PROMPTS), f"{outcome.made} images for {len(PROMPTS)} items")
+                require((await batchgen.run(job)).exit_code == 0, "the second run found something to do")
+                bought = server.bought(self.requests(job))
+                require(bought == len(PROMPTS), f"{bought} requests for {len(PROMPTS)} images")
+
+        asyncio.run(run())
+
+    def test_a_process_that_dies_at_any_step_buys_nothing_twice(self, tmp_path: Path, step: str) -> None:
+        if step in JOB_STEPS and not isinstance(self.codec, contract.SupportsJobs):
+            return  # there is no such step
+
+        async def run() -> None:
+            async with self.vendor() as server:
+                job = self.job(tmp_path, server)
+                command = [self.python, "-m", "batchgen.testing.dying", str(job.manifest.path), *step.split()]
+                child = await asyncio.create_subprocess_exec(
+                    *command, env={**environment(), **self.environ(tmp_path, server)}
+                )
+                require(await child.wait() == EXIT_KILLED, f"the run did not come to {step}")
+                with Reader.open(job.folder) as reader:
+                    lost = sum(attempt.job is None for attempt in reader.open_attempts())
+                outcome = await batchgen.run(job)
+                require(outcome.exit_code == 0, f"the next run ended with {outcome.exit_code}: {list(job.results)}")
+                require(len(list(job.results)) == len(PROMPTS), "an image is missing")
+                bought, most = server.bought(self.requests(job)), len(PROMPTS) + lost
+                # An attempt whose answer nobody recorded may have been billed, and is made once more.
+                require(
+                    bought <= most, f"{bought} requests for {len(PROMPTS)} images, {lost} of them without an answer"
+                )
+
+        asyncio.run(run())
+
+    def test_no_output_holds_a_key_that_the_api_repeats(self, tmp_path: Path) -> None:
+        async def run() -> None:
+            async with serving(EchoingVendor) as server:
+                job = self.job(tmp_path, server)
+                command = [
+                    self.python,
+                    "-m",
+                    "batchgen",
+                    "run",
+                    str(job.manifest.path),
+                    "--log-file",
+                    f"{tmp_path}/log",
+                ]
+                with (tmp_path / "said").open("wb") as said:
+                    child = await asyncio.create_subprocess_exec(
+                        *command, stdout=said, stderr=said, env={**environment(), **self.environ(tmp_path, server)}
+                    )
+                    await child.wait()
+                require(server.asked, f"nothing was sent: {(tmp_path / 'said').read_text()}")
+                require(not any(KEY in path for _, path in server.asked), "the key stands in a URL")
+
+        asyncio.run(run())
+        held = [str(path) for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+        require(not held, f"the key is in {', '.join(held)}")
+
+    # -------------------------------------------------------------------------------------------- how it is done
+
+    def manifest(
+        self, folder: Path, model: str, facts: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+    ) -> Manifest:
+        (folder / "fox.png").write_bytes(base64.b64decode(PIXEL))
+        path = folder / "job.yaml"
+        models = {model: facts} if facts else {}
+        path.write_text(json.dumps({"models": models, "defaults": {"model": model}, "items": items}))
+        return open_manifest(path)
+
+    def built(self, manifest: Manifest, model: str) -> Request:
+        """The request for its first item."""
+        item = next(iter(list(manifest.items())))
+        inputs = Inputs((ReferenceImage("image/png", PIXEL),) * len(item.references))
+        sample = Sample(item=item, n=1, fingerprint="f", wire=wire_facts(item))
+        return registry.provider_for(manifest.catalogue.resolve(model)).build(sample, inputs)
+
+    def environ(self, folder: Path, server: VendorServer) -> dict[str, str]:
+        endpoint = registry.endpoint_of(self.profile.provider)
+        names = {endpoint.key_names[0]: KEY, endpoint.base_url_names[0]: server.url}
+        return {**names, "XDG_STATE_HOME": str(folder / "state")}
+
+    def manifest_data(self) -> dict[str, Any]:
+        """A manifest that no quota slows down."""
+        items = [{"id": f"i{n}", "prompt": prompt, "model": self.model} for n, prompt in enumerate(PROMPTS)]
+        return {"models": {self.model: {**self.facts, "rpm": 6000, "rpd": None}}, "items": items}
+
+    def job(self, folder: Path, server: VendorServer) -> batchgen.Job:
+        path = folder / "job.yaml"
+        path.write_text(json.dumps(self.manifest_data()))
+        return batchgen.load(path, environ=self.environ(folder, server))
+
+    def requests(self, job: batchgen.Job) -> set[tuple[str, str]]:
+        """Method and path of those that cost something."""
+        codec = registry.provider_for(job.manifest.catalogue.resolve(self.model))
+        samples = (Sample(item=item, n=1, fingerprint="f", wire=wire_facts(item)) for item in job.manifest.items())
+        return {(built.method, built.path) for built in (codec.build(sample, Inputs()) for sample in samples)}
+
+    def readers(self) -> list[Read]:
+        """Of the first answer, and of one about a job."""
+        codec, readers = self.codec, [read for read, _ in self.exchange()]
+        return readers[:2] if isinstance(codec, contract.SupportsJobs) else [codec.read]
+
+    def exchange(self) -> list[tuple[Read, Response]]:
+        """What the request for an image is answered, and each question about the job that it became, with their readers."""
+        if "_exchange" not in vars(type(self)):
+            type(self)._exchange = asyncio.run(self._ask())
+        return type(self)._exchange
+
+    async def _ask(self) -> list[tuple[Read, Response]]:
+        codec, account = self.codec, self.credentials()
+        manifest = batchgen.load(self.manifest_data(), name="kit", environ={}, emulate=True).manifest
+        request, read, steps = self.built(manifest, self.model), codec.read, list[tuple[Read, Response]]()
+        with ThreadPoolExecutor(1) as threads:
+            async with self.vendor() as server, Transport(1, threads) as transport:
+                for _ in range(MAX_QUESTIONS):
+                    answer = await transport.request(
+                        server.url + account.path, request, account.credentials, max_bytes=ANSWER_MAX_BYTES
+                    )
+                    steps.append((read, answer))
+                    found = outcome(read, answer)
+                    if not isinstance(found, PendingJob):
+                        return steps
+                    if not isinstance(codec, contract.SupportsJobs):
+                        raise AssertionError("`read` gives a PendingJob, and the codec has no `poll` and `read_poll`")
+                    request, read = codec.poll(found), partial(codec.read_poll, found)
+                    await asyncio.sleep(min(found.poll_after_s, 0.05))
+        raise AssertionError(f"the job did not end within {MAX_QUESTIONS} questions")
