@@ -18,6 +18,7 @@ class Endpoint:
     base_url: the vendor's own, None when only the environment knows one. key_names and base_url_names: variables, the one
     that wins first. A base URL's variable ends in _BASE_URL, by which one in a folder's `.env` is recognised.
     credential_names: variables, of the environment alone, with the path of a file that lets requests in without a key.
+    hosts: further ones of the vendor that its key may be sent to, over https: names, or `*.name` for all below one.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Endpoint:
     base_url_names: tuple[str, ...]
     base_url: str | None = None
     credential_names: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     @classmethod
     def named(cls, name: str, base_url: str | None = None) -> Endpoint:
@@ -45,7 +47,12 @@ class Endpoint:
         """Whether requests reach the vendor itself; an emulator or gateway may still serve what the vendor retired."""
         if not base_url or self.base_url is None:
             return self.base_url is not None
-        return urlsplit(base_url).hostname == urlsplit(self.base_url).hostname
+        host = urlsplit(base_url).hostname or ""
+        return host == urlsplit(self.base_url).hostname or self.has_host(host)
+
+    def has_host(self, host: str) -> bool:
+        """Whether it is one of `hosts`. host: in lower case, without a port."""
+        return any(host.endswith(name[1:]) if name.startswith("*.") else host == name for name in self.hosts)
 
 
 def split_url(url: str) -> SplitResult:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from batchgen.endpoint import Endpoint
 from batchgen.item import Derivative as Derivative
 from batchgen.item import Item as Item
 from batchgen.item import Post as Post
@@ -94,11 +95,17 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request without credentials. path starts with `/` and is joined to the provider's base URL."""
+    """One HTTP request without credentials. path starts with `/` and is joined to the provider's base URL.
+
+    url: a whole address in place of `path`, such as one that an answer gave, on the base URL's own server or at one of the
+    hosts that `endpoint` declares. A base URL that is not the vendor's stands for all of these: there the url's path is asked.
+    """
 
     method: str
-    path: str
-    body: bytes
+    path: str = ""
+    url: str = ""
+    endpoint: Endpoint | None = None
+    body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 300.0
 

@@ -13,7 +13,8 @@ from batchgen.engine.http_attempt import Exchange, InFlight
 from batchgen.engine.jobs import JobLeft, JobPolls, JobProgress
 from batchgen.engine.lost_jobs import LostJobs
 from batchgen.engine.settle import SettledReply
-from batchgen.errors import BatchgenError, ProviderError, StoreError, Unanswered
+from batchgen.errors import BadRequest, BatchgenError, ProviderError, StoreError, Unanswered
+from batchgen.http.addresses import request_url
 from batchgen.http.answer import HttpAnswer
 from batchgen.providers.contract import SupportsJobs
 from batchgen.records import PendingJob, Reply, Request, Response
@@ -78,12 +79,11 @@ class Receiver:
     ) -> Settled:
         """Ask about a job until it has ended. Raises JobLeft when the run stops first, ProviderError as the job ends."""
         route = self._context.routes[progress.lane]
-        codec = cast(SupportsJobs, route.codec)
         while True:
             await self._polls.wait_turn(job, progress)
             asking = InFlight(attempt.id)
             in_flight.answer, in_flight.spooled = None, asking.spooled
-            question = self._question(codec, job, attempt)
+            question = self._question(progress.lane, job, attempt)
             try:
                 answer = await self.exchange.send(asking, route, question, on_sent=lambda: None, signatures=False)
                 in_flight.answer = answer
@@ -99,10 +99,19 @@ class Receiver:
                 return await self._settle(received, progress.lane, attempt, in_flight)
             job, progress.failures = received, 0
 
-    def _question(self, codec: SupportsJobs, job: PendingJob, attempt: AnsweredAttempt) -> Request:
-        """Raises JobLeft for a bug of the codec: the job is paid for, and a newer codec may ask about it."""
+    def _question(self, lane: str, job: PendingJob, attempt: AnsweredAttempt) -> Request:
+        """Raises JobLeft for a bug of the codec, and for a question that may not go where it is to go: the job is paid for, and a
+        newer codec or another base URL may ask about it."""
+        route = self._context.routes[lane]
         try:
-            return codec.poll(job)
+            question = cast(SupportsJobs, route.codec).poll(job)
+            request_url(route.base_url, question)
+            return question
+        except BadRequest as error:
+            self._context.note(
+                f"{attempt.sample.key}: its job is not asked about: {error.message}; the next run tries again"
+            )
+            raise JobLeft from error
         except Exception as error:
             what = f"{type(error).__name__} in asking about its job: a bug of batchgen or of its codec"
             self._context.note(f"{attempt.sample.key}: {what}; the next run asks again")

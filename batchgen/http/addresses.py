@@ -15,23 +15,48 @@ from yarl import URL
 from batchgen.endpoint import split_url
 from batchgen.errors import BadRequest, DownloadFailed, UploadAddressRefused
 from batchgen.http.answer import short_text
+from batchgen.records import Request
 from batchgen.settings import is_loopback
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the address of version 4 is in the last 32 bits
 
 
-def request_url(base_url: str, path: str) -> URL:
-    """Where a request goes: to `path` below the server that the settings name, whatever the path says.
+def request_url(base_url: str, request: Request) -> URL:
+    """Where a request goes: below the server that the settings name, or to one that its codec has declared.
 
-    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, or from a third
-    party's codec, and whoever chooses the server is sent the key.
+    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, an address from an answer,
+    either from a third party's codec, and whoever chooses the server is sent the key.
     """
+    if not request.url:
+        return _joined(base_url, request.path)
+    try:
+        split_url(request.url)
+        address = URL(request.url, encoded=True)
+        origin, plain = address.origin(), _is_plain(request.url) and "@" not in address.raw_authority
+    except ValueError:
+        raise BadRequest("the API gave an address that is malformed, which is not asked") from None
+    if plain and origin == URL(base_url).origin():
+        return address
+    endpoint = request.endpoint
+    declared = endpoint is not None and origin.scheme == "https" and origin.is_default_port()
+    if not plain or endpoint is None or not declared or not endpoint.has_host((origin.raw_host or "").lower()):
+        raise BadRequest(
+            f"{str(origin)[:200]} is neither {URL(base_url).origin()} nor known as its vendor's: it is not asked"
+        )
+    return address if endpoint.is_vendor_url(base_url) else _joined(base_url, address.raw_path_qs)
+
+
+def _joined(base_url: str, path: str) -> URL:
     base = URL(base_url)
-    plain = path.startswith("/") and path.isascii() and path.isprintable() and not set(path) & set(" \\#")
+    plain = path.startswith("/") and _is_plain(path)
     address = base.join(URL(base.raw_path.rstrip("/") + path, encoded=True)) if plain else None
     if address is None or address.origin() != base.origin():
         raise BadRequest(f"{path[:200]!r} is not a path at {base.origin()}: see `wire:` of the model")
     return address
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and not set(text) & set(" \\#")
 
 
 def checked_upload_url(base_url: str, upload_url: str) -> URL:

@@ -100,11 +100,11 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `request_url`.
         """
-        url = request_url(base_url, request.path)
+        url = request_url(base_url, request)
 
         async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> HttpAnswer:
             headers.setdefault("Content-Type", "application/json")
-            sent = _send_context(base_url, on_sent)
+            sent = _send_context(str(url), on_sent)
             try:
                 async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                     if not 200 <= response.status < 300:
@@ -184,7 +184,7 @@ class Transport:
         Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `request_url`.
         """
-        return await self._request(request_url(base_url, request.path), request, credentials, max_bytes)
+        return await self._request(request_url(base_url, request), request, credentials, max_bytes)
 
     async def _request(
         self, url: URL, request: Request, credentials: Credentials | None, max_bytes: int = ERROR_MAX_BYTES
@@ -208,9 +208,9 @@ class Transport:
         Answers with the body of a refusal alone. Raises DownloadFailed when it breaks off, `file` being good as
         far as it goes, BadRequest as `request_url`.
         """
-        url = request_url(base_url, request.path)
+        url = request_url(base_url, request)
         headers, secrets = await self._headers(request, credentials)
-        context = _send_context(base_url)
+        context = _send_context(str(url))
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
@@ -370,9 +370,9 @@ async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
         yield body[start : start + BATCH_BYTES]
 
 
-def _send_context(base_url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
+def _send_context(url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
     """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
-    return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(base_url, environment()))
+    return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(url, environment()))
 
 
 def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import batchgen
 from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchOptions
 from batchgen.providers import registry
+from batchgen.records import Request
 from tests.support.crash import exit_code
 from tests.support.easel import MODELS, Easel, Studio, drawn, serving
 
@@ -177,6 +178,16 @@ async def test_a_bug_in_the_question_leaves_the_job_and_costs_no_other_sample(be
         assert (outcome.exit_code, outcome.made, bench.states()["submitted"]) == (9, 7, 1)
     assert (await bench.run(*PROMPTS)).exit_code == 0
     assert (bench.pictures(), len(studio.jobs)) == (MADE, 8)
+
+
+async def test_an_address_that_an_answer_made_up_gets_no_key_and_the_job_is_left(bench, studio, monkeypatch):
+    async with serving(Studio()) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Easel, "poll", lambda codec, job: Request(method="GET", url=other.url + job.state["at"]))
+            assert ((await bench.run("a fox")).exit_code, bench.states()) == (9, {"submitted": 1})
+        assert not other.polls
+    assert (await bench.run("a fox")).exit_code == 0
+    assert len(studio.jobs) == 1
 
 
 # Between any two steps of a codec of ours: tests/providers/test_kit.py.

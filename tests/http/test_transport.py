@@ -20,6 +20,7 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchgen.endpoint import Endpoint
 from batchgen.errors import (
     BadRequest,
     ConnectFailed,
@@ -325,7 +326,7 @@ STRAYING = [
 @pytest.mark.parametrize("path", STRAYING)
 def test_no_path_leads_away_from_the_server_that_the_settings_name(base, path):
     try:
-        address = request_url(base, path)
+        address = request_url(base, Request(method="GET", path=path))
     except BadRequest:
         return
     assert str(address) == "https://api.example.com/tenant//evil.example/x"  # a folder of its own
@@ -340,7 +341,46 @@ def test_no_path_leads_away_from_the_server_that_the_settings_name(base, path):
     ],
 )  # fmt: skip
 def test_a_path_is_joined_to_the_base_url_as_the_codec_wrote_it(base, path, address):
-    assert str(request_url(base, path)) == address
+    assert str(request_url(base, Request(method="GET", path=path))) == address
+
+
+VENDOR = Endpoint(
+    name="bfl",
+    key_names=("BFL_API_KEY",),
+    base_url_names=("BATCHGEN_BFL_BASE_URL",),
+    base_url="https://api.bfl.ai",
+    hosts=("*.bfl.ai", "list.example.com"),
+)
+MADE_UP = [
+    "https://evil.example/x", "https://bfl.ai/x", "https://evilbfl.ai/x", "https://api.bfl.ai.evil.example/x", "http://api.us.bfl.ai/x",
+    "https://api.us.bfl.ai:8443/x", "https://user@api.us.bfl.ai/x", "https://:pw@api.us.bfl.ai/x", "https://evil.example\\@api.us.bfl.ai/x",
+    "https://evil.example#@api.us.bfl.ai/x", "https://evil.example?@api.us.bfl.ai/x", "//api.us.bfl.ai/x", "/x", "x", "https://[::1", "https://",
+    "https://api.us.bfl.ai/x\r\nHost: evil.example", "https://api.us.bfl.ai./x", "https://api.us.bfl.ai:99999/x", "file:///etc/passwd",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["https://api.bfl.ai", "https://gateway.example.com/bfl", "http://127.0.0.1:8080"])
+@pytest.mark.parametrize("url", MADE_UP)
+def test_an_address_of_an_answer_is_asked_at_no_host_that_its_codec_has_not_declared(base, url):
+    with pytest.raises(BadRequest):
+        request_url(base, Request(method="GET", url=url, endpoint=VENDOR))
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "endpoint", "asked"),
+    [
+        ("https://api.bfl.ai", "https://api.us6.bfl.ai/v1/get_result?id=a%2Fb", VENDOR, "https://api.us6.bfl.ai/v1/get_result?id=a%2Fb"),
+        ("https://api.eu.bfl.ai", "https://api.bfl.ai/v1/x", VENDOR, "https://api.bfl.ai/v1/x"),
+        ("https://api.bfl.ai", "https://list.example.com/v1/x", VENDOR, "https://list.example.com/v1/x"),
+        ("https://api.bfl.ai", "https://api.bfl.ai/v1/x", None, "https://api.bfl.ai/v1/x"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1/x?id=1", None, "http://127.0.0.1:8080/v1/x?id=1"),
+        # Someone else's server stands for all of the vendor's.
+        ("http://127.0.0.1:8080", "https://list.example.com/v1/x?page=2", VENDOR, "http://127.0.0.1:8080/v1/x?page=2"),
+        ("https://gateway.example.com/bfl", "https://api.us6.bfl.ai/v1/x", VENDOR, "https://gateway.example.com/bfl/v1/x"),
+    ],
+)  # fmt: skip
+def test_an_address_of_the_vendors_is_asked_as_given_and_a_gateway_stands_for_all_of_them(base, url, endpoint, asked):
+    assert str(request_url(base, Request(method="GET", url=url, endpoint=endpoint))) == asked
 
 
 @pytest.mark.parametrize("path", STRAYING)
