@@ -374,6 +374,18 @@ class JobFailed(ProviderError):
     retryable = maybe_billed = True
 
 
+class JobCancelled(ProviderError):
+    """Somebody has cancelled a job at its vendor's, so this run does not ask for it again."""
+
+    reason = "cancelled"
+
+
+class JobCancelledMaybeBilled(JobCancelled):
+    """The same of a job that may be charged for what it had done by then."""
+
+    maybe_billed = True
+
+
 class BatchLost(ProviderError):
     """A batch or a job ended without an answer to this request, and none can have been made: asked for once more."""
 

@@ -139,12 +139,13 @@ class PendingJob:
     """A job that an API has taken and answers later. It is durable before it is waited for, and never asked for again.
 
     id: as its vendor names it. state: what its codec needs to ask about it, such as addresses that an answer gave.
-    poll_after_s: how long it is not worth asking.
+    poll_after_s: how long it is not worth asking. result_kept_s: how long the vendor keeps what it made, None where that is days.
     """
 
     id: str
     state: Mapping[str, str] = field(default_factory=dict)
     poll_after_s: float = 1.0
+    result_kept_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

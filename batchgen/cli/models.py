@@ -82,6 +82,7 @@ def model_json(profile: Profile) -> dict[str, Any]:
         "replacement": profile.replacement,
         "rpm": profile.rpm,
         "rpd": profile.rpd,
+        "max_jobs": profile.max_jobs,
         "sizes": list(profile.sizes),
         "ratios": list(profile.ratios),
         "usd_per_image": dict(profile.prices.image_usd),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 
 from batchgen.engine.answer import sample_from_facts
@@ -27,7 +28,9 @@ class EarlierJobs:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EarlierJobs:
-        for taken in self._context.ledger.reader.open_attempts():
+        for taken in sorted(
+            self._context.ledger.reader.open_attempts(), key=_expires_at
+        ):  # the first is asked about first
             if taken.job is not None and taken.lane in self._dispatcher.lanes:
                 self._tasks.append(asyncio.ensure_future(self._resume(taken)))
         await asyncio.sleep(0)  # each has its ticket before the dispatcher can find that nothing is left
@@ -57,3 +60,9 @@ class EarlierJobs:
         """What the manifest asks for today of the samples that the job was for."""
         keys = [sample_key(taken.item_id, n) for n in range(taken.n, taken.n + taken.images)]
         return [sample for key in keys if (sample := self._backlog.take_submitted(key)) is not None]
+
+
+def _expires_at(taken: OpenAttempt) -> float:
+    """When the vendor may have thrown away what the job has made, in UTC seconds."""
+    kept_s = taken.job.result_kept_s if taken.job else None
+    return math.inf if kept_s is None else taken.started_at + kept_s

@@ -147,6 +147,7 @@ class Execution:
         try:
             reply, settled_reply, exposed_ms = await receiving
         except JobLeft:
+            self._dispatcher.job_left(ticket)
             return
         except ProviderError as error:
             await self._handle_failure(ticket, sample, in_flight, error, inputs)

@@ -15,6 +15,7 @@ from batchgen.errors import (
     BatchLost,
     BatchLostMaybeBilled,
     InputRejected,
+    JobCancelled,
     JobFailed,
     Malformed,
     NoImage,
@@ -29,7 +30,7 @@ from batchgen.scheduling.retry import backoff_s
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 # These say how a job has ended; any other error of a question about it is about the asking.
-JOB_ENDS = (Refused, OutputRefused, NoImage, InputRejected, BadRequest, Unreadable, JobFailed, BatchLost)
+JOB_ENDS = (Refused, OutputRefused, NoImage, InputRejected, BadRequest, Unreadable, JobFailed, JobCancelled, BatchLost)
 POLLS_PER_S = 4.0  # of all jobs of a lane together
 FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
 MAX_MALFORMED = 5  # answers in a row that are no answers; the last one is believed

@@ -83,7 +83,12 @@ class Pacing(DispatchObserver):
         """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
         options, now_s = self.options, asyncio.get_running_loop().time()
         lanes = {
-            lane: LaneTerms(self._window(lane, now_s), quota_logs.get(lane), self.routes[lane].upstream)
+            lane: LaneTerms(
+                window=self._window(lane, now_s),
+                shared_quota=quota_logs.get(lane),
+                upstream=self.routes[lane].upstream,
+                max_jobs=self.routes[lane].profile.max_jobs,
+            )
             for lane, load in self.loads.items()
             if not load.batch
         }

@@ -66,8 +66,9 @@ class Receiver:
             if received is None:
                 raise
         else:
-            if 200 <= answer.status < 300:
-                self._dispatcher.received(ticket)  # a bad answer keeps its place in flight until dispatch has heard why
+            # A bad answer keeps its place in flight until dispatch has heard why, and one that may be a job until it is counted.
+            if 200 <= answer.status < 300 and not isinstance(route.codec, SupportsJobs):
+                self._dispatcher.received(ticket)
             received = await self._context.in_thread(lambda: self._read(ticket.lane, attempt, in_flight, answer))
         if isinstance(received, Received):
             return await self._settle(received, ticket.lane, attempt, in_flight)

@@ -148,6 +148,11 @@ class AttemptQueries(BaseReader):
         sql = "SELECT DISTINCT lane FROM attempt WHERE outcome IS NULL AND job IS NOT NULL"
         return [lane for (lane,) in self._query(sql)]
 
+    def open_counts_of_others(self, worker: str) -> dict[str, int]:
+        """Requests of all other workers that have not ended, jobs included, by lane."""
+        sql = "SELECT lane, count(*) FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker <> ? GROUP BY 1"
+        return dict(self._query(sql, worker))
+
     def job_ids(self, since: float) -> list[str]:
         """As their vendors name them, of jobs that were asked for since then, in UTC seconds."""
         sql = "SELECT job FROM attempt WHERE job IS NOT NULL AND started_at >= ?"

@@ -267,6 +267,7 @@ FACT_READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "output_format": _texts,
     "rpm": _optional(_count),
     "rpd": _optional(_count),
+    "max_jobs": _optional(_count),
     "batch_tokens": _by_tier,
     "images_per_request": _count,
     "prompt_max_chars": _optional(_count),

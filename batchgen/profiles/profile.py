@@ -58,7 +58,8 @@ class Profile:
     """One AI model. An empty tuple or None means: not known, so not checked.
 
     supports: manifest fields the model accepts. pixels: ratio -> size -> (width, height) the vendor documents.
-    images_per_request: how many samples of an item one request may ask for. request_max_bytes: body, base64 included.
+    images_per_request: how many samples of an item one request may ask for. max_jobs: how many jobs its API has at once for an
+    account; None: not known, or it answers at once. request_max_bytes: body, base64 included.
     wire: what only the codec of this provider reads.
     """
 
@@ -86,6 +87,7 @@ class Profile:
     output_format: tuple[str, ...] = ()
     rpm: int | None = None
     rpd: int | None = None
+    max_jobs: int | None = None
     batch_tokens: Mapping[int, int] = field(default_factory=dict)  # that may be enqueued in batches, by usage tier
     images_per_request: int = 1
     prompt_max_chars: int | None = None

@@ -98,10 +98,20 @@ class SupportsJobs(Provider, Protocol):
     def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
         """The answer to it: what was made, or the job as it stands now, perhaps with another question to ask.
 
-        Raises JobFailed, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost when the job has ended without
-        an image. Any other ProviderError is about the question,
-        and the same job is asked about again.
+        Raises JobFailed, JobCancelled, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost when the job has
+        ended without an image. Any other ProviderError is about the question, and the same job is asked about again.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsCancel(SupportsJobs, Protocol):
+    """A codec of an API that cancels a job when it is asked to. How the job then ends is learned by asking about it, as ever."""
+
+    def cancel(self, job: PendingJob) -> Request: ...
+
+    def read_cancel(self, job: PendingJob, response: Response) -> None:
+        """The answer to it. Raises a ProviderError when the job goes on; not when it had ended before."""
         ...
 
 

@@ -101,6 +101,7 @@ REMEDIES: Mapping[str, str] = {
     "mismatch": "the image is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
     # jobs that an API has taken and answers later
     "job_failed": "the vendor's message says why; run again",
+    "cancelled": "somebody cancelled its job; run again to make it",
     "job_lost": "the vendor does not know the job any more; possibly billed: run again",
     # batches
     "batch_lost": _BATCH,

@@ -23,6 +23,7 @@ from batchgen.errors import (
     BatchLost,
     BatchLostMaybeBilled,
     BillingStopped,
+    JobCancelledMaybeBilled,
     JobFailed,
     KeyRejected,
     Malformed,
@@ -51,6 +52,7 @@ PREFIX = "replicate/"
 OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 POLL_AFTER_S = 1.0  # the SDK asks every half second
+RESULT_KEPT_S = 3600.0
 TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
 # For a model without a table of its own: the names that most of them share.
 DEFAULT_FIELDS: Names = {"aspect_ratio": "aspect_ratio", "seed": "seed"}
@@ -130,13 +132,22 @@ class Replicate:
         match prediction.status:
             case "failed" if REFUSED.search(said):
                 raise Refused(said, reason="content_policy", http_status=200)
-            case "failed" | "canceled":  # one that is cancelled while it runs is charged for what it ran
-                raise JobFailed(said or f"the prediction ended as {prediction.status}", http_status=200)
+            case "failed":
+                raise JobFailed(said or "the prediction failed", http_status=200)
+            case "canceled":  # while it runs, which is charged for what it ran
+                raise JobCancelledMaybeBilled("the prediction was canceled", http_status=200)
             case "aborted":  # before it ran, which is not charged
                 raise BatchLost("the prediction was aborted before it started", reason="job_failed", http_status=200)
             case "succeeded":
                 return _reply(prediction)
-        return PendingJob(id=prediction.id, poll_after_s=POLL_AFTER_S)
+        return _pending(prediction)
+
+    def cancel(self, job: PendingJob) -> Request:
+        return Request(method="POST", path=f"/v1/predictions/{job.id}/cancel", timeout_s=TIMEOUT_S)
+
+    def read_cancel(self, job: PendingJob, response: Response) -> None:
+        """It answers with the prediction, also with one that has ended before."""
+        _prediction(response)
 
     def job_input(self, request: Request) -> str:
         owner_and_name = request.path.removeprefix("/v1/models/").removesuffix("/predictions")
@@ -151,7 +162,7 @@ class Replicate:
         found = _read(PredictionList, response)
         jobs = [
             ListedJob(
-                job=PendingJob(id=each.id, poll_after_s=POLL_AFTER_S),
+                job=_pending(each),
                 input=_input_digest(each.model or "", each.input),
                 created_at=created_at,
             )
@@ -159,6 +170,10 @@ class Replicate:
             if each.input and JOB_ID.fullmatch(each.id) and (created_at := _utc_seconds(each.created_at)) is not None
         ]
         return jobs, urlsplit(found.next or "").query
+
+
+def _pending(prediction: Prediction) -> PendingJob:
+    return PendingJob(id=prediction.id, poll_after_s=POLL_AFTER_S, result_kept_s=RESULT_KEPT_S)
 
 
 def _prediction(response: Response) -> Prediction:

@@ -62,12 +62,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class LaneTerms:
-    """What paces a lane: its quota, the log of starts and money of all processes, and whose account and host answer it. One
-    without `upstream` is alone with its own."""
+    """What paces a lane: its quota, the log of starts and money of all processes, whose account and host answer it, and how many
+    jobs these have at once. One without `upstream` is alone with its own."""
 
     window: Window | None = None
     shared_quota: SharedQuota | None = None
     upstream: Upstream | None = None
+    max_jobs: int | None = None
 
 
 class DispatchObserver:
@@ -190,7 +191,9 @@ class DispatchState:
         )
 
     def open_lanes(self) -> list[Lane]:
-        return [lane for lane in self.lanes.values() if lane.accepts_work and lane.waiting and not self.stop_reason]
+        """Those in which something may still start, now or later."""
+        lanes = () if self.stop_reason else self.lanes.values()
+        return [lane for lane in lanes if lane.accepts_work and lane.waiting and not lane.is_full_of_left_jobs]
 
     def _next_is_affordable(self, lane: Lane) -> bool:
         usd = self.estimate_usd(lane.ready[0].sample)

@@ -68,7 +68,7 @@ class Dispatcher(DispatchState):
     ) -> None:
         breakers = breakers_by_lane({key: terms.upstream for key, terms in lanes.items()})
         opened = {
-            key: Lane(key, terms.window, breakers[key], terms.shared_quota, source.backlog_count(key))
+            key: Lane(key, terms.window, breakers[key], terms.shared_quota, source.backlog_count(key), terms.max_jobs)
             for key, terms in lanes.items()
         }
         super().__init__(opened, limits, estimate_usd, external_samples)
@@ -265,18 +265,16 @@ class Dispatcher(DispatchState):
     def resume_job(self, sample: Sample, lane: str, usd: float | None, *, unwanted: bool) -> Ticket:
         """For a request that an earlier run has sent, and its API has taken. usd, unwanted: as of `Ticket`."""
         reserved_usd = (usd or 0.0) * self.lanes[lane].reservation_factor
-        ticket = Ticket(
-            Pending(sample, lane),
-            next(self._ticket_numbers),
-            usd=usd,
-            reserved_usd=reserved_usd,
-            started_s=_now_s(),
-            unwanted=unwanted,
-        )
+        pending, number = Pending(sample, lane), next(self._ticket_numbers)
+        ticket = Ticket(pending, number, usd=usd, reserved_usd=reserved_usd, started_s=_now_s(), unwanted=unwanted)
         self.budget.reserved_usd += reserved_usd
         self.progress[ticket.number] = Progress(in_flight=False, sent=True, is_job=True)
         self.lanes[lane].jobs += 1
         return ticket
+
+    def job_left(self, ticket: Ticket) -> None:
+        """Its job goes on at the vendor's, and the next run asks about it."""
+        self.lanes[ticket.lane].left_jobs += 1
 
     def succeeded(self, ticket: Ticket, usd: float | None) -> None:
         """A picture exists. usd: what it cost by usage; None keeps the reservation as spent."""

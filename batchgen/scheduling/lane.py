@@ -30,7 +30,7 @@ from batchgen.scheduling.window import SharedQuota, Window
 RESERVATION_FACTOR = 1.15
 UNCONFIRMED_S = 1.0  # within which a refusal has come back; an answer takes longer
 MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
-MAX_JOBS = 100  # of a lane at once
+MAX_JOBS = 100  # of a lane at once, where its API names no limit
 REPORTED_WAIT_S = 2.0  # from which on a wait is worth telling
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
 
@@ -99,6 +99,7 @@ class Lane:
     breakers: tuple[Breaker, ...]  # its own, its account's and its host's
     shared_quota: SharedQuota | None = None
     backlog_count: int = 0  # in the backlog
+    max_jobs: int | None = None  # that its API has at once
     ready: deque[Pending] = field(default_factory=deque)
     delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # heap by not-before
     undecided: list[Pending] = field(
@@ -107,6 +108,8 @@ class Lane:
     exhausted: deque[Pending] = field(default_factory=deque)  # to be given up
     in_flight: int = 0
     jobs: int = 0  # requests that its API has taken and answers later
+    left_jobs: int = 0  # those that the next run asks about
+    jobs_of_others: int = 0  # the same and all requests in flight, of other workers
     last_start_number: int = 0
     cooled_until_s: float = 0.0
     quota_full_until_s: float = 0.0  # other processes have used the quota up
@@ -130,6 +133,11 @@ class Lane:
     @property
     def accepts_work(self) -> bool:
         return not self.parked and not self.stopped
+
+    @property
+    def is_full_of_left_jobs(self) -> bool:
+        """Whether nothing more can start in this run: none of the jobs ends in it."""
+        return self.max_jobs is not None and self.left_jobs >= self.max_jobs
 
     @property
     def is_down(self) -> bool:
@@ -189,7 +197,7 @@ class Lane:
 
     def earliest_start_s(self, now_s: float) -> float:
         """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
-        if self.jobs and self.jobs + self.in_flight >= MAX_JOBS:
+        if self._jobs_are_full():
             return math.inf  # until one of them ends
         earliest_start_s = max(now_s, self.cooled_until_s, self.quota_full_until_s, self.spend_full_until_s)
         earliest_start_s = max(earliest_start_s, *(breaker.earliest_start_s(now_s) for breaker in self.breakers))
@@ -202,6 +210,11 @@ class Lane:
         if unsure and len(self.unconfirmed) >= max_unconfirmed:  # a limit that nobody told us refuses so many at most
             earliest_start_s = max(earliest_start_s, list(self.unconfirmed.values())[-max_unconfirmed] + UNCONFIRMED_S)
         return max(earliest_start_s, self.window.earliest_start_s(now_s))
+
+    def _jobs_are_full(self) -> bool:
+        if self.max_jobs is None:
+            return self.jobs > 0 and self.jobs + self.in_flight >= MAX_JOBS
+        return self.jobs + self.left_jobs + self.jobs_of_others + self.in_flight >= self.max_jobs
 
     def waits_for(self, now_s: float) -> LaneWait:
         """What keeps its next start back the longest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,13 @@ async def studio():
 class JobBench:
     def __init__(self, studio: Studio, folder: Path) -> None:
         self.studio, self.folder, self.out = studio, folder, folder / "out"
+        self.max_jobs: int | None = None
 
     def write(self, *prompts: str) -> Path:
         items = [{"id": f"i{n}", "prompt": prompt, "model": "easel-1"} for n, prompt in enumerate(prompts)]
         manifest = self.folder / "job.yaml"
-        manifest.write_text(json.dumps({"models": MODELS, "limits": {"concurrency": 3}, "items": items}))
+        models = {"easel-1": {**MODELS["easel-1"], "max_jobs": self.max_jobs}}
+        manifest.write_text(json.dumps({"models": models, "limits": {"concurrency": 3}, "items": items}))
         return manifest
 
     async def run(self, *prompts: str, wait: bool = True, **options):
@@ -188,6 +191,42 @@ async def test_an_address_that_an_answer_made_up_gets_no_key_and_the_job_is_left
         assert not other.polls
     assert (await bench.run("a fox")).exit_code == 0
     assert len(studio.jobs) == 1
+
+
+async def test_no_more_jobs_are_open_than_the_api_has_at_once(bench, studio):
+    bench.max_jobs = 2
+    assert (await bench.run(*PROMPTS)).exit_code == 0
+    assert (studio.max_open, bench.pictures()) == (2, MADE)
+
+
+async def test_jobs_that_earlier_runs_have_left_are_among_those(bench, studio):
+    bench.max_jobs, studio.seconds = 3, 1.5
+    outcome = await bench.run(*PROMPTS, wait=False)
+    assert (outcome.exit_code, outcome.left, len(studio.jobs)) == (9, 5, 3)
+    studio.seconds = 0.1
+    assert (await bench.run(*PROMPTS)).exit_code == 0
+    assert (studio.max_open, bench.pictures()) == (3, MADE)
+
+
+async def test_the_job_whose_result_goes_first_is_asked_about_first(bench, studio, monkeypatch):
+    kept = {"1": None, "2": 3600.0, "3": 600.0}
+    read = Easel.read
+    monkeypatch.setattr(
+        Easel, "read", lambda codec, response: replace(job := read(codec, response), result_kept_s=kept[job.id])
+    )
+    await bench.run(*PROMPTS[:3], wait=False)
+    studio.polls.clear()
+    assert (await bench.run(*PROMPTS[:3])).exit_code == 0
+    assert list(studio.polls) == ["3", "2", "1"]
+
+
+async def test_a_job_that_was_cancelled_at_its_vendors_is_not_bought_again_by_this_run(bench, studio):
+    studio.ends = {"a fox": ["cancelled"]}
+    assert (await bench.run("a fox")).exit_code == 4
+    with Reader.open(bench.out) as reader:
+        assert [(found.state, found.reason) for found in reader.results()] == [("failed", "cancelled")]
+    assert len(studio.jobs) == 1
+    assert (await bench.run("a fox")).exit_code == 0
 
 
 # Between any two steps of a codec of ours: tests/providers/test_kit.py.

@@ -53,6 +53,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "chunk_lanes": (),
     "job_lanes": (),
     "job_ids": (0.0,),
+    "open_counts_of_others": ("w",),
     "unanswered_requests": ("gemini/q",),
     "chunk_usd": (1,),
     "cooling_lanes": (),
@@ -142,6 +143,7 @@ DERIVED: dict[str, tuple[Any, ...]] = {
 }
 OF_THE_CLUSTER = (
     "has_work_table",
+    "open_counts_of_others",
     "queue_status",
     "queued_samples",
     "unplaced_by_workers",

@@ -21,6 +21,7 @@ from PIL import Image
 from batchgen.errors import (
     BadRequest,
     BatchLostMaybeBilled,
+    JobCancelledMaybeBilled,
     JobFailed,
     KeyRejected,
     RateLimited,
@@ -97,6 +98,8 @@ class Easel:
         match told["status"]:
             case "refused":
                 raise Refused("no such thing", http_status=200)
+            case "cancelled":
+                raise JobCancelledMaybeBilled("cancelled", http_status=200)
             case "failed":
                 raise JobFailed("out of paint", http_status=200)
             case "drawn":  # its image is another question away

@@ -85,11 +85,20 @@ class SampleSession(Session[ClaimedSample]):
                 self._worker.note(f"{self._job}: {error}")
         if self.idle or self.closing:
             return
+        await self._count_jobs_of_others()
         if not await self._stopped():
             for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
                 self._stop_lane(lane, reason)
             return
         self._return_queued(everything=True)
+
+    async def _count_jobs_of_others(self) -> None:
+        if not (limited := [lane for lane in self._dispatcher.lanes.values() if lane.max_jobs is not None]):
+            return
+        counts = await asyncio.to_thread(self.ledger.reader.open_counts_of_others, self.ledger.worker)
+        for lane in limited:
+            lane.jobs_of_others = counts.get(lane.key, 0)
+            self._dispatcher.backlog_grew(lane.key)
 
     def _stop_lane(self, key: str, reason: str) -> None:
         if (lane := self._dispatcher.lanes.get(key)) is not None and not lane.stopped:
@@ -128,6 +137,8 @@ class SampleSession(Session[ClaimedSample]):
             for each in claimed:
                 await self.ledger.cancel(each.sample)
             return []
+        if claimed:
+            await self._count_jobs_of_others()
         return claimed
 
     async def _stopped(self) -> bool:
