@@ -127,17 +127,18 @@ RETRY = Command(
 )
 CANCEL = Command(
     "cancel",
-    "Cancel what a cluster's workers have not started.",
+    "Cancel jobs at their vendors, and what a cluster has not started.",
     (*EACH_JOB, FOLDER, DRY_RUN, json_option()),
-    """Withdraw what `run --engine cluster` has submitted and no worker has begun; what is in flight is finished.
+    """Cancel what is with a vendor that answers later, where that vendor can, which may charge for what was done by then; and
+    withdraw what `run --engine cluster` has submitted and no worker has begun. What else is in flight is finished.
 
-    JOB is a manifest or a job folder. Running the job again submits what is still missing.
+    JOB is a manifest or a job folder. A run that is going on starts more, so stop it first. Running the job again asks for
+    what is still missing.
 
     \b
     Examples:
       batchgen cancel catalog.yaml
     """,
-    module="worker",
     each=EachJob("out"),
 )
 COMMANDS = (RUN, PLAN, VALIDATE, POST, RETRY, CANCEL)

@@ -1,4 +1,4 @@
-"""`batchgen worker`: make what was submitted with `--engine cluster`; `batchgen cancel`: take back what has not begun."""
+"""`batchgen worker`: make what was submitted with `--engine cluster`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import Any
 import click
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job
-from batchgen.engine.cluster.stop import cancel
 from batchgen.engine.cluster.worker import Worker, WorkerOptions
 from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Event
-from batchgen.ledger.location import ledger_url, read_pointer, server_address
-from batchgen.report import formatting
+from batchgen.ledger.location import ledger_url
 from batchgen.report.event_text import LogWarningPrinter, WorkerLines
 from batchgen.settings import LEDGER_VARIABLE, Settings
 
@@ -71,18 +68,3 @@ def _observers(invocation: Invocation, *, quiet: bool) -> list[Any]:
     if not quiet and (invocation.log is None or invocation.log_file is not None):
         observers.append(WorkerLines(invocation.err))
     return observers
-
-
-def cancel_command(invocation: Invocation, job: str, output: str | None, dry_run: bool, as_json: bool) -> None:
-    folder = find_job(job, output).folder
-    there = read_pointer(folder)
-    if there is None:
-        raise UsageError(
-            f"{folder} has its ledger in a file: nothing of it is with a cluster; stop its run with Ctrl-C"
-        )
-    withdrawn, left = cancel(server_address(folder, None) or "", there.schema, dry_run=dry_run)
-    if as_json:
-        invocation.answer({"folder": str(folder), "dry_run": dry_run, "withdrawn": withdrawn, "in_flight": left})
-        return
-    rest = f"; {formatting.count(left, 'sample')} in flight will be finished" if left else ""
-    invocation.out.line(f"{formatting.count(withdrawn, 'sample')} {'to withdraw' if dry_run else 'withdrawn'}{rest}")

@@ -143,6 +143,11 @@ class AttemptQueries(BaseReader):
         rows = self._query(sql)
         return [open_attempt_from_row(row) for row in rows]
 
+    def open_jobs(self) -> list[OpenAttempt]:
+        """Of all processes: requests that their API has taken and not answered yet."""
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND job IS NOT NULL AND links IS NULL ORDER BY id"
+        return [open_attempt_from_row(row) for row in self._query(sql)]
+
     def job_lanes(self) -> list[str]:
         """Lanes of requests that their API has taken and not answered yet."""
         sql = "SELECT DISTINCT lane FROM attempt WHERE outcome IS NULL AND job IS NOT NULL"

@@ -22,7 +22,7 @@ recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding
 context reconciliation spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
 ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor
-attempts budgets derivative_runner http_attempt preflight reconcile recovery.repair_files remote_engine
+attempts budgets derivative_runner http_attempt job_cancel preflight reconcile recovery.repair_files remote_engine
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
 stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives

@@ -52,6 +52,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "chunk": (1,),
     "chunk_lanes": (),
     "job_lanes": (),
+    "open_jobs": (),
     "job_ids": (0.0,),
     "open_counts_of_others": ("w",),
     "unanswered_requests": ("gemini/q",),
