@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, gemini, google, imagen, openai, replicate, vertex
+from batchgen.emulator import aimlapi, bfl, gemini, google, imagen, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
@@ -33,6 +33,7 @@ class _Server:
         self.batches = Batches(self.pipeline, self.files, self.gemini)
         self.predictions = replicate.Predictions(self.pipeline, self.links)
         self.tokens = Tokens(options.token_life_s)
+        self.tasks = bfl.Tasks(self.pipeline, self.links)
 
     def routes(self) -> list[web.RouteDef]:
         models = f"{google.VERSION}/models"
@@ -55,6 +56,7 @@ class _Server:
             web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
             web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
             *self.predictions.routes(),
+            *self.tasks.routes(),
             web.get("/v1/billing/balance", answering(self.aiml_balance, {})),
             web.get("/models", answering(lambda _: aimlapi.listing(options), {})),
             web.get("/cdn/generations/{name:.+}", answering(self.picture, {})),
@@ -113,6 +115,7 @@ class _Server:
         self.links.clear()
         self.predictions.clear()
         self.tokens.clear()
+        self.tasks.clear()
         self.files.clear()
         return web.json_response({})
 

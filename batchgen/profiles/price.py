@@ -25,6 +25,7 @@ def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False, tier:
         return None
     usage = typical_usage(profile, item)
     extra_usd = sum(tokens * (rate or 0.0) for tokens, rate in _token_rates(prices, usage)) / 1_000_000
+    extra_usd += len(item.references) * (prices.reference_usd or 0.0)
     return (each * quality * sample.images + extra_usd) * factor + usage.queries * (
         prices.search_usd_per_1000 or 0.0
     ) / 1000

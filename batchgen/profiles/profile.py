@@ -23,7 +23,8 @@ class Prices:
     image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price;
     tier_factor: the same of each service tier that the model has beside `standard`; guessed_tiers: those of them whose
     factor no vendor has published for this model. quality_factor: what an image costs of `image_usd` at each `quality`;
-    empty where its price does not depend on it.
+    empty where its price does not depend on it. reference_usd: an image that is sent along, where it is billed as such; about a
+    megapixel, for estimates.
     """
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Prices:
     tier_factor: Mapping[str, float] = field(default_factory=dict)
     guessed_tiers: frozenset[str] = frozenset()
     quality_factor: Mapping[str, float] = field(default_factory=dict)
+    reference_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

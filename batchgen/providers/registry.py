@@ -25,6 +25,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "imagen": ("batchgen.providers.imagen", "Imagen"),
     "aimlapi": ("batchgen.providers.aimlapi", "AimlApi"),
     "openai": ("batchgen.providers.openai", "OpenAi"),
+    "bfl": ("batchgen.providers.bfl", "Bfl"),
     "replicate": ("batchgen.providers.replicate", "Replicate"),
     "vertex": ("batchgen.providers.vertex", "Vertex"),
     "vertex-imagen": ("batchgen.providers.vertex", "VertexImagen"),

@@ -30,6 +30,7 @@ MODELS = {
     "aimlapi": "aiml-imagen-4",
     "openai": "gpt-image-2.6",
     "replicate": "replicate-flux-schnell",
+    "bfl": "flux-2",
 }
 PICTURE = {
     "gemini": {"candidates": [{"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": "b25l"}}]}}]},
@@ -39,7 +40,9 @@ PICTURE = {
     "aimlapi": {"data": [{"b64_json": "b25l", "mime_type": "image/png"}]},
     "openai": {"data": [{"b64_json": "b25l"}], "output_format": "png"},
     "replicate": {"id": "a1", "status": "succeeded", "output": ["https://replicate.delivery/one.png"]},
+    "bfl": {"id": "a1", "polling_url": "https://api.us1.bfl.ai/v1/get_result?id=a1", "cost": 3.0},
 }
+JOBS = {"bfl"}  # a submit is never answered with an image
 LINKS = {"replicate": ("https://replicate.delivery/one.png",)}  # of those that answer with links alone
 each_codec = pytest.mark.parametrize("name", list(MODELS))
 PACKAGE = Path(registry.__file__).parent
@@ -60,8 +63,11 @@ def outcome(name, status, body) -> Reply | PendingJob | ProviderError:
 
 
 @each_codec
-def test_a_picture_is_read(name):
+def test_a_picture_or_a_job_is_read(name):
     reply = outcome(name, 200, json.dumps(PICTURE[name]).encode())
+    if name in JOBS:
+        assert isinstance(reply, PendingJob)
+        return
     images = [(image.role, image.data, image.mime_type) for image in reply.images]
     links = LINKS.get(name, ())
     assert (images, reply.links) == ([] if links else [("image", b"one", "image/png")], links)
@@ -260,7 +266,7 @@ def test_a_third_party_cannot_replace_a_codec_of_ours(acme_installed, monkeypatc
 
 
 def test_an_unknown_provider_is_answered_with_those_there_are(acme_installed):
-    with pytest.raises(UsageError, match="no provider 'acne'; installed are acme, aimlapi, gemini, imagen"):
+    with pytest.raises(UsageError, match="no provider 'acne'; installed are acme, aimlapi, bfl, gemini, imagen"):
         registry.provider_class("acne")
 
 

@@ -29,6 +29,10 @@ from batchgen.testing.kit import FIELD_VALUES, PIXEL
 OURS = {name: {"provider": name} for name in ("gemini", "imagen", "vertex", "vertex-imagen", "aimlapi", "openai")}
 MODELS = {
     "aimlapi with fields": {"provider": "aimlapi", "wire": {"fields": {"aspect_ratio": "ratio"}}},
+    "bfl with fields": {
+        "provider": "bfl",
+        "wire": {"model": "name", "fields": {"aspect_ratio": "ratio", "references": "images"}, "references": "list"},
+    },
     "foreign": {"provider": "foreign"},
     "foreign, declaring": {"provider": "declaring"},
 }
@@ -186,6 +190,6 @@ def test_the_variable_of_an_address_is_named_like_one_so_that_it_is_seen_in_a_fo
 
 def test_a_provider_that_is_not_installed_is_found_when_the_manifest_is_read(manifest_of):
     with pytest.raises(
-        ManifestError, match="model: vendor/bar: there is no provider 'acne'; installed are aimlapi, dec"
+        ManifestError, match="model: vendor/bar: there is no provider 'acne'; installed are aimlapi, bfl, dec"
     ):
         list(manifest_of({"provider": "acne"}).items())
