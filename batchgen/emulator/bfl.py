@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from aiohttp import web
@@ -117,6 +118,7 @@ class Tasks:
         self._pipeline = pipeline
         self._links = links
         self._jobs = TakenJobs()
+        self._taking = Lock()  # of worker threads, so that no two take the last place
         api = Api(
             key=_known_key,
             too_large=lambda _: _error(413, "Request Entity Too Large"),
@@ -138,19 +140,15 @@ class Tasks:
         self._jobs.clear()
 
     def _parse(self, request: web.Request, body: bytes) -> _TaskSpec:
-        """Raises ApiError 404 for models there are not, 422 as FastAPI words it, 429 beyond the active tasks."""
+        """Raises ApiError 404 for models there are not, 422 as FastAPI words it."""
         name, key = request.match_info["model"], _known_key(request)
         if name not in _SCHEMAS:
             raise _error(404, "Not Found")
-        spec = _spec(name, key, body)
-        active = [job for job in self._jobs.newest_first(key) if not job.is_over]
-        of_model = sum(job.model == name for job in active)
-        if len(active) >= _MOST_ACTIVE or of_model >= _SCHEMAS[name].active:
-            raise _too_many()
-        return spec
+        return _spec(name, key, body)
 
     def _compose(self, job: Job[_TaskSpec]) -> Answer:
-        """Draws at once and hands out when the task's time has passed. What fails or is refused costs nothing here."""
+        """Draws at once and hands out when the task's time has passed. What fails or is refused costs nothing here. Raises ApiError
+        429 beyond the active tasks."""
         spec = job.spec
         digests, megapixels_in = _references(spec.images)
         job = replace(job, spec=replace(spec, references=digests))
@@ -171,7 +169,7 @@ class Tasks:
             end=end or "",
             links=(cluster_link,) if cluster_link else (),
         )
-        self._jobs.add(taken)
+        self._take(taken)
         width, height = spec.model.pixels(spec.ratio, spec.size)
         megapixels_out = width * height / _MEGAPIXEL
         body = {
@@ -182,6 +180,13 @@ class Tasks:
             "output_mp": round(megapixels_out, 2),
         }
         return Answer(body=as_json(body), billed_images=len(pictures), sha256=tuple(map(sha256, pictures)))
+
+    def _take(self, taken: TakenJob) -> None:
+        with self._taking:
+            active = [job.model for job in self._jobs.newest_first(taken.key) if not job.is_over]
+            if len(active) >= _MOST_ACTIVE or active.count(taken.model) >= _SCHEMAS[taken.model].active:
+                raise _too_many()
+            self._jobs.add(taken)
 
     def _get(self, request: web.Request) -> Answer:
         number = request.query.get("id", "")

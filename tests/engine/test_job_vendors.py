@@ -94,8 +94,10 @@ async def test_a_job_is_left_and_collected_by_the_next_run(bench, emulator, mode
     assert (outcome.exit_code, outcome.made, emulator.stats.requests) == (0, 2, 2)
 
 
-async def test_no_more_tasks_are_open_than_black_forest_labs_takes(bench, emulator):
-    outcome = await bench("flux-2").run(*(f"thing {n}" for n in range(26)), concurrency=26)
+async def test_no_more_tasks_are_open_than_black_forest_labs_takes(tmp_path):
+    async with await serve(EmulatorOptions(latency_s=(1.5, 1.5), picture="tiny", rpm=0)) as emulator:
+        bench = VendorBench(tmp_path, "flux-2", emulator.base_url)
+        outcome = await bench.run(*(f"thing {n}" for n in range(26)), concurrency=26)
     assert (outcome.exit_code, outcome.made, emulator.stats.requests) == (0, 26, 26)  # a 429 would be one more
     assert outcome.usd == pytest.approx(0.78)
 
