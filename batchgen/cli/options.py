@@ -265,7 +265,8 @@ EXECUTION = (
     ),
     ENGINE,
     option(
-        "--no-wait", "Submit batches or work for a cluster, collect what is there, exit with 9; a later run collects."
+        "--no-wait",
+        "Submit jobs, batches or work for a cluster, collect what is there, exit with 9; a later run collects.",
     ),
     option(
         "--fallback-at HH:MM",

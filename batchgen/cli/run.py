@@ -72,7 +72,7 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
         options = arguments.run_options()
         if job.emulated and arguments.no_wait:
             raise UsageError(
-                "--no-wait leaves batches to a later run, and the emulator's end with this one: leave it out"
+                "--no-wait leaves jobs and batches to a later run, and the emulator's end with this one: leave it out"
             )
         if arguments.check_only:
             _check(invocation, job, arguments)

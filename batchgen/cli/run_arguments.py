@@ -86,7 +86,7 @@ class RunArguments:
     def run_options(self) -> batchgen.RunOptions:
         """Raises UsageError for what contradicts itself."""
         at, size = self.fallback_at, self.batch_size
-        asked = {"--no-wait": self.no_wait, "--fallback-at": at, "--batch-size": size}
+        asked = {"--fallback-at": at, "--batch-size": size}
         if self.engine == "online" and self.by is None and (given := [name for name, value in asked.items() if value]):
             raise UsageError(f"{given[0]} is about batches: add --engine batch, --engine auto or --by")
         if at is not None and self.no_wait:

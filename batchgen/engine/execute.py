@@ -87,7 +87,7 @@ class Execution:
             in_flight, profile = InFlight(taken.id), self._context.routes[ticket.lane].profile
             in_flight.sent_at = taken.started_at
             attempt = replace(AnsweredAttempt.from_record(taken, profile, taken.facts), sample=ticket.sample)
-            progress = JobProgress(ticket.lane, taken.started_at)
+            progress = JobProgress(ticket.lane, taken.started_at, is_unasked=True)
             receiving = self._receiver.finish_job(attempt, in_flight, taken.job, progress)
             await self._settle_received(ticket, attempt, in_flight, receiving)
 

@@ -47,10 +47,11 @@ class JobLeft(Exception):
 @dataclass(slots=True)
 class JobProgress:
     """How often in a row the question about a job has failed. started_at: of its request, UTC seconds; waiting_since_s: in this
-    run, seconds of `time.monotonic()`."""
+    run, seconds of `time.monotonic()`. is_unasked: an earlier run has left it, and even a run that does not wait asks once."""
 
     lane: str
     started_at: float
+    is_unasked: bool = False
     failures: int = 0
     waiting_since_s: float = field(default_factory=time.monotonic)
 
@@ -84,7 +85,7 @@ class JobPolls:
             delay_s = max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)
             if progress.failures:
                 delay_s += backoff_s(progress.failures - 1, FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S, self._rng)
-            wait = self._dispatcher.limits.wait_for_jobs
+            wait, progress.is_unasked = self._dispatcher.limits.wait_for_jobs or progress.is_unasked, False
             if wait and not self._dispatcher.stop_reason:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._dispatcher.stopping.wait(), delay_s)

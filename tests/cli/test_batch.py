@@ -91,7 +91,6 @@ def test_what_no_batch_can_have_is_an_error_that_names_the_way_out(batchgen, wri
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--no-wait"], "--no-wait is about batches"),
         (["--fallback-at", "06:00"], "--fallback-at is about batches"),
         (["--batch-size", "9"], "--batch-size is about batches"),
         (["--engine", "auto", "--no-wait", "--fallback-at", "06:00"], "leave --no-wait out"),

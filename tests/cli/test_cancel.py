@@ -87,6 +87,15 @@ async def test_a_run_that_is_going_on_records_the_ends_itself_and_buys_nothing_a
     assert ends(tmp_path) == ([("failed", "cancelled")] * 3, 3)
 
 
+@pytest.mark.parametrize("emulator", [1.0], indirect=True)
+async def test_no_wait_leaves_jobs_and_collects_them_later(emulator, manifest):
+    assert (await command("run", manifest, "--no-wait", "--quiet")).code == 9
+    await asyncio.sleep(1.0)
+    assert (await command("status", manifest, "--collect")).code == 0
+    assert (await command("run", manifest, "--quiet")).code == 0
+    assert emulator.stats.requests == 3
+
+
 @pytest.mark.parametrize("emulator", [0.5], indirect=True)
 async def test_what_was_made_before_is_left_to_be_fetched(emulator, manifest):
     assert (await run(manifest)).exit_code == 9

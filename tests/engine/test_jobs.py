@@ -124,6 +124,14 @@ async def test_without_waiting_jobs_are_left_and_the_next_run_collects_them(benc
     assert bench.pictures() == MADE
 
 
+async def test_a_run_that_does_not_wait_collects_what_is_there(bench, studio):
+    studio.seconds = 600.0
+    assert (await bench.run("a fox", "a hare", wait=False)).exit_code == 9
+    studio.jobs["1"]["due"] = 0.0
+    assert (await bench.run("a fox", "a hare", wait=False)).exit_code == 9
+    assert (list(bench.pictures()), studio.polls) == (["i0"], {"1": 1, "2": 1})
+
+
 async def test_a_deadline_leaves_jobs_where_they_are(bench, studio):
     studio.seconds = 30.0
     outcome = await bench.run("a fox", deadline=time.time() + 1.0)
