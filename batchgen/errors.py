@@ -371,7 +371,14 @@ class JobFailed(ProviderError):
     """A job that the vendor took has ended without an image, by a fault of its own. It may have been billed."""
 
     suspects, budget, reason = ("lane",), "attempts", "job_failed"
-    retryable = maybe_billed = True
+    retryable = True
+    maybe_billed: ClassVar[bool] = True
+
+
+class JobFailedUnbilled(JobFailed):
+    """The same at a vendor that does not charge for it."""
+
+    maybe_billed = False
 
 
 class JobCancelled(ProviderError):

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-_GEMINI, _IMAGEN, _AIML, _OPENAI, _REPLICATE = "generateContent", "predict", "AIML", "OpenAI", "Replicate"
-_BFL = "Black Forest Labs"
+_GEMINI, _IMAGEN, _AIML, _OPENAI = "generateContent", "predict", "AIML", "OpenAI"
+_REPLICATE, _BFL, _FAL = "Replicate", "Black Forest Labs", "fal"
 # The kind, the endpoints where it can happen, and the names.
 _TABLE = (
     # an error body in the API's own form
@@ -19,14 +19,16 @@ _TABLE = (
     ("error", (_AIML, _OPENAI), "credits"),
     ("error", (_AIML,), "maintenance"),
     ("error", (_OPENAI,), "hard_limit unverified moderation"),
-    ("error", (_REPLICATE, _BFL), "429 500 503 credits"),
+    ("error", (_REPLICATE, _BFL, _FAL), "429 500 503 credits"),
     # what a network, a proxy or a dying server makes of an answer
     ("wire", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "502html html200 truncated_json reset reset_early hang slow_drip"),
-    ("wire", (_REPLICATE, _BFL), "502html html200 truncated_json reset reset_early"),
-    # how a job ends that was taken: refused, by a fault, before it ran, or with its output removed
-    ("job", (_REPLICATE, _BFL), "job_flagged job_failed job_removed"),
-    ("job", (_REPLICATE,), "job_aborted"),
+    ("wire", (_REPLICATE, _BFL, _FAL), "502html html200 truncated_json reset reset_early"),
+    # how a job ends that was taken: refused, by a fault, with its output removed, before it ran, without an image or a black one
+    ("job", (_REPLICATE, _BFL, _FAL), "job_flagged job_failed"),
+    ("job", (_REPLICATE, _BFL), "job_removed"),
+    ("job", (_REPLICATE, _FAL), "job_aborted"),
     ("job", (_BFL,), "job_filtered"),
+    ("job", (_FAL,), "job_no_media job_black"),
     # status 200 with fewer pictures or none
     ("refusal", (_GEMINI, _AIML, _OPENAI), "no_image empty"),
     ("refusal", (_GEMINI,), "safety image_safety prohibited block image_other text_only max_tokens missing_signature"),
@@ -54,6 +56,7 @@ NOT_OF_VERTEX = frozenset({"429day", "429limit0", "429spend"})  # its capacity i
 GEMINI_FAULTS, IMAGEN_FAULTS, AIML_FAULTS = (_select(endpoint=name) for name in (_GEMINI, _IMAGEN, _AIML))
 OPENAI_FAULTS = _select(endpoint=_OPENAI)
 REPLICATE_FAULTS, BFL_FAULTS = _select(endpoint=_REPLICATE), _select(endpoint=_BFL)
+FAL_FAULTS = _select(endpoint=_FAL)
 
 # Faults of whole calls to the Files and Batch APIs, named METHOD_KIND. Kinds: an HTTP status; reset: the connection
 # ends before anything is done (an upload's: when half of a piece is stored); lost: it ends when all is done; half:

@@ -14,7 +14,8 @@ _KEPT = 20_000
 @dataclass(slots=True, kw_only=True)
 class TakenJob:
     """key: whose it is. model: as its vendor names it; asked: what it was asked for. created_s: UTC seconds; due_s: after
-    those. end: the fault it ends with, empty for none. links: its pictures. cancelled_s: UTC seconds, 0 when it was not.
+    those. end: the fault it ends with, empty for none. links: its pictures. result: what its vendor answers with, where that is
+    known from the start. cancelled_s: UTC seconds, 0 when it was not.
     """
 
     id: str
@@ -25,6 +26,7 @@ class TakenJob:
     due_s: float
     end: str
     links: tuple[str, ...]
+    result: Any = None
     cancelled_s: float = 0.0
 
     @property

@@ -6,7 +6,6 @@ replicate.com/docs/topics/predictions/{create-a-prediction,lifecycle,data-retent
 
 from __future__ import annotations
 
-import io
 import json
 import time
 import uuid
@@ -18,7 +17,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
-from PIL import Image
 
 from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean, random_id, timestamp
 from batchgen.emulator.faults import REPLICATE_FAULTS
@@ -143,7 +141,7 @@ class Predictions:
             raise _error(422, "Input validation failed", "- input: the image could not be loaded")
         job = replace(job, spec=replace(spec, references=tuple(filter(None, digests))))
         end = job.fault if (job.fault or "").startswith("job_") else ""
-        pictures = [] if end and end != "job_removed" else [_encoded(job, n) for n in range(spec.count)]
+        pictures = [] if end and end != "job_removed" else [job.paint(n) for n in range(spec.count)]
         number = random_id(26)
         links = []
         for n, data in enumerate(pictures):
@@ -228,15 +226,6 @@ def _parse(request: web.Request, body: bytes) -> _PredictionSpec:
 def _require(holds: Any, problem: str) -> None:
     if not holds:
         raise _error(422, "Input validation failed", f"- {problem}")
-
-
-def _encoded(job: Job[_PredictionSpec], index: int) -> bytes:
-    data = job.paint(index)
-    if job.spec.mime != "image/webp":
-        return data
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(data)).save(stream, "WEBP", quality=80)
-    return stream.getvalue()
 
 
 def _shown(job: TakenJob, origin: str) -> dict[str, Any]:

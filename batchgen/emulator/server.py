@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from ssl import SSLContext
 from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, bfl, gemini, google, imagen, openai, replicate, vertex
+from batchgen.emulator import aimlapi, bfl, fal, gemini, google, imagen, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
@@ -34,6 +35,7 @@ class _Server:
         self.predictions = replicate.Predictions(self.pipeline, self.links)
         self.tokens = Tokens(options.token_life_s)
         self.tasks = bfl.Tasks(self.pipeline, self.links)
+        self.queue = fal.Queue(self.pipeline, self.links)
 
     def routes(self) -> list[web.RouteDef]:
         models = f"{google.VERSION}/models"
@@ -57,6 +59,7 @@ class _Server:
             web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
             *self.predictions.routes(),
             *self.tasks.routes(),
+            *self.queue.routes(),
             web.get("/v1/billing/balance", answering(self.aiml_balance, {})),
             web.get("/models", answering(lambda _: aimlapi.listing(options), {})),
             web.get("/cdn/generations/{name:.+}", answering(self.picture, {})),
@@ -116,6 +119,7 @@ class _Server:
         self.predictions.clear()
         self.tokens.clear()
         self.tasks.clear()
+        self.queue.clear()
         self.files.clear()
         return web.json_response({})
 
@@ -123,11 +127,11 @@ class _Server:
 class RunningEmulator:
     """A server that listens. `async with` closes it; requests in flight are cut off then."""
 
-    def __init__(self, runner: web.AppRunner, server: _Server) -> None:
+    def __init__(self, runner: web.AppRunner, server: _Server, scheme: str) -> None:
         self._runner = runner
         self._server = server
         host, port = runner.addresses[0][:2]
-        self.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.base_url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def stats(self) -> Statistics:
@@ -163,8 +167,10 @@ async def serve(
     *,
     allow_remote: bool = False,
     more_routes: Iterable[web.RouteDef] = (),
+    tls: SSLContext | None = None,
 ) -> RunningEmulator:
-    """Listen; port 0 takes a free one. more_routes: after ours. Raises ValueError for a host other machines reach, unless allowed."""
+    """Listen; port 0 takes a free one. more_routes: after ours; tls: for SDKs that speak nothing but https. Raises ValueError
+    for a host other machines reach, unless allowed."""
     if not allow_remote and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines; allow_remote must be set for that")
     server = _Server(options or EmulatorOptions())
@@ -174,8 +180,8 @@ async def serve(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=1024).start()
+        await web.TCPSite(runner, host, port, backlog=1024, ssl_context=tls).start()
     except BaseException:
         await runner.cleanup()
         raise
-    return RunningEmulator(runner, server)
+    return RunningEmulator(runner, server, "https" if tls else "http")

@@ -231,8 +231,15 @@ def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
 
 def _wire_value(key: str, value: Any, profile: Profile) -> Any:
     """Tables are of the body, which is JSON and may hold any text; what is text itself may become part of an address."""
-    if key in ("fields", "defaults", "values"):
+    if key in ("fields", "defaults"):
         return _mapping(value)
+    if key == "values":
+        return {
+            ours: {str(said): their for said, their in _mapping(table).items()}
+            for ours, table in _mapping(value).items()
+        }
+    if key == "unit_usd":
+        return _positive(value)
     if key == "path":
         return _path(value, profile)
     return _name(value, profile) if isinstance(value, str) or key in ("model", "api_version") else value

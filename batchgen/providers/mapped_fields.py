@@ -27,6 +27,7 @@ MAPPABLE = frozenset(
         "negative_prompt",
         "search",
         "temperature",
+        "thinking",
     }
 )
 Names = Mapping[str, str | None]  # their name of each of our fields; None takes one out of the profile's own table
@@ -60,6 +61,7 @@ def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs)
         "output_format": item.output_format,
         "seed": item.seed,
         "temperature": item.temperature,
+        "thinking": item.thinking,
         "person_generation": item.person_generation,
         "negative_prompt": item.negative_prompt,
         "search": True if item.search else None,

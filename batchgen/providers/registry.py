@@ -29,6 +29,7 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "replicate": ("batchgen.providers.replicate", "Replicate"),
     "vertex": ("batchgen.providers.vertex", "Vertex"),
     "vertex-imagen": ("batchgen.providers.vertex", "VertexImagen"),
+    "fal": ("batchgen.providers.fal", "Fal"),
 }
 PACKAGES_PATH = "/_packages"  # of the emulator: below it are those of packages, each under its provider's name
 

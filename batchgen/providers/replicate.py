@@ -8,10 +8,8 @@ replicate.com/docs/topics/predictions/{lifecycle,create-a-prediction,data-retent
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -36,6 +34,7 @@ from batchgen.errors import (
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
 from batchgen.providers.credentials import Credentials, bearer
+from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
 from batchgen.providers.listings import wire_name
 from batchgen.providers.mapped_fields import (
     Names,
@@ -151,11 +150,10 @@ class Replicate:
 
     def job_input(self, request: Request) -> str:
         owner_and_name = request.path.removeprefix("/v1/models/").removesuffix("/predictions")
-        return _input_digest(owner_and_name, json.loads(request.body)["input"])
+        return input_digest(owner_and_name, json.loads(request.body)["input"])
 
     def list_jobs(self, since: float, page: str) -> Request:
-        after = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        query = page or f"created_after={quote(after)}"
+        query = page or f"created_after={quote(iso_time(since))}"
         return Request(method="GET", path=f"/v1/predictions?{query}", body=b"", timeout_s=TIMEOUT_S)
 
     def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
@@ -163,11 +161,11 @@ class Replicate:
         jobs = [
             ListedJob(
                 job=_pending(each),
-                input=_input_digest(each.model or "", each.input),
+                input=input_digest(each.model or "", each.input),
                 created_at=created_at,
             )
             for each in found.results
-            if each.input and JOB_ID.fullmatch(each.id) and (created_at := _utc_seconds(each.created_at)) is not None
+            if each.input and JOB_ID.fullmatch(each.id) and (created_at := utc_seconds(each.created_at)) is not None
         ]
         return jobs, urlsplit(found.next or "").query
 
@@ -221,16 +219,3 @@ def read_error(response: Response) -> ProviderError:
         return server_fault(status, message, delay_s)
     reason = "model_forbidden" if status == 403 else None
     return kind(message, reason=reason, retry_after_s=delay_s, http_status=status)
-
-
-def _input_digest(model: str, body: Any) -> str:
-    """Of what a prediction was asked for: as long for a reference of megabytes as for a prompt."""
-    asked = json.dumps([model, body], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(asked.encode()).hexdigest()
-
-
-def _utc_seconds(text: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except ValueError:
-        return None

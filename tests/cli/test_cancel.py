@@ -111,3 +111,13 @@ async def test_without_a_key_nothing_is_asked(emulator, manifest, monkeypatch):
     assert "REPLICATE_API_TOKEN" not in os.environ
     done = await command("cancel", manifest)
     assert (done.code, "REPLICATE_API_TOKEN" in done.err) == (5, True)
+
+
+async def test_requests_in_fals_queue_are_cancelled_too(emulator, tmp_path, monkeypatch):
+    monkeypatch.setenv("BATCHGEN_FAL_BASE_URL", emulator.base_url)
+    items = [{"id": "i0", "prompt": "a fox", "model": "fal-flux-schnell"}]
+    (tmp_path / "job.yaml").write_text(json.dumps({"items": items}))
+    assert (await run(str(tmp_path / "job.yaml"))).exit_code == 9
+    done = await command("cancel", str(tmp_path / "job.yaml"), "--json")
+    assert (done.code, done.json["jobs"]) == (0, {"cancelled": 1, "made": 0, "going_on": []})
+    assert ends(tmp_path) == ([("failed", "cancelled")], 1)

@@ -17,7 +17,7 @@ from batchgen.planning.batchable import BatchOptions
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
-MODELS = ["replicate-flux-schnell", "flux-2"]
+MODELS = ["replicate-flux-schnell", "flux-2", "fal-flux-schnell"]
 WITHOUT_LIST = {"flux-2"}  # of vendors that do not say which jobs there are
 each_vendor = pytest.mark.parametrize("model", MODELS)
 
@@ -85,6 +85,13 @@ async def test_a_fault_costs_no_more_than_it_must(bench, emulator, model, fault,
     outcome = await bench(model).run(f"a fox [[fault:{fault}]]")
     assert outcome.exit_code == exit_code
     assert (emulator.stats.requests, emulator.stats.billed) == (requests, billed)
+
+
+@pytest.mark.parametrize(("fault", "billed"), [("job_no_media*1", 1), ("job_black*1", 2)])
+async def test_what_fal_makes_no_image_of_is_asked_for_once_more_and_costs_what_it_says(bench, emulator, fault, billed):
+    outcome = await bench("fal-flux-schnell").run(f"a fox [[fault:{fault}]]")
+    assert (outcome.exit_code, emulator.stats.requests, emulator.stats.billed) == (0, 2, billed)
+    assert outcome.usd == pytest.approx(0.003 * billed)
 
 
 @each_vendor

@@ -33,6 +33,7 @@ MODELS = {
         "provider": "bfl",
         "wire": {"model": "name", "fields": {"aspect_ratio": "ratio", "references": "images"}, "references": "list"},
     },
+    "fal": {"provider": "fal", "wire": {"model": "owner/app"}},
     "foreign": {"provider": "foreign"},
     "foreign, declaring": {"provider": "declaring"},
 }

@@ -1,0 +1,220 @@
+"""The codec of fal's queue: a job is taken, asked about until it is over, and then asked for its result.
+
+Each model has a schema of its own, so the names of its fields are data: `wire.fields` and `wire.values` of the profile. An id is
+`fal/owner/app`, perhaps with a path behind; the prefix does not reach the wire.
+Sources: fal.ai/docs/documentation/model-apis/inference/queue; …/model-apis/{errors,request-errors,faq};
+fal.ai/docs/platform-apis (requests by endpoint); fal-client 1.0.3 on PyPI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeVar
+from urllib.parse import urlencode
+
+from pydantic import OnErrorOmit, ValidationError
+
+from batchgen.endpoint import Endpoint
+from batchgen.errors import BadRequest, BatchLostMaybeBilled, Malformed, NoImage, OutputRefused
+from batchgen.profiles.profile import Profile
+from batchgen.providers.answer_body import LENIENT, AnswerModel, decode_image, malformed_error, parse_json
+from batchgen.providers.credentials import Credentials, KeyHeader
+from batchgen.providers.fal_errors import is_still_running, read_error, read_failure
+from batchgen.providers.images_answer import INLINE_PREFIXES
+from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
+from batchgen.providers.listings import wire_name
+from batchgen.providers.mapped_fields import Names, encode_checked, encoded, field_names, mapped_input, unwrap_single
+from batchgen.providers.server_faults import not_the_api_error
+from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample, Usage
+
+PREFIX = "fal/"
+SEGMENT = r"[A-Za-z0-9_][\w.-]*"
+MODEL = re.compile(rf"{SEGMENT}(/{SEGMENT})+", re.ASCII)
+JOB_URL = re.compile(rf"https?://[^/?#]+((/{SEGMENT})+)", re.ASCII)
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+NAMESPACES = ("workflows", "comfy")  # which stand before the owner (fal-client, APP_NAMESPACES)
+LIST_URL, PAGE = "https://api.fal.ai/v1/models/requests/by-endpoint", 100  # the most that a page has
+POLL_AFTER_S = 1.0  # fal-client asks ten times a second
+TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
+RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
+PATH, OVER = "path", "over"  # in a job's state: where it is asked about, and whether it is over and has its result
+# For a model without a table of its own: the names that most of them share.
+DEFAULT_FIELDS: Names = {"aspect_ratio": "aspect_ratio", "seed": "seed", "count": "num_images"}
+AnswerT = TypeVar("AnswerT", bound=AnswerModel)
+
+
+class _Job(AnswerModel):
+    request_id: str
+    response_url: Annotated[str | None, LENIENT] = None
+
+
+class _Status(AnswerModel):
+    status: str
+
+
+class _Image(AnswerModel):
+    url: str
+    content_type: Annotated[str | None, LENIENT] = None
+
+
+class _Result(AnswerModel):
+    images: Annotated[list[_Image] | None, LENIENT] = None
+    image: Annotated[_Image | None, LENIENT] = None  # of models that make one
+    has_nsfw_concepts: Annotated[list[bool] | None, LENIENT] = None  # such images are black
+    description: Annotated[str | None, LENIENT] = None
+
+
+class _Listed(AnswerModel):
+    request_id: str
+    endpoint_id: str
+    sent_at: Annotated[str | None, LENIENT] = None
+    json_input: Annotated[dict[str, Any] | None, LENIENT] = None
+
+
+class _List(AnswerModel):
+    items: list[OnErrorOmit[_Listed]]
+    has_more: bool = True
+    next_cursor: Annotated[str | None, LENIENT] = None
+
+
+class Fal:
+    name: ClassVar[str] = "fal"
+    takes_links: ClassVar[bool] = True  # an input file is a link or a data URL
+    seed_max: ClassVar[int] = 2**31 - 1
+    endpoint: ClassVar[Endpoint] = Endpoint(
+        name="fal",
+        key_names=("FAL_KEY",),
+        base_url_names=("BATCHGEN_FAL_BASE_URL",),
+        base_url="https://queue.fal.run",
+        hosts=("api.fal.ai",),
+    )
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._model = wire_name(profile).removeprefix(PREFIX)
+        self._fields = field_names(profile, DEFAULT_FIELDS)
+
+    @staticmethod
+    def encodes(profile: Profile) -> frozenset[str]:
+        return encoded(field_names(profile, DEFAULT_FIELDS))
+
+    @staticmethod
+    def credentials(key: str) -> Credentials:
+        return KeyHeader("Authorization", f"Key {key}")
+
+    def build(self, sample: Sample, inputs: Inputs) -> Request:
+        if not MODEL.fullmatch(self._model):
+            raise BadRequest(f"{self.profile.id} is not fal/owner/app", reason="not_sendable")
+        body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
+        # X-Fal-No-Retry: else a failed run is repeated up to ten times before anybody hears of it.
+        return Request(
+            method="POST",
+            path=f"/{self._model}",
+            body=encode_checked(self.profile, body, inputs),
+            headers={"Content-Type": "application/json", "X-Fal-No-Retry": "1"},
+            timeout_s=self.profile.time_limit(sample.item.image_size),
+        )
+
+    def read(self, response: Response) -> Reply | PendingJob:
+        taken = _read(_Job, response)
+        if not JOB_ID.fullmatch(taken.request_id):  # it becomes part of an address
+            raise Malformed("an answer without the id of a request", reason="malformed", http_status=response.status)
+        said = JOB_URL.fullmatch(taken.response_url or "")
+        return self._job(taken.request_id, said[1] if said else "")
+
+    def _job(self, number: str, path: str = "") -> PendingJob:
+        """path: as the submit's answer says it. Without one it is the one that fal-client makes, without the model's sub-path."""
+        parts = self._model.split("/")
+        owner_and_app = "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
+        path = path or f"/{owner_and_app}/requests/{number}"
+        return PendingJob(id=number, state={PATH: path}, poll_after_s=POLL_AFTER_S)
+
+    def poll(self, job: PendingJob) -> Request:
+        path = job.state[PATH] if OVER in job.state else f"{job.state[PATH]}/status"
+        return Request(method="GET", path=path, timeout_s=TIMEOUT_S)
+
+    def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
+        """Of a job that runs its status; of one that is over its result, or the status and body with which it has failed."""
+        if response.status == 404:
+            raise BatchLostMaybeBilled(f"request {job.id} is not known", reason="job_lost", http_status=404)
+        if OVER not in job.state:
+            if _read(_Status, response).status in RUNNING:
+                return PendingJob(id=job.id, state=job.state, poll_after_s=POLL_AFTER_S)
+            return PendingJob(id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0)  # COMPLETED is not success
+        if response.is_success:
+            return self._reply(_read(_Result, response), job, response)
+        if is_still_running(response):
+            return PendingJob(id=job.id, state={PATH: job.state[PATH]}, poll_after_s=POLL_AFTER_S)
+        raise read_failure(response)
+
+    def _reply(self, result: _Result, job: PendingJob, response: Response) -> Reply:
+        usage = _usage(response, self.profile.wire)
+        made = result.images or ([result.image] if result.image else [])
+        flags = [*(result.has_nsfw_concepts or []), *[False] * len(made)]
+        kept = [image for image, is_flagged in zip(made, flags, strict=False) if not is_flagged]
+        if not made:
+            raise NoImage("the result has no image", http_status=response.status, usage=usage)
+        if not kept:
+            raise OutputRefused("the safety checker flagged the image", http_status=response.status, usage=usage)
+        inline = [image for image in kept if image.url.startswith(INLINE_PREFIXES)]  # asked for by sync_mode
+        return Reply(
+            images=tuple(decode_image(image.url, image.content_type) for image in inline),
+            links=tuple(image.url for image in kept if image not in inline),
+            text=result.description or "",
+            usage=usage,
+            reply_id=job.id,
+            filtered=("image_safety",) * (len(made) - len(kept)),
+        )
+
+    def cancel(self, job: PendingJob) -> Request:
+        return Request(method="PUT", path=f"{job.state[PATH]}/cancel", timeout_s=TIMEOUT_S)
+
+    def read_cancel(self, job: PendingJob, response: Response) -> None:
+        """202, or 400 `ALREADY_COMPLETED` and 404 `NOT_FOUND` of a job that does not go on anyway."""
+        told = parse_json(response.body)
+        ended = isinstance(told, dict) and told.get("status") in ("ALREADY_COMPLETED", "NOT_FOUND")
+        if not response.is_success and not ended:
+            raise read_error(response)
+
+    def job_input(self, request: Request) -> str:
+        return input_digest(request.path.removeprefix("/"), json.loads(request.body))
+
+    def list_jobs(self, since: float, page: str) -> Request:
+        asked = {"endpoint_id": self._model, "start": iso_time(since), "expand": "payloads", "limit": PAGE}
+        query = urlencode(asked | ({"cursor": page} if page else {}))
+        return Request(method="GET", url=f"{LIST_URL}?{query}", endpoint=self.endpoint, timeout_s=TIMEOUT_S)
+
+    def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
+        found = _read(_List, response)
+        jobs = [
+            ListedJob(
+                job=self._job(each.request_id),
+                input=input_digest(each.endpoint_id, each.json_input),
+                created_at=created_at,
+            )
+            for each in found.items
+            if each.json_input
+            and JOB_ID.fullmatch(each.request_id)
+            and (created_at := utc_seconds(each.sent_at)) is not None
+        ]
+        return jobs, (found.next_cursor or "") if found.has_more else ""
+
+
+def _read(kind: type[AnswerT], response: Response) -> AnswerT:
+    """Raises ProviderError."""
+    if not response.is_success:
+        raise read_error(response)
+    try:
+        return kind.model_validate_json(response.body)
+    except ValidationError as error:
+        raise not_the_api_error(response) or malformed_error(response.status, error) from None
+
+
+def _usage(response: Response, wire: Mapping[str, Any]) -> Usage | None:
+    """What was billed, where the profile says what one of its units costs."""
+    units, unit_usd = response.header("x-fal-billable-units") or "", wire.get("unit_usd")
+    if unit_usd is None or not re.fullmatch(r"\d{1,6}(\.\d{1,9})?", units, re.ASCII):
+        return None
+    return Usage(usd=float(units) * float(unit_usd))
