@@ -139,7 +139,8 @@ class PendingJob:
     """A job that an API has taken and answers later. It is durable before it is waited for, and never asked for again.
 
     id: as its vendor names it. state: what its codec needs to ask about it, such as addresses that an answer gave.
-    poll_after_s: how long it is not worth asking. result_kept_s: how long the vendor keeps what it made, None where that is days.
+    poll_after_s: how long it is not worth asking, 0 when the next answer is there already. result_kept_s: how long the vendor
+    keeps what it made, None where that is days.
     """
 
     id: str

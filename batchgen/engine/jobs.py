@@ -47,12 +47,14 @@ class JobLeft(Exception):
 @dataclass(slots=True)
 class JobProgress:
     """How often in a row the question about a job has failed. started_at: of its request, UTC seconds; waiting_since_s: in this
-    run, seconds of `time.monotonic()`. is_unasked: an earlier run has left it, and even a run that does not wait asks once."""
+    run, seconds of `time.monotonic()`. is_unasked: an earlier run has left it, and even a run that does not wait asks once.
+    was_ready: the question before did not wait."""
 
     lane: str
     started_at: float
     is_unasked: bool = False
     failures: int = 0
+    was_ready: bool = False
     waiting_since_s: float = field(default_factory=time.monotonic)
 
     def absorb(self, error: ProviderError) -> None:
@@ -82,10 +84,13 @@ class JobPolls:
         progress.check_age()
         self._waiting[progress.lane] += 1
         try:
-            delay_s = max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)
+            # Its turn was the question before: a result is fetched when it is there.
+            is_ready, progress.was_ready = job.poll_after_s == 0 and not progress.was_ready, job.poll_after_s == 0
+            delay_s = 0.0 if is_ready else max(job.poll_after_s, self._waiting[progress.lane] / POLLS_PER_S)
             if progress.failures:
                 delay_s += backoff_s(progress.failures - 1, FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S, self._rng)
-            wait, progress.is_unasked = self._dispatcher.limits.wait_for_jobs or progress.is_unasked, False
+            wait = self._dispatcher.limits.wait_for_jobs or progress.is_unasked or is_ready
+            progress.is_unasked = False
             if wait and not self._dispatcher.stop_reason:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._dispatcher.stopping.wait(), delay_s)

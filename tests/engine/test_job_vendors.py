@@ -101,6 +101,14 @@ async def test_a_job_is_left_and_collected_by_the_next_run(bench, emulator, mode
     assert (outcome.exit_code, outcome.made, emulator.stats.requests) == (0, 2, 2)
 
 
+@each_vendor
+async def test_a_run_that_does_not_wait_collects_what_is_done(bench, emulator, model):
+    assert (await bench(model).run("a fox", wait=False)).exit_code == 9
+    await asyncio.sleep(0.4)  # longer than any job takes here
+    outcome = await bench(model).run("a fox", wait=False)
+    assert (outcome.exit_code, outcome.made, emulator.stats.requests) == (0, 1, 1)
+
+
 async def test_no_more_tasks_are_open_than_black_forest_labs_takes(tmp_path):
     async with await serve(EmulatorOptions(latency_s=(1.5, 1.5), picture="tiny", rpm=0)) as emulator:
         bench = VendorBench(tmp_path, "flux-2", emulator.base_url)
