@@ -36,7 +36,11 @@ def options_of(url: str, text: str) -> tuple[str, batchgen.RunOptions]:
     limits = ChunkLimits(requests=said["requests"]) if "requests" in said else ChunkLimits()
     batches = BatchOptions(limits=limits, wait=said.get("wait", True))
     ledger = said.get("ledger") or os.environ.get("BATCHGEN_LEDGER")
-    options = batchgen.RunOptions(emulator_url=url, ledger=ledger, batches=batches)
+    hold = said.get("hold_uncertain", False)
+    chosen = batchgen.RetrySelection.of(None, hold_uncertain=hold)
+    options = batchgen.RunOptions(
+        emulator_url=url, ledger=ledger, batches=batches, hold_uncertain=hold, retry_selection=chosen
+    )
     return said.get("engine", "online"), options
 
 
