@@ -101,6 +101,22 @@ class TestReplicate(OurKit):
         monkeypatch.setattr("batchgen.providers.replicate.POLL_AFTER_S", 0.05)
 
 
+class TestBfl(OurKit):
+    model = "bfl/flux-2-pro"
+
+    @pytest.fixture(autouse=True)
+    def _quick_questions(self, monkeypatch):
+        monkeypatch.setattr("batchgen.providers.bfl.POLL_AFTER_S", 0.05)
+
+
+class TestFal(OurKit):
+    model = "fal/fal-ai/flux/schnell"
+
+    @pytest.fixture(autouse=True)
+    def _quick_questions(self, monkeypatch):
+        monkeypatch.setattr("batchgen.providers.fal.POLL_AFTER_S", 0.05)
+
+
 def test_each_codec_of_ours_is_judged():
     judged = {kit().profile.provider for kit in OurKit.__subclasses__()}
     assert judged == set(BUILT_IN)
