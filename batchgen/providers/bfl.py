@@ -42,6 +42,7 @@ from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, 
 from batchgen.records import Inputs, PendingJob, Reply, Request, Response, Sample, Usage
 
 PREFIX = "bfl/"
+NOT_FOUND = "Task not found"
 MODEL = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 POLL_AFTER_S = 1.0  # the vendor's examples ask every half second to second and a half
 RESULT_KEPT_S = 600.0
@@ -160,7 +161,7 @@ class Bfl:
                 raise OutputRefused(said, http_status=response.status)
             case "Error" | "Failed":
                 raise JobFailed(said, http_status=response.status)
-            case "Task not found":
+            case status if status == NOT_FOUND:
                 message = f"task {job.id} is not known, or no longer"
                 raise BatchLostMaybeBilled(message, reason="job_lost", http_status=response.status)
         return _pending(job.id, job.state)  # Pending, Reasoning, Generating, and what there will be besides
@@ -184,13 +185,16 @@ def _pending(task: str, state: Mapping[str, str]) -> PendingJob:
 
 
 def _status(response: Response) -> Status:
-    """Also of an answer that is no success: a task that is not known is said so in either way. Raises ProviderError."""
+    """Of an answer that is no success only that the task is not known. Raises ProviderError."""
     try:
-        return Status.model_validate_json(response.body)
+        found = Status.model_validate_json(response.body)
     except ValidationError as error:
-        if not response.is_success:
-            raise read_error(response) from None
-        raise not_the_api_error(response) or malformed_error(response.status, error) from None
+        if response.is_success:
+            raise not_the_api_error(response) or malformed_error(response.status, error) from None
+        found = None
+    if found is None or not (response.is_success or found.status == NOT_FOUND):
+        raise read_error(response)
+    return found
 
 
 def _reply(job: PendingJob, found: Status) -> Reply:

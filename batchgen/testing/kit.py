@@ -86,12 +86,14 @@ def is_about(refused: ManifestError, field: str) -> bool:
 class CodecKit:
     """Tests of one model's codec.
 
-    model: id or alias. facts: what a manifest's `models:` says of it besides. emulator: by default that which the package
-    has registered. python: what starts the processes that are killed.
+    model: id or alias. facts: what a manifest's `models:` says of it besides. stranger: id of a model of which nothing is
+    known, where the API's ids have a form. emulator: by default that which the package has registered. python: what starts the
+    processes that are killed.
     """
 
     model: ClassVar[str]
     facts: ClassVar[Mapping[str, Any]] = {}
+    stranger: ClassVar[str] = "kit/any"
     emulator: ClassVar[type[contract.Emulator] | None] = None
     python: ClassVar[str] = sys.executable
     _exchange: ClassVar[list[tuple[Read, Response]]]  # made once for all tests of a class
@@ -167,7 +169,10 @@ class CodecKit:
 
     def test_a_field_alone_reaches_the_wire_or_is_refused_where_it_stands(self, tmp_path: Path, field: str) -> None:
         plain = {"id": "a", "prompt": "a fox", **({"references": ["fox.png"]} if field == "mask" else {})}
-        for model, facts in ((self.model, self.facts), ("kit/any", {**self.facts, "provider": self.profile.provider})):
+        for model, facts in (
+            (self.model, self.facts),
+            (self.stranger, {**self.facts, "provider": self.profile.provider}),
+        ):
             try:
                 without = self.built(self.manifest(tmp_path, model, facts, [plain]), model)
                 item = {**plain, field: FIELD_VALUES[field]}
@@ -180,7 +185,7 @@ class CodecKit:
 
     def test_turns_are_sent_by_a_codec_with_conversations_alone(self, tmp_path: Path) -> None:
         facts = {**self.facts, "provider": self.profile.provider}
-        manifest = self.manifest(tmp_path, "kit/any", facts, [{"id": "a", "turns": ["a fox", "in snow"]}])
+        manifest = self.manifest(tmp_path, self.stranger, facts, [{"id": "a", "turns": ["a fox", "in snow"]}])
         try:
             found = len(list(manifest.items()))
         except ManifestError as refused:

@@ -103,6 +103,7 @@ class TestReplicate(OurKit):
 
 class TestBfl(OurKit):
     model = "bfl/flux-2-pro"
+    stranger = "bfl/any"
 
     @pytest.fixture(autouse=True)
     def _quick_questions(self, monkeypatch):
