@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -21,13 +20,13 @@ from batchgen.cli.main import run_command_line
 from batchgen.records import Item
 from tests.benchmarks import long_job
 from tests.support.browser import (
-    CHROMIUM,
+    SharedTab,
     contrast_faults,
     focused,
     keys,
+    launched,
     layout_faults,
     picture,
-    playwright,
     until,
 )
 from tests.support.fork_server import PYTHON
@@ -60,43 +59,27 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(gallery: Path, family: Path) -> Iterator[Any]:
+def shared_tab(gallery: Path, family: Path) -> Iterator[SharedTab]:
     """Started after the job was made: a job has an event loop of its own."""
-    with playwright.sync_playwright() as driver:
-        # The sandbox of the browser needs rights that containers do not give to root.
-        flags = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
+    with launched() as browser:
+        yield SharedTab(browser)
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+def visit(shared_tab: SharedTab) -> Iterator[Callable[..., Any]]:
     """Open a page, from disk unless a host is named; at the end nothing came from elsewhere, and the console is empty but for
     what is expected."""
-    contexts: list[Any] = []
-    seen: list[str] = []
     places = ["file://", "data:", "blob:"]
 
     def opened(path: Path, host: str = "", expected: tuple[str, ...] = (), **options: Any) -> Any:
         places.extend(expected)
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
-        contexts.append(context)
-        context.on("request", lambda request: seen.append(request.url))
-        tab = context.new_page()
-        tab.set_default_timeout(30_000)
-        tab.on("console", lambda message: seen.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        tab.on("dialog", lambda dialog: (seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         if host:
             places[0] = host
-        tab.goto(f"{host}/{path.name}" if host else path.as_uri())
-        return tab
+        address = f"{host}/{path.name}" if host else path.as_uri()
+        return shared_tab.visit(address, **{"viewport": {"width": 1200, "height": 800}, **options})
 
     yield opened
-    for context in contexts:
-        context.close()
-    assert [entry for entry in seen if not entry.startswith(tuple(places))] == []
+    assert [entry for entry in shared_tab.leave() if not entry.startswith(tuple(places))] == []
 
 
 def test_the_grid_shows_every_picture_and_the_vendors_words_where_there_is_none(visit, gallery):

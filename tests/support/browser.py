@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,49 @@ CHROMIUM = "/usr/bin/chromium"
 playwright = pytest.importorskip("playwright.sync_api", reason="NOT TESTED in a browser: playwright is not installed")
 if not Path(CHROMIUM).exists():
     pytest.skip(f"NOT TESTED in a browser: there is no {CHROMIUM}", allow_module_level=True)
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        # The sandbox of the browser needs rights that containers do not give to root.
+        flags = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+class SharedTab:
+    """One tab for all visits, because each new one starts three processes. A visit finds nothing of the one before.
+
+    seen: addresses that were asked for since the last `leave`; words on the console, errors and dialogs by their kind.
+    """
+
+    def __init__(self, browser: Any) -> None:
+        self.seen: list[str] = []
+        self.tab = browser.new_context().new_page()
+        self.tab.set_default_timeout(30_000)
+        self.tab.context.on("request", lambda request: self.seen.append(request.url))
+        self.tab.on("console", lambda message: self.seen.append(f"console: {message.text}"))
+        self.tab.on("pageerror", lambda error: self.seen.append(f"error: {error}"))
+        self.tab.on("dialog", lambda dialog: (self.seen.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def visit(self, address: str, viewport: dict[str, int], color_scheme: str = "light") -> Any:
+        self.tab.set_viewport_size(viewport)
+        self.tab.emulate_media(color_scheme=color_scheme)
+        self.tab.goto(address)
+        return self.tab
+
+    def leave(self) -> list[str]:
+        """What was seen; afterwards no page is open, nothing is kept, and the mouse is on nothing."""
+        if not self.tab.url.startswith("about:"):
+            self.tab.evaluate("localStorage.clear()")
+        self.tab.context.clear_cookies()
+        self.tab.mouse.move(-1, -1)
+        self.tab.goto("about:blank")
+        seen = self.seen[:]
+        self.seen.clear()
+        return seen
 
 
 def keys(tab: Any) -> list[str]:

@@ -17,13 +17,13 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import Result
 from tests.support.browser import (
-    CHROMIUM,
+    SharedTab,
     contrast_faults,
     focused,
     keys,
+    launched,
     layout_faults,
     picture,
-    playwright,
     until,
 )
 from tests.support.fork_server import PYTHON
@@ -51,11 +51,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(made: Path, family: Path) -> Iterator[Any]:
     """Started after the jobs were made: a job has an event loop of its own."""
-    with playwright.sync_playwright() as driver:
-        flags = ["--no-sandbox"] if os.name == "posix" and os.geteuid() == 0 else []
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+    with launched() as started:
         yield started
-        started.close()
+
+
+@pytest.fixture(scope="module")
+def shared_tab(browser: Any) -> SharedTab:
+    return SharedTab(browser)
 
 
 @pytest.fixture(scope="module")
@@ -86,32 +88,22 @@ def home(made: Path, spawn: Any, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 @pytest.fixture
-def visit(browser: Any, spawn: Any) -> Iterator[Callable[..., Any]]:
+def visit(shared_tab: SharedTab, spawn: Any) -> Iterator[Callable[..., Any]]:
     """Open an address, or the overview of jobs that are served for it; at the end nothing came from elsewhere, and the
     console is empty but for what is expected."""
-    contexts: list[Any] = []
-    amiss: list[str] = []
+    own = ["data:", "blob:"]
 
     def opened(place: Path | str, *argv: str, expected: str = "", **options: Any) -> Any:
         address = place
         if isinstance(place, Path):
             address = spawn("serve", str(place), "--port", "0", *argv).stdout.readline().strip()
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-        contexts.append(context)
-        own = (address.partition("?")[0], "data:", "blob:")
-        context.on("request", lambda request: request.url.startswith(own) or amiss.append(request.url))
-        tab = context.new_page()
-        tab.set_default_timeout(30_000)
-        tab.on("console", lambda message: message.text == expected or amiss.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: amiss.append(f"error: {error}"))
-        tab.on("dialog", lambda dialog: (amiss.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        tab.goto(address)
-        return tab
+        own.append(address.partition("?")[0])
+        if expected:
+            own.append(f"console: {expected}")
+        return shared_tab.visit(address, **{"viewport": {"width": 1280, "height": 800}, **options})
 
     yield opened
-    for context in contexts:
-        context.close()
-    assert amiss == []
+    assert [entry for entry in shared_tab.leave() if not entry.startswith(tuple(own))] == []
 
 
 def open_job(tab: Any) -> None:
