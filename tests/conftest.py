@@ -22,6 +22,8 @@ import asyncio_throttle.throttler
 import hypothesis
 import pytest
 
+from batchgen.store import spool
+
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
 from tests.support.paths import ROOT  # noqa: E402
 from tests.support.postgres import running  # noqa: E402
@@ -118,6 +120,14 @@ def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test shares quota or spend with anything but itself, nor touches the home folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+@pytest.fixture(autouse=True)
+def reserved_bytes(monkeypatch: pytest.MonkeyPatch) -> int:
+    """What a run reserves on its disk. Runs of this process reserve little: thousands of them would fill 16 MB each."""
+    real = spool.RESERVED_BYTES
+    monkeypatch.setattr(spool, "RESERVED_BYTES", 1 << 16)
+    return real
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.errors import BatchgenError, StoreError
 from batchgen.events import AttemptStarted
 from batchgen.ledger.reader import Reader
+from batchgen.store import spool
 from batchgen.store.store import Store
 from tests.support.bench import LIFTED_PX, Bench, items
 from tests.support.marked_key import KEY
@@ -143,7 +144,8 @@ async def test_a_picture_that_finds_no_room_lies_in_the_temporary_folder_and_the
     assert list((tmp_path / "temp").iterdir()) == []
 
 
-async def test_the_ballast_is_there_while_a_run_lasts_and_gone_afterwards(tmp_path, bench):
+async def test_the_ballast_is_there_while_a_run_lasts_and_gone_afterwards(tmp_path, bench, monkeypatch, reserved_bytes):
+    monkeypatch.setattr(spool, "RESERVED_BYTES", reserved_bytes)
     sizes = []
 
     def look(event: object) -> None:
