@@ -24,7 +24,7 @@ LEAKS = {
 }
 
 
-WORKERS = ("-n", "2", "--dist", "each")  # every test in both
+WORKERS = ("-p", "xdist", "-n", "2", "--dist", "each")  # every test in both
 
 
 def outcome(tmp_path: Path, text: str, *options: str) -> tuple[int, str]:
@@ -32,7 +32,7 @@ def outcome(tmp_path: Path, text: str, *options: str) -> tuple[int, str]:
     (tmp_path / "empty.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-c", "empty.ini", "-p", "tests.support.marked_key", "--basetemp", "base",
                "-p", "no:cacheprovider", *options, "test_it.py"]  # fmt: skip
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     for path in (tmp_path / "base").rglob("*"):
         if path.is_file():
