@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.house.modules import PATHS, circles, graph, imports_of, tree
+from tests.house.modules import PATHS, circles, graph, imports_of, nodes
 
 # Classes with several kinds behind one interface, and the rooms that may ask which kind it is.
 KINDS = {
@@ -32,10 +32,6 @@ def lines(name: str) -> int:
     return len(source(name).splitlines())
 
 
-def nodes(name: str) -> Iterator[ast.AST]:
-    yield from ast.walk(tree(PATHS[name]))
-
-
 def own_imports(name: str) -> int:
     return len({each.module for each in imports_of(PATHS[name])} - {"", name})
 
@@ -48,7 +44,7 @@ def kinds_asked(name: str) -> int:
     """`isinstance` of a store, engine or database outside of its room."""
     return sum(
         1
-        for node in nodes(name)
+        for node in nodes(PATHS[name])
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
         for kind in re.findall(r"\w+", ast.unparse(node.args[1]))
         if kind in KINDS and name.split(".")[0] not in KINDS[kind]
@@ -59,7 +55,7 @@ def looked_up(name: str) -> int:
     """Facts of ours that are fetched by a string key."""
     return sum(
         1
-        for node in nodes(name)
+        for node in nodes(PATHS[name])
         if isinstance(node, ast.Subscript)
         and isinstance(node.slice, ast.Constant)
         and isinstance(node.slice.value, str)
@@ -71,7 +67,7 @@ def looked_up(name: str) -> int:
 def long_functions(name: str) -> int:
     return sum(
         1
-        for node in nodes(name)
+        for node in nodes(PATHS[name])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 50
     )
 
@@ -80,7 +76,7 @@ def most_parameters(name: str) -> int:
     """Of any function, without self or cls."""
     takes = [
         [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-        for node in nodes(name)
+        for node in nodes(PATHS[name])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     return max((len(names) - (names[:1] in (["self"], ["cls"])) for names in takes), default=0)

@@ -66,6 +66,12 @@ def tree(path: Path) -> ast.Module:
 
 
 @functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's syntax, walked once for all tests."""
+    return tuple(ast.walk(tree(path)))
+
+
+@functools.cache
 def imports_of(path: Path) -> tuple[Import, ...]:
     """Every import of ours anywhere in a file."""
     return tuple(_imports(tree(path), late=False, for_types=False))

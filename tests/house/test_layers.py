@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.house import figures
-from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of, tree
+from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of, nodes
 
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
 STARTS_EMULATOR = {"api", "cli.emulate"}
@@ -119,7 +119,7 @@ def test_the_environment_is_read_in_one_place():
     found = {
         name
         for name, path in PATHS.items()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and ast.unparse(node) in readers
     }
     assert found <= {"settings"}
@@ -143,7 +143,7 @@ KNOW_PROVIDERS = ("providers", "profiles", EMULATOR)
 def test_no_provider_has_a_name_outside_of_its_codec_and_its_facts(module):
     named = [
         (node.lineno, name)  # type: ignore[attr-defined]
-        for node in ast.walk(tree(OURS[module]))
+        for node in nodes(OURS[module])
         for name in _names(node)
         if any(provider in name.lower().replace("/gemini-api/", "") for provider in PROVIDERS)  # an address of a source
     ]

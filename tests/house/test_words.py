@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 import pytest
 
 import batchgen
 from batchgen.providers import contract
-from tests.house.modules import PACKAGE, PATHS, tree
+from tests.house.modules import PACKAGE, PATHS, nodes
 
 DROPPED = re.compile(
     r"\bamiss\b|\banew\b(?!`)|\bchoose of\b|\btold\b|\bfor who(?:ever)?\b|\b(?:take|taken|takes) (?:it |them )?up\b(?! to)"
@@ -31,12 +32,13 @@ VALUE_OF_SCRIPT = re.compile(r"\$\{[^}]*\}")
 CONTRACT = [name for name, value in vars(contract).items() if getattr(value, "__module__", "") == contract.__name__]
 
 
+@functools.cache
 def texts(module: str) -> list[str]:
     """Every string in a module that is a sentence and no docstring; an f-string is one."""
-    nodes = list(ast.walk(tree(PATHS[module])))
-    inside = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    inside |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
-    return [text for node in nodes if id(node) not in inside and " " in (text := _text(node))]
+    found = nodes(PATHS[module])
+    inside = {id(node.value) for node in found if isinstance(node, ast.Expr)}
+    inside |= {id(part) for node in found if isinstance(node, ast.JoinedStr) for part in node.values}
+    return [text for node in found if id(node) not in inside and " " in (text := _text(node))]
 
 
 def _text(node: ast.AST) -> str:
