@@ -57,10 +57,13 @@ def _has_room() -> bool:
     return available is not None and min(free_bytes, int(available[1]) << 10) > ROOM_BYTES
 
 
+IN_MEMORY = ""
 if "TMPDIR" not in os.environ and sys.platform == "linux" and _has_room():
-    os.environ["TMPDIR"] = str(MEMORY)
+    IN_MEMORY = os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None  # it is looked up anew
 
+
+SESSION = pytest.StashKey[pytest.Session]()
 
 # Rooms whose tests wait for processes, servers and a browser, the slowest first.
 WAITING = (
@@ -91,6 +94,19 @@ def pytest_configure() -> None:
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these Python ignores, and gives back
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[SESSION] = session
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """When all has passed, nobody looks at the files any more: they go, and the memory that they lie in is free."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    session = config.stash.get(SESSION, None)  # asked now: the search for the key may have made it fail
+    passed = session is not None and session.exitstatus == pytest.ExitCode.OK
+    if IN_MEMORY and passed and factory is not None and not config.option.basetemp:
+        shutil.rmtree(factory.getbasetemp(), ignore_errors=True)
 
 
 def pytest_collection() -> None:

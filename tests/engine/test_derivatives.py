@@ -241,7 +241,8 @@ async def test_work_that_kills_every_worker_is_given_up_and_its_picture_is_none_
     running = asyncio.create_task(bench.run(items("a"), head(THUMB)))
     while not running.done():
         for pid in workers(os.getpid()):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since it was seen
+                os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.005)
     outcome = await running
     assert (outcome.exit_code, outcome.made, outcome.derived.failed) == (3, 1, 1)
