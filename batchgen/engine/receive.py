@@ -13,7 +13,7 @@ from batchgen.engine.http_attempt import Exchange, InFlight
 from batchgen.engine.jobs import JobLeft, JobPolls, JobProgress
 from batchgen.engine.lost_jobs import LostJobs
 from batchgen.engine.settle import SettledReply
-from batchgen.errors import BadRequest, BatchgenError, ProviderError, StoreError, Unanswered
+from batchgen.errors import BadRequest, BatchgenError, Malformed, ProviderError, StoreError, Unanswered
 from batchgen.http.addresses import request_url
 from batchgen.http.answer import HttpAnswer
 from batchgen.providers.contract import SupportsJobs
@@ -61,15 +61,17 @@ class Receiver:
                 on_sent=lambda: self._dispatcher.sent(ticket),
                 signatures=attempt.sample.item.turn > 0,
             )
-        except Unanswered as error:
-            received = None if error.reason == "interrupted" else await self.lost_jobs.find_one(route, attempt.id)
-            if received is None:
-                raise
-        else:
             # A bad answer keeps its place in flight until dispatch has heard why, and one that may be a job until it is counted.
             if 200 <= answer.status < 300 and not isinstance(route.codec, SupportsJobs):
                 self._dispatcher.received(ticket)
             received = await self._context.in_thread(lambda: self._read(ticket.lane, attempt, in_flight, answer))
+        except (
+            Unanswered,
+            Malformed,
+        ) as error:  # none, or one that was cut off: a job may have been taken all the same
+            received = None if error.reason == "interrupted" else await self.lost_jobs.find_one(route, attempt.id)
+            if received is None:
+                raise
         if isinstance(received, Received):
             return await self._settle(received, ticket.lane, attempt, in_flight)
         self._dispatcher.job_taken(ticket)

@@ -71,6 +71,9 @@ FAULTS = [
 ]
 OF_ONE = [
     ("replicate-flux-schnell", "reset*1", 0, 1, 1),  # the job is in the vendor's list
+    ("replicate-flux-schnell", "truncated_json*1", 0, 1, 1),  # as is one of which half an answer came
+    ("fal-flux-schnell", "truncated_json*1", 0, 1, 1),
+    ("flux-2", "truncated_json*1", 0, 2, 2),
     ("replicate-flux-schnell", "job_aborted*1", 0, 2, 1),
     ("flux-2", "reset*1", 0, 2, 2),  # nobody can know that it was taken: uncertain, and asked for once more
     ("flux-2", "job_filtered*1", 0, 2, 1),
