@@ -46,7 +46,8 @@ function verdict(sample) {
 }
 const decision = (sample) => verdict(sample).pick || "";
 const starsOf = (sample) => verdict(sample).stars || 0;
-const isToCome = (sample) => !shaOf(sample) && ["wanted", "running", "submitted"].includes(sample.state); // a pick is of an image
+// A pick is of an image, which one that has just succeeded may not show yet.
+const isToCome = (sample) => !shaOf(sample) && ["wanted", "running", "submitted", "succeeded"].includes(sample.state);
 function judge(sample, change) {
   if (isToCome(sample)) return;
   const value = { ...verdict(sample), ...change, sha: shaOf(sample) };

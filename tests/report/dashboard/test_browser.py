@@ -203,7 +203,7 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     before = tab.evaluate(succeeded)
     tab.select_option("#sort", "newest")  # each new image moves all others
     assert tab.locator(".card:not(.succeeded) .pick:enabled").count() == 0  # nothing is to be seen yet
-    press(tab, ".card.succeeded .pick")
+    press(tab, ".card.succeeded .pick:enabled")
     until(tab, "waiting.length > 0")  # images have come while the button is down
     tab.mouse.up()
     until(tab, "document.querySelector('#count').textContent.endsWith('1 picked')")
@@ -220,6 +220,20 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     assert run.wait(20) == 143
     assert tab.locator("[data-do=stop]").count() == 0
     assert len(results(tmp_path / "job.emulated")) < 80
+
+
+def test_an_image_that_has_just_succeeded_is_picked_when_it_is_there(visit, made):
+    tab = visit(made)
+    open_job(tab)
+    pick = '[data-key="mug"] .pick'
+    assert tab.is_enabled(pick)
+    tab.evaluate("whole = structuredClone(byKey.get('mug'))")
+    tab.evaluate("take({ samples: [{ ...structuredClone(whole), pictures: [] }] }, mark_)")
+    until(tab, f"document.querySelector('{pick}').disabled")
+    tab.evaluate("take({ samples: [whole] }, mark_)")
+    until(tab, f"!document.querySelector('{pick}').disabled")
+    tab.click(pick)
+    assert tab.inner_text("#count").endswith("1 picked")
 
 
 def press(tab: Any, selector: str) -> None:
