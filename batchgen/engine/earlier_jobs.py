@@ -28,9 +28,8 @@ class EarlierJobs:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EarlierJobs:
-        for taken in sorted(
-            self._context.ledger.reader.open_attempts(), key=_expires_at
-        ):  # the first is asked about first
+        # What its vendor throws away first is asked about first.
+        for taken in sorted(self._context.ledger.reader.open_attempts(), key=_expires_at):
             if taken.job is not None and taken.lane in self._dispatcher.lanes:
                 self._tasks.append(asyncio.ensure_future(self._resume(taken)))
         await asyncio.sleep(0)  # each has its ticket before the dispatcher can find that nothing is left
