@@ -116,3 +116,18 @@ def markup_text(body: bytes) -> str:
     text = body[:20_000].decode("utf-8", errors="replace")
     title = MARKUP_TITLE.search(text)
     return clean_line(MARKUP_TAG.sub(" ", title.group(1) if title else text))
+
+
+def validation_words(detail: Any) -> str:
+    """What FastAPI's `detail` says is wrong: a sentence, or for each field `body.prompt: field required`, without the input that
+    it repeats. Empty for anything else."""
+    if isinstance(detail, str):
+        return clean_line(detail)
+    entries = [entry for entry in detail if isinstance(entry, dict)] if isinstance(detail, list) else []
+    return clean_line("; ".join(filter(None, map(_field_words, entries[:5]))))
+
+
+def _field_words(entry: dict[str, Any]) -> str:
+    loc, said = entry.get("loc"), str(entry.get("msg") or "")
+    place = ".".join(map(str, loc[:10])) if isinstance(loc, list) else ""
+    return f"{place}: {said}" if place else said

@@ -33,7 +33,15 @@ from batchgen.errors import (
     Refused,
 )
 from batchgen.profiles.profile import Profile
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
+from batchgen.providers.answer_body import (
+    LENIENT,
+    AnswerModel,
+    clean_line,
+    malformed_error,
+    markup_text,
+    parse_json,
+    validation_words,
+)
 from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.listings import wire_name
 from batchgen.providers.mapped_fields import Names, encode_checked, encoded, field_names, mapped_input
@@ -230,16 +238,7 @@ def read_error(response: Response) -> ProviderError:
 
 
 def _words(found: Any) -> str:
-    """`[{"loc": ["body", "seed"], "msg": "…"}]` as `seed: …`."""
     if not isinstance(found, dict):
         return ""
-    detail = found.get("detail") or found.get("error") or found.get("message") or ""
-    if isinstance(detail, dict):
-        detail = detail.get("message") or ""
-    if isinstance(detail, list):
-        return "; ".join(
-            f"{'.'.join(str(part) for part in each.get('loc') or () if part != 'body')}: {each.get('msg')}"
-            for each in detail
-            if isinstance(each, dict)
-        )
-    return detail if isinstance(detail, str) else ""
+    detail = found.get("detail") or found.get("error") or found.get("message")
+    return validation_words(detail.get("message") if isinstance(detail, dict) else detail)

@@ -24,7 +24,7 @@ from batchgen.errors import (
     RateLimited,
     Refused,
 )
-from batchgen.providers.answer_body import clean_line, markup_text, parse_json
+from batchgen.providers.answer_body import clean_line, markup_text, parse_json, validation_words
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
 from batchgen.records import Response
 
@@ -41,7 +41,7 @@ def read_error(response: Response) -> ProviderError:
     detail = _detail(response)
     if not detail and (other := not_the_api_error(response)) is not None:
         return other
-    message = _words(detail) or clean_line(markup_text(response.body)) or f"HTTP {status} without a body"
+    message = validation_words(detail) or clean_line(markup_text(response.body)) or f"HTTP {status} without a body"
     if status == 403 and LOCKED.search(message):
         return BillingStopped(message, http_status=status)
     if status == 422:
@@ -67,7 +67,7 @@ def read_failure(response: Response) -> ProviderError:
 
 
 def is_still_running(response: Response) -> bool:
-    return response.status == 400 and bool(STILL_RUNNING.search(_words(_detail(response))))
+    return response.status == 400 and bool(STILL_RUNNING.search(validation_words(_detail(response))))
 
 
 def _rejected(detail: Any, message: str) -> ProviderError:
@@ -87,17 +87,3 @@ def _detail(response: Response) -> Any:
     told = parse_json(response.body)
     detail = told.get("detail") if isinstance(told, dict) else None
     return detail if isinstance(detail, (str, list)) else None
-
-
-def _words(detail: Any) -> str:
-    """`body.prompt: field required; …`, without the input that a model's error repeats."""
-    if isinstance(detail, str):
-        return clean_line(detail)
-    said = [_sentence(entry) for entry in (detail or [])[:5] if isinstance(entry, dict)]
-    return clean_line("; ".join(filter(None, said)))
-
-
-def _sentence(entry: dict[str, Any]) -> str:
-    loc = entry.get("loc")
-    place = ".".join(map(str, loc[:10])) if isinstance(loc, list) else ""
-    return f"{place}: {entry.get('msg')}" if place else str(entry.get("msg") or "")

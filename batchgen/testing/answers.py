@@ -30,6 +30,7 @@ BODIES = (
     b'{"error": {"message": "wro',
     b'{"a":' * 100_000,
     b'{"error": {"message": 7, "details": [[]]}, "detail": {"x": null}, "message": [], "status": -1}',
+    b'{"detail": [{"loc": 7, "msg": 1}, 7], "error": [7], "errors": 7}',
 )
 ODD_VALUES: tuple[Any, ...] = (
     None,

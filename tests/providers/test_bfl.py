@@ -159,6 +159,7 @@ def test_how_a_question_is_answered(codec, answer, kind):
         (403, "Not authenticated - Invalid Authentication", KeyRejected, "Not authenticated"),
         (422, "Invalid API key format", KeyRejected, "format"),
         (422, [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}], BadRequest, "seed: Extra"),
+        (422, [{"loc": 7, "msg": None}, 7], BadRequest, "msg"),
         (404, "Not Found", ModelUnavailable, "Not Found"),
         (429, "Too many requests", RateLimited, "Too many"),
         (500, "Internal Server Error", ServerFaultMaybeBilled, "Internal"),
