@@ -85,22 +85,6 @@ class JobLocked(BatchgenError):
     exit_code = 11
 
 
-class Fenced(BatchgenError):
-    """A request may not be sent by this worker, or not any more; nothing has left. reason: taken | budget."""
-
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key}: {reason}")
-        self.reason = reason
-
-
-class ImageError(BatchgenError):
-    """Bytes that are not a whole image. `reason` is a stable slug: not_an_image, truncated, too_large, damaged."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 class ProviderError(BatchgenError):
     """How one request ended without a usable image.
 
@@ -382,15 +366,10 @@ class JobFailedUnbilled(JobFailed):
 
 
 class JobCancelled(ProviderError):
-    """Somebody has cancelled a job at its vendor's, so this run does not ask for it again."""
-
-    reason = "cancelled"
-
-
-class JobCancelledMaybeBilled(JobCancelled):
-    """The same of a job that may be charged for what it had done by then."""
+    """Somebody has cancelled a job at its vendor's, so this run does not ask for it again. What it had done may be charged."""
 
     maybe_billed = True
+    reason = "cancelled"
 
 
 class BatchLost(ProviderError):

@@ -25,14 +25,13 @@ from batchgen.engine.routes import estimated_usd
 from batchgen.engine.stopping import RunStopper
 from batchgen.errors import (
     ConnectFailed,
-    Fenced,
     FileGone,
     LedgerError,
     LedgerGone,
     ProviderError,
     StoreError,
 )
-from batchgen.ledger.requests import IntendedRequest, OpenAttempt
+from batchgen.ledger.requests import Fenced, IntendedRequest, OpenAttempt
 from batchgen.records import Inputs, Response, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket

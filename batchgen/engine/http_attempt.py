@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from batchgen.engine.answer import bugs_as_unreadable
 from batchgen.engine.routes import Route
-from batchgen.errors import BatchgenError, DownloadFailed, ImageError, ProviderError, Unanswered
+from batchgen.errors import BatchgenError, DownloadFailed, ProviderError, Unanswered
 from batchgen.http.answer import HttpAnswer
 from batchgen.http.transport import BODY_MAX_BYTES, Transport
 from batchgen.records import Reply, ReplyImage, Request
 from batchgen.scheduling.retry import backoff_s
-from batchgen.store.check import check_file
+from batchgen.store.check import ImageError, check_file
 from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from batchgen.engine.answer import AnsweredAttempt
-from batchgen.errors import ImageError, Malformed
+from batchgen.errors import Malformed
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.records import ImageFile, Reply, ReplyImage, Sample, Usage
-from batchgen.store.check import PIECE_BYTES, ImageInfo, check_bytes, check_file, mismatch_flags
+from batchgen.store.check import PIECE_BYTES, ImageError, ImageInfo, check_bytes, check_file, mismatch_flags
 from batchgen.store.spool import SpoolFile, discard_files, disk_error
 from batchgen.store.store import Store
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from batchgen.errors import BatchgenError
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
 from batchgen.records import PendingJob, Sample, Usage, sample_key
 
@@ -68,6 +69,14 @@ class LinkedAnswer:
     usage: Usage | None = None
     text: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Fenced(BatchgenError):
+    """A request may not be sent by this worker, or not any more; nothing has left. reason: taken | budget."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

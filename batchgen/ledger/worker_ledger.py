@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from batchgen.errors import Fenced
 from batchgen.ledger import lease, work_queue
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
@@ -17,6 +16,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
+from batchgen.ledger.requests import Fenced as Fenced
 from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
 from batchgen.money import STEP_USD

@@ -13,7 +13,7 @@ from batchgen.errors import (
     BadRequest,
     BillingStopped,
     InputRejected,
-    JobCancelledMaybeBilled,
+    JobCancelled,
     JobFailed,
     JobFailedUnbilled,
     KeyRejected,
@@ -61,7 +61,7 @@ def read_failure(response: Response) -> ProviderError:
     if not detail or error.scope == "run" or status == 422:
         return error
     if response.header("x-fal-error-type") == "client_cancelled" or status == 499:
-        return JobCancelledMaybeBilled(error.message, http_status=status)
+        return JobCancelled(error.message, http_status=status)
     kind = JobFailedUnbilled if status >= 500 else JobFailed
     return kind(error.message, http_status=status)
 

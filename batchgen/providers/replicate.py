@@ -21,7 +21,7 @@ from batchgen.errors import (
     BatchLost,
     BatchLostMaybeBilled,
     BillingStopped,
-    JobCancelledMaybeBilled,
+    JobCancelled,
     JobFailed,
     KeyRejected,
     Malformed,
@@ -134,7 +134,7 @@ class Replicate:
             case "failed":
                 raise JobFailed(said or "the prediction failed", http_status=200)
             case "canceled":  # while it runs, which is charged for what it ran
-                raise JobCancelledMaybeBilled("the prediction was canceled", http_status=200)
+                raise JobCancelled("the prediction was canceled", http_status=200)
             case "aborted":  # before it ran, which is not charged
                 raise BatchLost("the prediction was aborted before it started", reason="job_failed", http_status=200)
             case "succeeded":

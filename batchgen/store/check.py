@@ -12,13 +12,21 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from batchgen.errors import ImageError
+from batchgen.errors import BatchgenError
 from batchgen.store.sniff import HEAD_BYTES, Format, sniff
 
 MAX_PIXELS = 150_000_000  # eight times a 4K picture; more is a bomb or a mistake
 PIECE_BYTES = 256 * 1024
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class ImageError(BatchgenError):
+    """Bytes that are not a whole image. `reason` is a stable slug: not_an_image, truncated, too_large, damaged."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

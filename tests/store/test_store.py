@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from batchgen.errors import ImageError, StoreError
+from batchgen.errors import StoreError
 from batchgen.records import Response
-from batchgen.store.check import ImageInfo, check_bytes, check_file, mismatch_flags
+from batchgen.store.check import ImageError, ImageInfo, check_bytes, check_file, mismatch_flags
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import SpoolFile
 from batchgen.store.store import Store

@@ -21,7 +21,7 @@ from PIL import Image
 from batchgen.errors import (
     BadRequest,
     BatchLostMaybeBilled,
-    JobCancelledMaybeBilled,
+    JobCancelled,
     JobFailed,
     KeyRejected,
     RateLimited,
@@ -99,7 +99,7 @@ class Easel:
             case "refused":
                 raise Refused("no such thing", http_status=200)
             case "cancelled":
-                raise JobCancelledMaybeBilled("cancelled", http_status=200)
+                raise JobCancelled("cancelled", http_status=200)
             case "failed":
                 raise JobFailed("out of paint", http_status=200)
             case "drawn":  # its image is another question away

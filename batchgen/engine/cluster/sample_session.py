@@ -17,10 +17,10 @@ from batchgen.engine.cluster.stop import stop_submission
 from batchgen.engine.online import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.engine.pacing import polling_shared_state
-from batchgen.errors import Fenced, JobLocked, LedgerError, StoreError
+from batchgen.errors import JobLocked, LedgerError, StoreError
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission
-from batchgen.ledger.worker_ledger import ClaimedSample
+from batchgen.ledger.worker_ledger import ClaimedSample, Fenced
 from batchgen.records import Sample, sample_key
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.stop_reason import StopKind, StopReason

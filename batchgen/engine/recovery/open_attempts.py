@@ -12,12 +12,11 @@ from itertools import groupby
 
 from batchgen.engine.recovery.receipts import receipt_from_json
 from batchgen.engine.settle import late_message, late_pictures, move_into_place, place_recorded, record_and_place
-from batchgen.errors import ImageError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.records import ImageFile
-from batchgen.store.check import check_file
+from batchgen.store.check import ImageError, check_file
 from batchgen.store.local_folder import verify_file
 from batchgen.store.spool import sync_file, sync_folder
 from batchgen.store.store import Store

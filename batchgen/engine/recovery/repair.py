@@ -28,13 +28,14 @@ from batchgen.engine.recovery.repair_records import (
     record_unsuccessful,
     sent_request,
 )
-from batchgen.errors import ImageError, LedgerError, StoreError
+from batchgen.errors import LedgerError, StoreError
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE
 from batchgen.ledger.schema import ledger_path, open_file_for_reading
 from batchgen.manifest import Manifest
+from batchgen.store.check import ImageError
 from batchgen.store.sniff import is_picture
 from batchgen.store.spool import disk_error
 from batchgen.store.store import STORE_META_KEY, Store, open_store

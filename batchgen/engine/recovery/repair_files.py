@@ -12,9 +12,8 @@ from pathlib import Path
 from batchgen.engine.answer import embedded_sha256s
 from batchgen.engine.recovery.receipts import is_inside
 from batchgen.engine.recovery.repair_records import ResultLine
-from batchgen.errors import ImageError
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.store.check import check_file
+from batchgen.store.check import ImageError, check_file
 from batchgen.store.job_folder import TURNS
 from batchgen.store.sniff import EXTENSION, is_picture
 from batchgen.store.store import Store
