@@ -133,6 +133,9 @@ def _blocks(status: JobStatus) -> Iterator[tuple[str, Sequence[str]]]:
     if sent := [request for request in status.in_flight if not request.to_fetch]:
         unsettled = "sent, but how they ended was not recorded; the next run settles them:"
         yield "in flight", [*([] if status.running else [unsettled]), *_request_lines(sent)]
+    if status.jobs:
+        later = "its API has taken them and answers later; the next run asks about them:"
+        yield "jobs", [*([] if status.running else [later]), *_request_lines(status.jobs)]
     if to_fetch:
         yield "to fetch", [f"{TO_FETCH_NOTE}:", *_request_lines(to_fetch)]
     yield from batch_lines(status.batches)

@@ -114,6 +114,11 @@ class OpenAttempt:
     def links(self) -> Mapping[int, str]:
         return self.answer.links if self.answer else {}
 
+    @property
+    def is_with_vendor(self) -> bool:
+        """Whether its API has taken it, to answer later."""
+        return self.job is not None and not self.links
+
 
 @dataclass(frozen=True, slots=True)
 class SurplusRequest:

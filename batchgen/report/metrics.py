@@ -235,7 +235,7 @@ def snapshot_values(reader: Reader, folder: Path, now: float) -> Iterator[Metric
     yield from ledger_values(reader)
     last, ended = reader.last_run(), reader.last_ended_run()
     running = last is not None and process_state(last, folder) == "running"
-    in_flight = Counter(lane_model(attempt.lane) for attempt in reader.open_attempts())
+    in_flight = Counter(lane_model(each.lane) for each in reader.open_attempts() if not each.is_with_vendor)
     for lane in read_lanes(reader, reader.counts_by_model(), in_flight, running, now):
         yield "batchgen_in_flight", (lane.model,), lane.in_flight if running else 0
         yield "batchgen_lane_cooled", (lane.model,), float(lane.cooling_until > 0)

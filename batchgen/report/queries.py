@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.requests import OpenAttempt
 from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
@@ -56,7 +57,8 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
         requests=reader.attempts(),
         usd=view.MoneyView.of(reader.money()),
         by_model=reader.counts_by_model(),
-        in_flight=_open_requests(reader),
+        in_flight=_open_requests(each for each in reader.open_attempts() if not each.is_with_vendor),
+        jobs=_open_requests(reader.open_jobs()),
         batches=_batches(reader),
         derivatives=DerivativeReader.from_reader(reader).derivative_counts(),
         parked={
@@ -203,7 +205,7 @@ def _batches(reader: Reader) -> list[view.BatchView]:
     ]
 
 
-def _open_requests(reader: Reader) -> list[view.OpenRequest]:
+def _open_requests(attempts: Iterable[OpenAttempt]) -> list[view.OpenRequest]:
     return [
         view_of(
             view.OpenRequest,
@@ -213,7 +215,7 @@ def _open_requests(reader: Reader) -> list[view.OpenRequest]:
             since=UtcTime(attempt.started_at),
             to_fetch=bool(attempt.links),
         )
-        for attempt in reader.open_attempts()
+        for attempt in attempts
     ]
 
 

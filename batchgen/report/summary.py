@@ -307,7 +307,7 @@ def next_steps(summary: view.RunSummary) -> list[str]:
             return [f"{run} watches what the workers do; {cancel} withdraws what has not begun"]
         case 9:
             collect = f"batchgen status {manifest}{output} --collect"
-            return [f"{run} collects what the batches have brought; so does {collect}"]
+            return [f"{run} collects what has been made by then; so does {collect}"]
         case 7 | 129 | 130 | 143:
             return [f"{run} goes on from here"]
     return []

@@ -246,11 +246,12 @@ class JobView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus(JobView):
-    """How a job stands. usd and requests: of all runs. derivatives: files of `post:`, by what is made and by state. total:
-    images that are wanted, also those that were not tried."""
+    """How a job stands. usd and requests: of all runs. jobs: requests that an API has taken and answers later. derivatives:
+    files of `post:`, by what is made and by state. total: images that are wanted, also those that were not tried."""
 
     by_model: Mapping[str, Mapping[str, int]]
     in_flight: Sequence[OpenRequest]
+    jobs: Sequence[OpenRequest]
     batches: Sequence[BatchView]
     derivatives: Mapping[str, Mapping[str, int]]
     parked: Mapping[str, Parked]

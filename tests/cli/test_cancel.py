@@ -89,7 +89,12 @@ async def test_a_run_that_is_going_on_records_the_ends_itself_and_buys_nothing_a
 
 @pytest.mark.parametrize("emulator", [1.0], indirect=True)
 async def test_no_wait_leaves_jobs_and_collects_them_later(emulator, manifest):
-    assert (await command("run", manifest, "--no-wait", "--quiet")).code == 9
+    left = await command("run", manifest, "--no-wait")
+    assert (left.code, "batches" in left.out) == (9, False)
+    status = await command("status", manifest)
+    assert "jobs      its API has taken them and answers later" in status.out and "in flight" not in status.out
+    facts = json.loads((await command("status", manifest, "--json")).out)
+    assert ([job["id"] for job in facts["jobs"]], facts["in_flight"]) == (["i0", "i1", "i2"], [])
     await asyncio.sleep(1.0)
     assert (await command("status", manifest, "--collect")).code == 0
     assert (await command("run", manifest, "--quiet")).code == 0

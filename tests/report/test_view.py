@@ -20,7 +20,7 @@ JOB = {
     "job", "manifest", "folder", "bucket", "waiting", "discrepancies", "emulated", "samples", "requests", "usd", "cluster",
     "uncertain", "account", "account_of_run", "outages", "reasons", "batches", "derivatives", "parked", "totals", "blocked",
 }  # fmt: skip
-STATUS = JOB | {"by_model", "in_flight", "unread", "run", "total"}
+STATUS = JOB | {"by_model", "in_flight", "jobs", "unread", "run", "total"}
 RUN = JOB | {
     "run_id", "exit_code", "stopped_by", "message", "remedy", "seconds", "exposed_ms", "own_folder", "engine", "results",
     "images", "limit", "stopped_models", "flagged", "flagged_total", "newest", "retried",
