@@ -427,7 +427,8 @@ def test_references_stand_beside_the_image_and_small_on_its_card_until_they_are_
         ["family.emulated", "mug.jpg"],
         ["photos", "a%20b.png"],
     ]
-    assert tab.locator("#stage figcaption b").all_inner_texts()[1:] == ["reference @mug", "reference photos/a b.png"]
+    names = tab.locator("#stage figcaption b")
+    assert names.all_inner_texts()[1:] == ["reference @mug", "reference photos/a b.png"]
     tab.keyboard.press("r")
     assert figures(tab) == ["image"]
     tab.keyboard.press("c")  # one sample is compared with what it was made from
@@ -438,6 +439,8 @@ def test_references_stand_beside_the_image_and_small_on_its_card_until_they_are_
     assert not tab.is_visible(inset)
     tab.click("#insets")
     assert tab.is_visible(inset)
+    tab.click('[data-key="masked"] .open')
+    assert names.all_inner_texts()[1:] == ["reference photos/a b.png", "mask photos/mask.png"]
 
 
 def test_a_reference_that_was_not_sent_is_gone_or_has_changed_is_said(visit, family, tmp_path):

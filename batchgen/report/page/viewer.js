@@ -77,7 +77,10 @@ function drawStage(all) {
   stage.className = comparing ? "many" : sent.length ? "beside" : "";
   stage.style.setProperty("--sent", sent.length);
   stage.replaceChildren(...(made.length ? made.map(pictureFigure) : [make("figure", { "data-kind": "none" }, make("p", { class: "words", dir: "auto" }, ...words(sample)))]),
-    ...sent.map((each) => figure({ ...each, kind: "reference", name: `reference ${each.name}`, alt: `reference ${each.name}` })));
+    ...sent.map((each, index) => {
+      const name = `${settingsOf(sample).mask && index === sent.length - 1 ? "mask" : "reference"} ${each.name}`;
+      return figure({ ...each, kind: "reference", name, alt: name });
+    }));
 }
 function rows(pairs) {
   return make("dl", {}, ...pairs.filter(([, value]) => value != null && value !== "").flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
