@@ -35,14 +35,15 @@ from batchgen.emulator import serve
 from tests.support.batch_bench import quick
 
 async def main():
-    options = quick(faults={faults!r}, list_lag_s=0.3, pending_s=0.1, running_s=1.0)
+    options = quick(faults={faults!r}, list_lag_s=0.3, pending_s=0.1, running_s=2.5)
     async with await serve(replace(options, upload_granularity_bytes=1024)) as emulator:
         print(emulator.base_url, flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
 """
-STAGES = ("uploads", "batches_created") * 3 + ("batch_lines", "pictures") * 3
+# All is uploaded by the fourth kill; pictures come until the end.
+STAGES = (*("uploads", "batches_created") * 2, "batch_lines", *("pictures",) * 7)
 
 
 @pytest.fixture
@@ -77,9 +78,9 @@ async def kill_somewhere(bench: BatchBench, stage: str, rng: random.Random) -> b
     """When the stage has got on a little, and a moment later; false when the run had come to its end by then."""
     before = await count(bench, stage)
     child = await start(bench)
-    beyond = before + (rng.randint(1, 15) if stage in ("batch_lines", "pictures") else 1)
+    beyond = before + (rng.randint(1, 5) if stage == "pictures" else 1)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(1.0):
             while await count(bench, stage) < beyond and child.returncode is None:
                 await asyncio.sleep(0.005)
     await asyncio.sleep(rng.uniform(0.0, 0.02))
