@@ -119,7 +119,7 @@ def mcp_command(invocation: Invocation, **given: Any) -> int:
     except ImportError:
         raise UsageError(MISSING_LIBRARY) from None
     if not Path(options.folder).is_dir():
-        raise UsageError(f"--folder {options.folder}: there is no such folder")
+        raise UsageError(f"--folder {options.folder}: no such folder; give the one that your manifests are in")
     if sys.stdin.isatty():
         invocation.err.line(AT_TERMINAL, "dim")
     # The library waits for a line in a thread that nothing interrupts. Runs have sessions of their own and go on.

@@ -73,7 +73,7 @@ class _Client:
     slots: asyncio.Semaphore
 
     async def cancel(self, taken: OpenAttempt) -> str:
-        """Why it goes on; empty when its vendor has taken the wish."""
+        """Why it goes on; empty when its vendor has agreed."""
         codec, job = cast(SupportsCancel, _codec(self.routes, taken)), cast(PendingJob, taken.job)
         try:
             with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):

@@ -43,13 +43,11 @@ from batchgen.providers.answer_body import (
     validation_words,
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.listings import wire_name
-from batchgen.providers.mapped_fields import Names, encode_checked, encoded, field_names, mapped_input
+from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, encoded, field_names, mapped_input
 from batchgen.providers.request_body import reference_placeholder
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
 from batchgen.records import Inputs, PendingJob, Reply, Request, Response, Sample, Usage
 
-PREFIX = "bfl/"
 NOT_FOUND = "Task not found"
 MODEL = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 POLL_AFTER_S = 1.0  # the vendor's examples ask every half second to second and a half
@@ -58,8 +56,6 @@ TIMEOUT_S = 30.0  # of a question
 USD_PER_CREDIT = 0.01
 STEP_PX = 16
 PIXELS_OF_SIZE: Mapping[str, int] = {"512": 512 * 512, "1K": 1024 * 1024, "2K": 2048 * 2048}
-# FLUX.2's, and what an unknown model is taken for.
-DEFAULT_FIELDS: Names = {"references": "input_image", "seed": "seed", "output_format": "output_format"}
 KEY_FORMAT = re.compile(r"API key", re.IGNORECASE)  # 422 `{"detail": "Invalid API key format"}`
 
 
@@ -82,9 +78,11 @@ class Status(AnswerModel):
     cost: Annotated[float | None, LENIENT] = None
 
 
-class Bfl:
+class Bfl(MappedCodec):
     name: ClassVar[str] = "bfl"
-    takes_links: ClassVar[bool] = True
+    prefix: ClassVar[str] = "bfl/"
+    # FLUX.2's, and what an unknown model is taken for.
+    default_fields: ClassVar[Names] = {"references": "input_image", "seed": "seed", "output_format": "output_format"}
     endpoint: ClassVar[Endpoint] = Endpoint(
         name="bfl",
         key_names=("BFL_API_KEY",),
@@ -93,14 +91,9 @@ class Bfl:
         hosts=("*.bfl.ai",),  # a task is asked about at its own cluster's: api.eu2.bfl.ai, api.us6.bfl.ai, …
     )
 
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self._model = wire_name(profile).removeprefix(PREFIX)
-        self._fields = field_names(profile, DEFAULT_FIELDS)
-
-    @staticmethod
-    def encodes(profile: Profile) -> frozenset[str]:
-        names = field_names(profile, DEFAULT_FIELDS)
+    @classmethod
+    def encodes(cls, profile: Profile) -> frozenset[str]:
+        names = field_names(profile, cls.default_fields)
         return encoded(names) | ({"aspect_ratio", "image_size"} if _takes_pixels(names) else frozenset[str]())
 
     @staticmethod

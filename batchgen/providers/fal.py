@@ -18,18 +18,15 @@ from pydantic import OnErrorOmit, ValidationError
 
 from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, BatchLostMaybeBilled, Malformed, NoImage, OutputRefused
-from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel, decode_image, malformed_error, parse_json
 from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.fal_errors import is_still_running, read_error, read_failure
 from batchgen.providers.images_answer import INLINE_PREFIXES
 from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.listings import wire_name
-from batchgen.providers.mapped_fields import Names, encode_checked, encoded, field_names, mapped_input, unwrap_single
+from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, mapped_input, unwrap_single
 from batchgen.providers.server_faults import not_the_api_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample, Usage
 
-PREFIX = "fal/"
 SEGMENT = r"[A-Za-z0-9_][\w.-]*"
 MODEL = re.compile(rf"{SEGMENT}(/{SEGMENT})+", re.ASCII)
 JOB_URL = re.compile(rf"https?://[^/?#]+((/{SEGMENT})+)", re.ASCII)
@@ -40,8 +37,6 @@ POLL_AFTER_S = 1.0  # fal-client asks ten times a second
 TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
 RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 PATH, OVER = "path", "over"  # in a job's state: where it is asked about, and whether it is over and has its result
-# For a model without a table of its own: the names that most of them share.
-DEFAULT_FIELDS: Names = {"aspect_ratio": "aspect_ratio", "seed": "seed", "count": "num_images"}
 AnswerT = TypeVar("AnswerT", bound=AnswerModel)
 
 
@@ -79,9 +74,11 @@ class _List(AnswerModel):
     next_cursor: Annotated[str | None, LENIENT] = None
 
 
-class Fal:
+class Fal(MappedCodec):
     name: ClassVar[str] = "fal"
-    takes_links: ClassVar[bool] = True  # an input file is a link or a data URL
+    prefix: ClassVar[str] = "fal/"
+    # For a model without a table of its own: the names that most of them share.
+    default_fields: ClassVar[Names] = {"aspect_ratio": "aspect_ratio", "seed": "seed", "count": "num_images"}
     seed_max: ClassVar[int] = 2**31 - 1
     endpoint: ClassVar[Endpoint] = Endpoint(
         name="fal",
@@ -90,15 +87,6 @@ class Fal:
         base_url="https://queue.fal.run",
         hosts=("api.fal.ai",),
     )
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self._model = wire_name(profile).removeprefix(PREFIX)
-        self._fields = field_names(profile, DEFAULT_FIELDS)
-
-    @staticmethod
-    def encodes(profile: Profile) -> frozenset[str]:
-        return encoded(field_names(profile, DEFAULT_FIELDS))
 
     @staticmethod
     def credentials(key: str) -> Credentials:

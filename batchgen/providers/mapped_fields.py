@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from batchgen.errors import BadRequest
 from batchgen.profiles.profile import Profile
+from batchgen.providers.listings import wire_name
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
 from batchgen.records import Inputs, Sample
 
@@ -39,6 +40,26 @@ def field_names(profile: Profile, default: Names) -> Names:
 
 def encoded(names: Names) -> frozenset[str]:
     return MAPPABLE & {ours for ours, theirs in names.items() if theirs} | {"extra"}
+
+
+class MappedCodec:
+    """The head of a codec whose models each have names of their own for its fields.
+
+    prefix: of our ids, which does not reach the wire. default_fields: for a model without a table of its own.
+    """
+
+    prefix: ClassVar[str]
+    default_fields: ClassVar[Names]
+    takes_links: ClassVar[bool] = True  # an input file is a link or a data URL
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._model = wire_name(profile).removeprefix(self.prefix)
+        self._fields = field_names(profile, self.default_fields)
+
+    @classmethod
+    def encodes(cls, profile: Profile) -> frozenset[str]:
+        return encoded(field_names(profile, cls.default_fields))
 
 
 def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs) -> dict[str, Any]:

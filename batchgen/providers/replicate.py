@@ -31,30 +31,18 @@ from batchgen.errors import (
     RateLimited,
     Refused,
 )
-from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
 from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.listings import wire_name
-from batchgen.providers.mapped_fields import (
-    Names,
-    encode_checked,
-    encoded,
-    field_names,
-    mapped_input,
-    unwrap_single,
-)
+from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, mapped_input, unwrap_single
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 
-PREFIX = "replicate/"
 OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 POLL_AFTER_S = 1.0  # the SDK asks every half second
 RESULT_KEPT_S = 3600.0
 TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
-# For a model without a table of its own: the names that most of them share.
-DEFAULT_FIELDS: Names = {"aspect_ratio": "aspect_ratio", "seed": "seed"}
 # `error` of a prediction whose prompt or image was refused: "… flagged as sensitive. (E005)"; "NSFW content detected. Try
 # running it again, or try a different prompt." Source: the vendor's models, as users report it.
 REFUSED = re.compile(r"\(E005\)|flagged as sensitive|NSFW content", re.IGNORECASE)
@@ -78,9 +66,11 @@ class PredictionList(AnswerModel):
     next: Annotated[str | None, LENIENT] = None
 
 
-class Replicate:
+class Replicate(MappedCodec):
     name: ClassVar[str] = "replicate"
-    takes_links: ClassVar[bool] = True  # an input file is a link or a data URL
+    prefix: ClassVar[str] = "replicate/"
+    # For a model without a table of its own: the names that most of them share.
+    default_fields: ClassVar[Names] = {"aspect_ratio": "aspect_ratio", "seed": "seed"}
     seed_max: ClassVar[int] = 2**31 - 1
     endpoint: ClassVar[Endpoint] = Endpoint(
         name="replicate",
@@ -88,15 +78,6 @@ class Replicate:
         base_url_names=("BATCHGEN_REPLICATE_BASE_URL", "REPLICATE_BASE_URL"),
         base_url="https://api.replicate.com",
     )
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self._model = wire_name(profile).removeprefix(PREFIX)
-        self._fields = field_names(profile, DEFAULT_FIELDS)
-
-    @staticmethod
-    def encodes(profile: Profile) -> frozenset[str]:
-        return encoded(field_names(profile, DEFAULT_FIELDS))
 
     @staticmethod
     def credentials(key: str) -> Credentials:

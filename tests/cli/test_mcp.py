@@ -359,7 +359,7 @@ def test_without_the_library_one_line_says_how_to_get_it(batchgen, folder, monke
 
 def test_a_folder_that_is_not_there_and_a_missing_budget_are_mistakes(batchgen, folder):
     answer = batchgen("mcp", "--folder", str(folder / "none"), "--max-cost", "1")
-    assert (answer.code, "there is no such folder" in answer.err) == (2, True)
+    assert (answer.code, "no such folder; give the one" in answer.err) == (2, True)
     assert "Missing option '--max-cost'" in batchgen("mcp", "--folder", str(folder)).err
 
 
