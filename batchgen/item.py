@@ -38,6 +38,40 @@ class Post:
     source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check of an image, by its name. rejects: whether what it finds rejects the image, or is only noted. options: names and
+    values, as the check declares them."""
+
+    name: str
+    rejects: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """An AI model that is asked how well an image meets a rubric. least: of 10 points, below which the image is rejected.
+    of: how many images are made for one, of which the best is kept. feedback: what it finds wrong goes into the next prompt."""
+
+    model: str
+    provider: str
+    rubric: str
+    least: float = 7.0
+    of: int = 1
+    feedback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnReject:
+    """What becomes of a rejected image. again: how many more are bought at most; then: the last of them is kept under its name, or
+    held in drafts/ until somebody accepts it."""
+
+    again: int = 0
+    then: Literal["keep", "hold"] = "keep"
+
+
+DEFAULT_CHECKS = (Check(name="blank"), Check(name="twin"))
+
 # What becomes of a field of a manifest. `own`: of batchgen, never sent; `picture`: sent, and another value is another
 # picture; `delivery`: sent, and changes price and speed alone.
 Use = Literal["own", "picture", "delivery"]
@@ -198,6 +232,9 @@ class Item:
     post: Post | None = field(
         default=None, metadata=_declared("Files to make of the image: a list of them, or an object; never sent.")
     )
+    checks: tuple[Check, ...] = DEFAULT_CHECKS
+    judge: Judge | None = None
+    on_reject: OnReject = OnReject()
     origin: str = ""
 
 

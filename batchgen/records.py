@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from batchgen.endpoint import Endpoint
+from batchgen.item import Check as Check
 from batchgen.item import Derivative as Derivative
 from batchgen.item import Item as Item
+from batchgen.item import Judge as Judge
+from batchgen.item import OnReject as OnReject
 from batchgen.item import Post as Post
 
 EMPTY_MAPPING: Mapping[str, Any] = {}
@@ -235,11 +238,44 @@ class ImageFile:
     flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
 
 
+Ruling = Literal["accept", "warn", "reject", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a check, the judge or a person says of one image. sha256: of the image. name: of the check, of the judge's model, of the
+    person. basis: hash of what was asked of it, so that another rubric or another option judges again; empty of a person.
+
+    ruling: none takes an earlier one of the same person back. reason: a slug, such as `blank`; message: in words. score: 0 to 10
+    of a judge, stars from 1 to 5 of a person, what was measured of a check. details: JSON, such as `{"twin": "mug-2.png"}` or
+    `{"boxes": [[x, y, width, height, text], …]}` in parts of the image's width and height. usd: None when unknown. at: UTC
+    seconds.
+    """
+
+    item_id: str
+    n: int
+    sha256: str
+    by: Literal["check", "judge", "person"]
+    name: str
+    ruling: Ruling
+    basis: str = ""
+    reason: str = ""
+    message: str = ""
+    score: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    usd: float | None = 0.0
+    attempt: int | None = None
+    at: float = 0.0
+
+
 SampleState = Literal[
-    "wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked", "superseded"
+    "wanted", "running", "submitted", "succeeded", "rejected", "refused", "failed", "uncertain", "blocked", "superseded"
 ]
 # Of what the manifest has not given up.
-CURRENT_STATES = ("wanted", "running", "submitted", "succeeded", "refused", "failed", "uncertain", "blocked")
+CURRENT_STATES = (
+    *("wanted", "running", "submitted", "succeeded", "rejected", "refused", "failed", "uncertain", "blocked"),
+)
+HAS_IMAGE = ("succeeded", "rejected")  # states of a sample whose image is there, accepted or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any
 from batchgen.records import Item, Sample
 from batchgen.scheduling.fallback import next_fallback_lane, sample_for_lane
 
-_ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name != "post")  # which asks for nothing
+_LATER = ("post", "checks", "judge", "on_reject")  # what is done with an image that is there
+_ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name not in _LATER)
 _TUPLE_FIELDS = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
 
 

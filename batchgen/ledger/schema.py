@@ -13,7 +13,7 @@ from batchgen.errors import LedgerError, LedgerGone
 from batchgen.ledger.database import Change
 from batchgen.store.spool import file_identity, sync_folder
 
-VERSION = 7
+VERSION = 8
 FILE_NAME = "ledger.sqlite"
 OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, as JSON
 COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
@@ -43,12 +43,23 @@ DERIVATIVE_COLUMNS = (
     *("width", "height", "mtime_ns", "message"),
 )
 
+# What checks, judge and people said of images: one row for whoever says it of an image, the latest. `records.Verdict` has its columns.
+VERDICT_DDL = """
+CREATE TABLE verdict (
+  item_id TEXT NOT NULL, n INTEGER NOT NULL, sha256 TEXT NOT NULL, by TEXT NOT NULL, name TEXT NOT NULL, basis TEXT NOT NULL,
+  ruling TEXT NOT NULL, reason TEXT NOT NULL, message TEXT NOT NULL, score REAL, details TEXT NOT NULL, usd REAL,
+  attempt INTEGER, at REAL NOT NULL, PRIMARY KEY (item_id, n, sha256, by, name)) WITHOUT ROWID;
+"""
+VERDICT_COLUMNS = (
+    *("item_id", "n", "sha256", "by", "name", "basis", "ruling", "reason", "message", "score", "details", "usd"),
+    *("attempt", "at"),
+)
 DOUBTFUL_INDEX_DDL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
 IMAGE_COLUMNS = (
     *("attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed"),
     *("sha256", "bytes", "width", "height", "format", "flags"),
 )
-TABLES_DDL = f"""{DERIVATIVE_DDL}
+TABLES_DDL = f"""{DERIVATIVE_DDL}{VERDICT_DDL}
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (
   id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, pid INTEGER, host TEXT, version TEXT,
@@ -97,6 +108,7 @@ MIGRATIONS = {
     4: f"ALTER TABLE attempt ADD COLUMN worker TEXT; DROP INDEX attempt_doubtful; {DOUBTFUL_INDEX_DDL}",
     5: "ALTER TABLE image ADD COLUMN stamp TEXT;",
     6: "ALTER TABLE attempt ADD COLUMN job TEXT;",
+    7: VERDICT_DDL,
 }
 _ADDED_COLUMNS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "attempt": {1: ("sent_as", "beside"), 3: ("chunk", "facts"), 4: ("worker",), 6: ("job",)},
@@ -246,6 +258,9 @@ def compatibility_views(version: int) -> Iterator[str]:
         yield f"CREATE TEMP VIEW derivative AS SELECT {columns} WHERE 0"
     if version <= 3:
         yield CHUNK_DDL.partition("CREATE INDEX")[0].replace("CREATE TABLE", "CREATE TEMP TABLE")
+    if version <= 7:
+        columns = ", ".join(f"NULL AS {name}" for name in VERDICT_COLUMNS)
+        yield f"CREATE TEMP VIEW verdict AS SELECT {columns} WHERE 1 = 0"
 
 
 @contextlib.contextmanager

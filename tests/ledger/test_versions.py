@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,16 @@ from batchgen.ledger.location import SHARED_SCHEMA, has_ledger
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER, VERSION, ledger_path
+from batchgen.ledger.verdicts import VerdictReader, upsert_verdicts
+from batchgen.records import Verdict
 from tests.support.bench import Bench, items
 from tests.support.paths import ROOT
 
 TABLES = (ROOT / "tests" / "support" / "ledger_version_1.sql").read_text()
 
 
-WITHOUT_JOBS = "ALTER TABLE attempt DROP COLUMN job;"  # of version 6
+WITHOUT_VERDICTS = "DROP TABLE verdict;"  # of version 7
+WITHOUT_JOBS = f"{WITHOUT_VERDICTS} ALTER TABLE attempt DROP COLUMN job;"  # of version 6
 WITHOUT_STAMPS = f"{WITHOUT_JOBS} ALTER TABLE image DROP COLUMN stamp;"  # of version 5
 WITHOUT_WORKERS = f"{WITHOUT_STAMPS} ALTER TABLE attempt DROP COLUMN worker;"  # of version 4
 WITHOUT_CHUNKS = (
@@ -171,6 +175,7 @@ async def test_a_ledger_of_version_5_on_a_server_is_brought_up_to_date_too(bench
     schema = server.execute("SELECT schema FROM batchgen.job").fetchone()[0]
     server.execute(f"ALTER TABLE {schema}.image DROP COLUMN stamp")
     server.execute(f"ALTER TABLE {schema}.attempt DROP COLUMN job")
+    server.execute(f"DROP TABLE {schema}.verdict")
     server.execute("UPDATE batchgen.job SET version = 5")
     with Reader.open(folder) as reader:
         assert [each.stamp for each in reader.current_pictures()] == [None]
@@ -203,3 +208,20 @@ def test_a_ledger_that_is_being_made_is_not_there_or_is_whole(tmp_path):
     finally:
         sys.settrace(None)
     assert seen.count(False) > 5 and seen.count(True) > 5
+
+
+async def test_a_ledger_of_version_7_has_no_verdicts_until_it_is_brought_up_to_date(bench):
+    folder = bench.folder / "out"
+    Ledger(folder).close()
+    db = sqlite3.connect(ledger_path(folder))
+    db.executescript(f"{WITHOUT_VERDICTS} PRAGMA user_version=7;")
+    db.close()
+    with VerdictReader.open(folder) as reader:
+        assert (reader.verdicts(["i0"]), list(reader.all_verdicts()), version_of(folder)) == ({}, [], 7)
+    said = Verdict(item_id="i0", n=1, sha256="s", by="check", name="blank", ruling="warn", details={"a": [1]}, at=2.0)
+    ledger = Ledger(folder)
+    for each in (said, replace(said, ruling="accept")):
+        ledger.writer.submit(upsert_verdicts([each])).result()
+    assert VerdictReader.from_reader(ledger.reader).verdicts(["i0"]) == {("i0", 1): [replace(said, ruling="accept")]}
+    ledger.close()
+    assert version_of(folder) == VERSION

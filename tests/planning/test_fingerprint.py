@@ -8,7 +8,7 @@ import json
 import pytest
 
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
-from batchgen.records import Item, Post
+from batchgen.records import Item, Judge, OnReject, Post
 
 ITEM = Item(id="a", prompt='A "fox",\nø', model="m", provider="gemini", filename="a")
 
@@ -50,6 +50,9 @@ NOT_SENT = {
     "service_tier": "flex",  # it is sent, and changes price and speed but not the picture
     "tier_until": 1.0,
     "post": Post(embed="full"),  # it asks for nothing
+    "checks": (),  # what is done with the image that came
+    "judge": Judge(model="m", provider="gemini", rubric="r"),
+    "on_reject": OnReject(again=1),
     "no_image_suffix": "s",  # only after an answer without a picture
     "origin": "f:1",
 }

@@ -1,0 +1,56 @@
+"""What checks, judge and people said of images, and what that makes of their samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+from batchgen.ledger.database import Connection, placeholders, upsert_sql
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import VERDICT_COLUMNS
+from batchgen.records import Verdict
+
+_COLUMNS = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
+_UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, ("item_id", "n", "sha256", "by", "name"))
+
+
+class VerdictReader(Reader):
+    """A reader's questions about verdicts."""
+
+    @classmethod
+    def from_reader(cls, reader: Reader) -> Self:
+        """On the same connection, which stays the reader's to close."""
+        return cls(reader._connection)
+
+    def verdicts(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[Verdict]]:
+        """All that was said of any image of these items' samples, by item and sample, the earliest first. At most 30,000 ids a call."""
+        sql = f"SELECT {_COLUMNS} FROM verdict v WHERE v.item_id IN ({placeholders(item_ids)}) ORDER BY v.at"
+        found: dict[tuple[str, int], list[Verdict]] = {}
+        for row in self._query(sql, *item_ids):
+            found.setdefault((row[0], row[1]), []).append(_verdict(row))
+        return found
+
+    def all_verdicts(self) -> Iterator[Verdict]:
+        """In the order of items and samples."""
+        rows = self._stream_query(f"SELECT {_COLUMNS} FROM verdict v ORDER BY v.item_id, v.n, v.at")
+        return map(_verdict, rows)
+
+
+def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]:
+    """The change that writes these, each in place of what the same check, judge or person had said of the same image."""
+
+    def change(db: Connection) -> None:
+        db.executemany(_UPSERT, [_row(verdict) for verdict in verdicts])
+
+    return change
+
+
+def _row(verdict: Verdict) -> tuple[Any, ...]:
+    values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
+    return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
+
+
+def _verdict(row: Sequence[Any]) -> Verdict:
+    values = dict(zip(VERDICT_COLUMNS, row, strict=True))
+    return Verdict(**{**values, "details": json.loads(values["details"])})
