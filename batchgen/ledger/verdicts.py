@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERDICT_COLUMNS
-from batchgen.records import Verdict
+from batchgen.records import HAS_IMAGE, Verdict
 
 _COLUMNS = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
 _UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, ("item_id", "n", "sha256", "by", "name"))
@@ -42,6 +43,26 @@ def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]
 
     def change(db: Connection) -> None:
         db.executemany(_UPSERT, [_row(verdict) for verdict in verdicts])
+
+    return change
+
+
+def set_review_state(
+    item_id: str, n: int, sha256: str, state: Literal["succeeded", "rejected"], reason: str = "", message: str = ""
+) -> Callable[[Connection], bool]:
+    """The change that makes a sample's image count, or not. It returns whether anything changed, and leaves alone a sample
+    whose image is another one by now, or which is asked for again or ended without an image."""
+    sql = (
+        "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
+        f" AND state IN ({placeholders(HAS_IMAGE)}) AND (state <> ? OR reason <> ? OR message <> ?)"
+        " AND (SELECT i.sha256 FROM image i WHERE i.item_id = sample.item_id AND i.n = sample.n AND i.path = sample.path"
+        " ORDER BY i.attempt_id DESC, i.k LIMIT 1) = ? RETURNING n"
+    )
+    end = (state, reason, message)
+
+    def change(db: Connection) -> bool:
+        row = db.execute(sql, (*end, time.time(), item_id, n, *HAS_IMAGE, *end, sha256)).fetchone()
+        return row is not None
 
     return change
 
