@@ -154,6 +154,37 @@ class SampleEnded(SampleResult):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageJudged(Event):
+    """The judge has answered how well an image meets its rubric."""
+
+    log_name: ClassVar[str] = "image.judged"
+    attempt: Attempt
+    key: Key
+    model: Annotated[str, Logged("Id of the AI model that judges.")]
+    score: Annotated[float, Logged("Points out of 10.", schema={"minimum": 0, "maximum": 10})]
+    least: Annotated[float, Logged("Points that the manifest asks for.")]
+    message: Annotated[str, Logged("What is wrong, in the judge's words.")]
+    usd: Annotated[float | None, Logged("What the answer cost; null is unknown.", unit="usd")]
+    seconds: Annotated[float, DURATION]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReviewed(Event):
+    """Checks, judge or a person have ruled on an image: it is accepted, rejected, or made again."""
+
+    log_name: ClassVar[str] = "image.reviewed"
+    key: Key
+    model: Model
+    ruling: Annotated[str, Logged("What becomes of it.", schema={"enum": ("accepted", "warned", "rejected", "again")})]
+    reason: Reason
+    message: Message
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.ruling in ("accepted", "warned")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaneCooled(Event):
     """A model waits for its quota."""
 

@@ -47,6 +47,17 @@ def sample_key(item_id: str, n: int) -> str:
     return item_id if n == 1 else f"{item_id}#{n}"
 
 
+JUDGE_SUFFIX = " (judge)"  # of the id under which the judge is asked about an item's images; no item has a space in its own
+
+
+def judge_id(item_id: str) -> str:
+    return f"{item_id}{JUDGE_SUFFIX}"
+
+
+def is_judge_id(item_id: str) -> bool:
+    return item_id.endswith(JUDGE_SUFFIX)
+
+
 def lane_model(lane: str) -> str:
     """The AI model of a lane's key `provider/model`."""
     return lane.partition("/")[2] or lane

@@ -77,17 +77,30 @@ def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = 
     if suffix and retry_state.spent.get("no_image"):
         words.append("prompt with no_image_suffix")
         sample = replace(sample, item=replace(sample.item, prompt=f"{sample.item.prompt} {suffix}"))
+    if remark := sample.item.remark:
+        words.append("prompt with what was said against the image before")
+        prompt = f"{sample.item.prompt}\n\nAn earlier image was rejected. Mind this: {remark}"
+        sample = replace(sample, item=replace(sample.item, prompt=prompt))
     return sample, "; ".join(words)
 
 
 class AttemptRecorder:
-    def __init__(self, context: RunContext, results: ResultsFile, dependents: Dependents) -> None:
+    """awaits_review: whether an image of this item counts only once it is reviewed."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        results: ResultsFile,
+        dependents: Dependents,
+        awaits_review: Callable[[str], bool] = lambda item_id: False,
+    ) -> None:
         self._context = context
         self._ledger = context.ledger
         self._store = context.store
         self._emit = context.emit
         self._results = results
         self._dependents = dependents
+        self._awaits_review = awaits_review
 
     async def begin(self, request: IntendedRequest) -> int:
         """Record the intent; durable when this answers the attempt's number."""
@@ -136,10 +149,10 @@ class AttemptRecorder:
         on_released: called when what waited for the picture has been released.
         """
         sample, item, images_made = attempt.sample, attempt.sample.item, settled_reply.images_made
-        if release_dependents:
-            self._dependents.images_made([sample_key(item.id, picture.n) for picture in images_made])
+        if release_dependents and not self._awaits_review(item.id):
+            self.release_dependents([sample_key(item.id, picture.n) for picture in images_made])
         for left in settled_reply.missing:
-            await self._block_dependents([sample_key(item.id, left.n)], left.state, left.reason)
+            await self.block_dependents([sample_key(item.id, left.n)], left.state, left.reason)
         on_released()
         now = time.time()
         for picture in images_made:
@@ -198,9 +211,17 @@ class AttemptRecorder:
         await self._context.in_thread(lambda: self._results.append(sample))
         for key in keys:
             self._emit_end(now, key, sample.item.model, state, error.reason, error.message)
-        await self._block_dependents(keys, state, error.reason)
+        await self.block_dependents(keys, state, error.reason)
 
-    async def _block_dependents(self, keys: Sequence[str], state: str, reason: str) -> None:
+    def release_dependents(self, keys: Sequence[str]) -> None:
+        """What waited for the images of these samples, which count, may start."""
+        self._dependents.images_made(keys)
+
+    def update_results(self, item_id: str) -> None:
+        """For a thread: the item's line of the results as the ledger has it. Raises StoreError."""
+        self._results.append_item(item_id)
+
+    async def block_dependents(self, keys: Sequence[str], state: str, reason: str) -> None:
         """What waits for these samples will not be asked for in this run."""
         blocked = self._dependents.block(keys, state, reason)
         if blocked:

@@ -17,7 +17,7 @@ from batchgen.derivatives.specification import UNFINISHED_PREFIX
 from batchgen.engine.job_state import JobState, open_finished_job
 from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import BatchgenError
-from batchgen.events import Event, SampleSucceeded
+from batchgen.events import Event, ImageReviewed, SampleSucceeded
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.manifest import Manifest
 from batchgen.os_errors import machine_refusal
@@ -61,7 +61,10 @@ class DerivativeRunner:
         emulated: bool,
         only: Sequence[str] = (),
         workers: int | None = None,
+        awaits_review: Callable[[str], bool] = lambda item_id: False,
     ) -> None:
+        """awaits_review: whether an image of this item counts only once it is reviewed."""
+        self._awaits_review = awaits_review
         self._manifest = manifest
         self._ledger = state.ledger
         self._store = state.store
@@ -93,9 +96,16 @@ class DerivativeRunner:
         await asyncio.gather(*self._asyncio_tasks, return_exceptions=True)
 
     def __call__(self, event: Event) -> None:
-        """Hears of each new picture."""
-        if self._asyncio_tasks and isinstance(event, SampleSucceeded):
-            self._new_keys.put_nowait(event.key)
+        """Hears of each new picture that counts."""
+        match event:
+            case SampleSucceeded(key=key) if not self._awaits_review(split_key(key)[0]):
+                new = key
+            case ImageReviewed(key=key, is_accepted=True):
+                new = key
+            case _:
+                return
+        if self._asyncio_tasks:
+            self._new_keys.put_nowait(new)
 
     async def finish(self, stop_reason: Callable[[], StopReason | None] = lambda: None) -> DerivativeCounts:
         """Make what is left, unless the run stops for a reason that leaves it to the next one."""

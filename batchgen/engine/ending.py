@@ -66,6 +66,7 @@ async def end_run(
         unsubmitted=ending.unsubmitted,
         saved_usd=_saved_usd(request, state),
         derived=ending.derived,
+        reviewed=ending.reviewed,
         bucket=store.url,
         waiting=ending.waiting_uploads,
         discrepancies=found,
@@ -94,6 +95,7 @@ async def _count(request: RunRequest, state: JobState, reconciliation: Reconcili
         tried=sum(reader.attempts(run_id).values()),
         missing=reconciliation.wanted + reconciliation.submitted - made + skipped,
         submitted=reader.counts().get("submitted", 0),
+        rejected=reader.counts().get("rejected", 0),
         discrepancies=discrepancies,
     )
 

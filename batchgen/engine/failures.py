@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from batchgen.engine.attempts import AttemptRecorder
@@ -22,11 +22,21 @@ from batchgen.scheduling.stop_reason import StopKind
 from batchgen.scheduling.window import daily_quota_reset
 
 
+GivenUpRecorder = Callable[[Sample, ProviderError, str], Awaitable[None]]
+
+
 class FailureRecorder:
-    """hold_uncertain: what may have been billed is not asked for again."""
+    """hold_uncertain: what may have been billed is not asked for again. given_up: what follows when no further attempt does, by
+    default `AttemptRecorder.given_up`."""
 
     def __init__(
-        self, context: RunContext, dispatcher: Dispatcher, attempts: AttemptRecorder, *, hold_uncertain: bool
+        self,
+        context: RunContext,
+        dispatcher: Dispatcher,
+        attempts: AttemptRecorder,
+        *,
+        hold_uncertain: bool,
+        given_up: GivenUpRecorder | None = None,
     ) -> None:
         self._routes = context.routes
         self._ledger = context.ledger
@@ -34,6 +44,7 @@ class FailureRecorder:
         self._dispatcher = dispatcher
         self._attempts = attempts
         self._hold_uncertain = hold_uncertain
+        self._given_up = given_up or attempts.given_up
         self._refused_tiers: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
 
     def with_allowed_tier(self, ticket: Ticket) -> tuple[Sample, str]:
@@ -75,7 +86,7 @@ class FailureRecorder:
         )
         self._report(sample, retry_decision, before, profile.id, error)
         if ended:
-            await self._attempts.given_up(sample, error, state)
+            await self._given_up(sample, error, state)
 
     def _classify(self, error: ProviderError, sent_at: float | None) -> ProviderError:
         """An answer that did not come, by whether anything had left and whether it may be asked for again."""
@@ -105,7 +116,7 @@ class FailureRecorder:
         self._report_fallback(ticket.sample, retry_decision)
         if isinstance(retry_decision, GivenUp):
             await self._ledger.sample_failed(ticket.sample, error)
-            await self._attempts.given_up(ticket.sample, error, error.outcome)
+            await self._given_up(ticket.sample, error, error.outcome)
 
     def _report_fallback(self, sample: Sample, retry_decision: RetryDecision) -> None:
         if isinstance(retry_decision, MovedToFallback):

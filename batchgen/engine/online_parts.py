@@ -17,6 +17,8 @@ from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.pipeline import Pipeline, open_pipeline
 from batchgen.engine.reconcile import Survey
+from batchgen.engine.review import Review, open_review
+from batchgen.engine.reviewer import ReviewQueue
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.window import SharedQuota
 from batchgen.settings import state_folder
@@ -31,6 +33,7 @@ class OnlineParts:
     batches: BatchRunner
     derivatives: DerivativeRunner
     jobs: EarlierJobs
+    review: Review
 
 
 @asynccontextmanager
@@ -44,7 +47,17 @@ async def open_online_parts(
 ) -> AsyncIterator[OnlineParts]:
     """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
     manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
-    derivatives = DerivativeRunner(manifest, state, request.note, emulated=request.emulated, only=request.options.only)
+    options, rules = request.options, survey.reconciliation.rules
+    derivatives = DerivativeRunner(
+        manifest,
+        state,
+        request.note,
+        emulated=request.emulated,
+        only=options.only,
+        awaits_review=lambda item_id: rules[item_id].may_reject,
+    )
+    dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
+    reviews = ReviewQueue(dispatcher, rules)
     async with AsyncExitStack() as stack:
         context = await stack.enter_async_context(
             open_context(
@@ -53,16 +66,22 @@ async def open_online_parts(
                 routes={lane: route for lane, route in routes.items() if lane in survey.reconciliation.loads},
                 concurrency=pacing.concurrency,
                 state_folder=state_folder(request.job.settings),
-                emit=Broadcast((request.emit, derivatives)),
+                emit=Broadcast((request.emit, derivatives, reviews)),
                 note=request.note,
             )
         )
-        dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
         lanes = [lane for lane, route in context.routes.items() if route.batch]
         outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
         dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
         pipeline = await stack.enter_async_context(
-            open_pipeline(context, dispatcher, dependents, state.results, hold_uncertain=request.options.hold_uncertain)
+            open_pipeline(
+                context,
+                dispatcher,
+                dependents,
+                state.results,
+                hold_uncertain=options.hold_uncertain,
+                awaits_review=lambda item_id: rules[item_id].may_reject,
+            )
         )
         await stack.enter_async_context(derivatives)
         batches = BatchRunner(
@@ -80,4 +99,5 @@ async def open_online_parts(
             )
         )
         jobs = EarlierJobs(context, survey.backlog, dispatcher, pipeline.execution)
-        yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs)
+        review = await stack.enter_async_context(open_review(request, context, pipeline, outstanding, reviews))
+        yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs, review)

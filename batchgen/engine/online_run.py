@@ -12,13 +12,14 @@ from batchgen.engine.budgets import JobBudgets, open_shared_quota
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.online import Engine
 from batchgen.engine.online_parts import OnlineParts, open_online_parts
-from batchgen.engine.outcome import DerivativeCounts, RunEnding
+from batchgen.engine.outcome import DerivativeCounts, ReviewCounts, RunEnding
 from batchgen.engine.pacing import Pacing, polling_shared_state
 from batchgen.engine.reconcile import Survey
 from batchgen.engine.routes import Route
 from batchgen.engine.stopping import RunStopper, stop_on_signals
 from batchgen.errors import LedgerError
 from batchgen.planning.plan import Forecast
+from batchgen.records import is_judge_id
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.stop_reason import StopKind, StopReason, stop_text
 
@@ -40,7 +41,7 @@ async def run_online(
         async with open_online_parts(request, state, survey, pacing, quota_logs, parked) as parts:
             run_id, name = state.ledger.run_id, request.job.manifest.name
             request.emit(reconciliation.started_event(run_id, name, run_forecast, emulated=request.emulated))
-            derived, waiting_uploads = await _drive(request, parts, engine, remote=remote)
+            derived, reviewed, waiting_uploads = await _drive(request, parts, engine, remote=remote)
         dispatcher, stopper = parts.dispatcher, parts.pipeline.stopper
         _raise_if_ledger_broke(state, stopper)
         message = stop_text(dispatcher.stop_reason, options.stall_limit_s or 0.0)
@@ -50,13 +51,14 @@ async def run_online(
         ending = RunEnding(
             stop_reason=dispatcher.stop_reason,
             message=stopper.storage_message or message,
-            left=dispatcher.untried_count() + parts.batches.left + survey.backlog.dependent_count,
+            left=dispatcher.untried_count() - parts.review.judging.waiting + parts.batches.left + survey.backlog.dependent_count,
             waits_for_quota=any(lane.parked and lane.waiting for lane in lanes),
             stopped_lanes={**{lane.key: lane.stopped for lane in lanes if lane.stopped}, **parts.batches.stopped_lanes},
             unsubmitted=parts.batches.unsubmitted,
             with_workers=0 if queue_status is None else queue_status.samples,
             exposed_ms=(median(exposed), max(exposed)) if exposed else None,
             derived=derived,
+            reviewed=reviewed,
             waiting_uploads=waiting_uploads,
             parked=parked,
         )
@@ -65,8 +67,9 @@ async def run_online(
 
 async def _drive(
     request: RunRequest, parts: OnlineParts, engine: Engine, *, remote: bool
-) -> tuple[DerivativeCounts, int]:
-    """What became of the derivatives, and how many pictures wait for their bucket. remote: other machines share the quota."""
+) -> tuple[DerivativeCounts, ReviewCounts, int]:
+    """What became of the derivatives and of the reviews, and how many pictures wait for their bucket. remote: other machines
+    share the quota."""
     dispatcher, pipeline, execution = parts.dispatcher, parts.pipeline, parts.pipeline.execution
     watching = request.options.install_signal_handlers
     stopping = stop_on_signals(
@@ -77,11 +80,12 @@ async def _drive(
     )
     with stopping if watching else nullcontext():
         async with parts.batches, parts.jobs, polling_shared_state(dispatcher) if remote else nullcontext():
-            await engine.drive(dispatcher, execution.execute)
+            await engine.drive(dispatcher, parts.review.execute)
         if dispatcher.shared_quota_error is not None:
             pipeline.stopper.storage_failed(dispatcher.shared_quota_error)
+        reviewed = await parts.review.finish()
         derived = await parts.derivatives.finish(lambda: _stop_reason(request, dispatcher))
-        return derived, await pipeline.deferred_uploads.finish()
+        return derived, reviewed, await pipeline.deferred_uploads.finish()
 
 
 def _stop_reason(request: RunRequest, dispatcher: Dispatcher) -> StopReason | None:
@@ -102,6 +106,7 @@ def _raise_if_ledger_broke(state: JobState, stopper: RunStopper) -> None:
 
 def _record_not_tried(state: JobState, survey: Survey, dispatcher: Dispatcher, message: str) -> None:
     """What the run did not come to, so that each item has a line in the results."""
-    left = chain(dispatcher.waiting_samples(), (sample for _, sample, _ in survey.backlog.iter_all()))
+    waiting = (sample for sample in dispatcher.waiting_samples() if not is_judge_id(sample.item.id))
+    left = chain(waiting, (sample for _, sample, _ in survey.backlog.iter_all()))
     while samples := list(islice(left, NOT_TRIED_BATCH)):
         state.ledger.record_not_tried(samples, message or "the run ended before its turn came")

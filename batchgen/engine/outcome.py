@@ -109,6 +109,23 @@ class DerivativeCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewCounts:
+    """Images that this run has reviewed. warned: accepted, with something noted; again: bought once more; left: whose review is left
+    to the next run, the judge's answer being missing or the run over."""
+
+    accepted: int = 0
+    warned: int = 0
+    rejected: int = 0
+    again: int = 0
+    left: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Those that there are."""
+        return {name: n for name in ("accepted", "warned", "rejected", "again", "left") if (n := getattr(self, name))}
+
+
+@dataclass(frozen=True, slots=True)
 class Discrepancies:
     """Images that the ledger names and that are not there, or are not what it recorded, by path. check_failed: why the bucket could
     not be asked; empty when it was. checked: whether anybody has compared them."""
@@ -158,7 +175,7 @@ class RunEnding:
     until which a lane stays closed, by lane.
 
     Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
-    there; submitted, samples in batches.
+    there; submitted, samples in batches; rejected, images that are there and do not count.
     """
 
     stop_reason: StopReason | None = None
@@ -170,6 +187,8 @@ class RunEnding:
     unsubmitted: int = 0
     exposed_ms: tuple[float, float] | None = None
     derived: DerivativeCounts = field(default_factory=DerivativeCounts)
+    reviewed: ReviewCounts = ReviewCounts()
+    rejected: int = 0
     waiting_uploads: int = 0
     parked: Mapping[str, float] = field(default_factory=dict)
     made: int = 0
@@ -197,7 +216,8 @@ class RunEnding:
         if self.discrepancies.changed or self.discrepancies.check_failed:
             return EXIT_CODE_BY_STOP_REASON["disk"]
         if self.missing <= 0 and not self.discrepancies.missing:
-            return 3 if self.derived.failed or not self.derived.finished else 0
+            unsettled = self.rejected or self.reviewed.left or self.derived.failed or not self.derived.finished
+            return 3 if unsettled else 0
         return 4 if self.stopped_lanes or (self.tried and not self.made) else 3
 
 
@@ -238,6 +258,7 @@ class Outcome:
     saved_usd: float = 0.0  # against the same requests sent one by one
     exposed_ms: tuple[float, float] | None = None
     derived: DerivativeCounts = field(default_factory=DerivativeCounts)
+    reviewed: ReviewCounts = ReviewCounts()
     bucket: str = ""  # where the pictures are, when not in the folder
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()

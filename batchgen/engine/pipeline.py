@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -123,12 +123,18 @@ class Pipeline:
 
 @asynccontextmanager
 async def open_pipeline(
-    context: RunContext, dispatcher: Dispatcher, dependents: Dependents, results: ResultsFile, *, hold_uncertain: bool
+    context: RunContext,
+    dispatcher: Dispatcher,
+    dependents: Dependents,
+    results: ResultsFile,
+    *,
+    hold_uncertain: bool,
+    awaits_review: Callable[[str], bool] = lambda item_id: False,
 ) -> AsyncIterator[Pipeline]:
     async with AsyncExitStack() as stack:
         reference_inputs = await stack.enter_async_context(ReferenceInputs(dependents, context))
         deferred_uploads = await stack.enter_async_context(DeferredUploads(context))
-        attempts = AttemptRecorder(context, results, dependents)
+        attempts = AttemptRecorder(context, results, dependents, awaits_review)
         failures = FailureRecorder(context, dispatcher, attempts, hold_uncertain=hold_uncertain)
         stopper = RunStopper(context, dispatcher)
         receiver = Receiver(context, dispatcher, attempts, JobPolls(dispatcher))

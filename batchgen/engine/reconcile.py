@@ -18,7 +18,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.planning.fingerprint import fingerprint, wire_facts
-from batchgen.planning.plan import Action, RetrySelection, Step
+from batchgen.planning.plan import RETRY_STATES, Action, RetrySelection, Step
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.records import Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
@@ -188,7 +188,7 @@ class Reconciler(ItemReconciler):
         if step.action == "generate" or (entry is not None and entry.state == "submitted"):
             return self._pending_state(sample)
         if step.action == "skip" or self.reader is None:
-            if entry is not None and entry.state in ("failed", "refused", "uncertain"):
+            if entry is not None and entry.state in RETRY_STATES:
                 reason = Reason(ReasonKind.ENDED, (entry.state, entry.reason))
             return DependencyState(reason=reason)
         item_id, n = sample.item.id, sample.n

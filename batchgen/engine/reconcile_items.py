@@ -318,6 +318,9 @@ class ItemReconciler:
             self._scheduled.update(sample_key(group.item.id, group.n + k) for k in range(group.images))
         if self.backlog is None:
             return
+        rules = self.reconciliation.rules[group.item.id]
+        if rules.max_images > 1 or (rules.asks and group.item.references):
+            self.backlog.keep(group.item, lane)
         pending_needs = self.pending_needs(group)
         if pending_needs:
             self.backlog.add_dependent(lane, group, pending_needs)

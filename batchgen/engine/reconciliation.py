@@ -16,11 +16,13 @@ from batchgen.planning.batchable import batch_lane
 from batchgen.planning.plan import Forecast, LaneLoad, Move, expected_bytes, forecast
 from batchgen.planning.reason import Reason
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.profiles.price import estimate_usd, price_is_guess
+from batchgen.profiles.price import estimate_question_usd, estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
-from batchgen.records import Item, KnownSample, Sample
+from batchgen.records import Item, Judge, KnownSample, Sample
+from batchgen.review.question import question_text
+from batchgen.review.ruling import RulesByItem
 
 _UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
 
@@ -52,12 +54,18 @@ class Reconciliation:
     submitted: int = 0  # samples that are in batches of earlier runs
     online: Counter[Reason] = field(default_factory=Counter)  # requests that no batch can have, by reason
     online_only: list[tuple[str, Reason]] = field(default_factory=list)  # (sample, why no batch can have it)
+    rules: RulesByItem = field(default_factory=RulesByItem)  # for the images of each item
     adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
     _has_batch: dict[str, bool] = field(default_factory=dict)  # by AI model
 
     def add_item(self, item: Item) -> None:
         self.items += 1
         self.images += item.count
+        rules = self.rules.add(item)
+        if rules.judge is not None:
+            self.load_of(self.profile(rules.judge.model))
+        if rules.max_images > 1:
+            self.load_of(self.profile(item.model))  # also for an image of an earlier run
 
     def leave_out(self, why: str, known: KnownSample | None, *, outdated: bool = True) -> None:
         """A sample that this run is not to make. outdated: whether a picture that it has is one of an earlier version."""
@@ -107,17 +115,30 @@ class Reconciliation:
         item, profile = group.item, self.profile(group.item.model)
         load, usd = self.load_of(profile, batch=batch), estimate_usd(profile, group, batch=batch)
         size = item.image_size or profile.default_size
-        load.requests += 1
+        to_choose_from = 1 if item.judge is None else item.judge.of
+        load.requests += to_choose_from
         load.images += group.images
-        load.total_latency_s += 0.0 if batch else profile.latency(size)
-        load.bytes += expected_bytes(size) * group.images
-        load.usd += usd or 0.0
+        load.total_latency_s += 0.0 if batch else profile.latency(size) * to_choose_from
+        load.bytes += expected_bytes(size) * group.images * to_choose_from
+        load.usd += (usd or 0.0) * to_choose_from
         load.max_request_usd = max(load.max_request_usd, usd or 0.0)
         load.unpriced += usd is None
         load.guessed += price_is_guess(profile, item.service_tier, batch=batch)
         load.searches += item.search is not None
         self.wanted += group.images
+        if item.judge is not None:
+            self._add_questions(item, item.judge, group.images * to_choose_from)
         return usd
+
+    def _add_questions(self, item: Item, judge: Judge, images: int) -> None:
+        """The judge is asked about each image that is made."""
+        profile = self.profile(judge.model)
+        load, usd = self.load_of(profile), estimate_question_usd(profile, question_text(judge.rubric, item.prompt))
+        load.requests += images
+        load.total_latency_s += profile.latency(profile.default_size) * images
+        load.usd += (usd or 0.0) * images
+        load.max_request_usd = max(load.max_request_usd, usd or 0.0)
+        load.unpriced += images if usd is None else 0
 
     def forecast(self, concurrency: int, budget_usd: float | None, budget_of: str) -> Forecast:
         """budget_of: run, day or month."""

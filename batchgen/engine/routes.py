@@ -54,7 +54,10 @@ def lane_key(provider: str, model: str) -> str:
 
 def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
     """What a request for the sample is expected to cost; None when its price is unknown."""
-    return estimate_usd(routes[lane_key(sample.item.provider, sample.item.model)].profile, sample)
+    profile = routes[lane_key(sample.item.provider, sample.item.model)].profile
+    if isinstance(sample, JudgeSample):
+        return estimate_question_usd(profile, sample.item.prompt)
+    return estimate_usd(profile, sample)
 
 
 def reserved_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:

@@ -33,6 +33,7 @@ class Backlog:
         self._db.execute("CREATE TABLE held (seq INTEGER PRIMARY KEY, lane TEXT, missing INTEGER, body TEXT)")
         self._db.execute("CREATE TABLE need (key TEXT, seq INTEGER, PRIMARY KEY (key, seq)) WITHOUT ROWID")
         self._db.execute("CREATE TABLE lent (key TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE kept (id TEXT PRIMARY KEY, lane TEXT, body TEXT) WITHOUT ROWID")
         self._db.execute("CREATE TABLE blocked (seq INTEGER PRIMARY KEY, why TEXT, body TEXT)")
         self.dependent_count = 0
         self._queued_counts: dict[str, int] = {}
@@ -81,6 +82,16 @@ class Backlog:
         """What was lent under this key, which is forgotten; None when this run does not want it."""
         row = self._db.execute("DELETE FROM lent WHERE key = ? RETURNING body", (key,)).fetchone()
         return None if row is None else load_sample(row[0])
+
+    def keep(self, item: Item, lane: str) -> None:
+        """An item of which another image may be bought, and the lane where that waits."""
+        body = dump_sample(Sample(item=item, n=1, fingerprint="", wire=""))
+        self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (item.id, lane, body))
+
+    def kept(self, item_id: str) -> tuple[Item, str] | None:
+        """It stays."""
+        row = self._db.execute("SELECT body, lane FROM kept WHERE id = ?", (item_id,)).fetchone()
+        return None if row is None else (load_sample(row[0]).item, row[1])
 
     def move(self, lane: str, other: str) -> int:
         """All that waits in `lane`, or would wait there once what it needs is made. Answers how many wait now."""

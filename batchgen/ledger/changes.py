@@ -15,7 +15,7 @@ from batchgen.ledger.database import Connection, upsert_sql
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import IntendedRequest, OpenAttempt, parse_linked_answer
 from batchgen.ledger.schema import IMAGE_COLUMNS
-from batchgen.records import Reply, Sample, Usage
+from batchgen.records import Reply, Sample, Usage, is_judge_id
 from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 
 # The others are behind links.
@@ -76,7 +76,7 @@ def insert_attempt(
             *(json.dumps(request.facts) if request.facts else None, worker),
         ),
     )
-    for n in range(sample.n, sample.n + sample.images):
+    for n in () if is_judge_id(item.id) else range(sample.n, sample.n + sample.images):
         db.execute(
             "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"

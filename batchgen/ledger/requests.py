@@ -9,7 +9,7 @@ from typing import Any
 
 from batchgen.errors import BatchgenError
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
-from batchgen.records import PendingJob, Sample, Usage, sample_key
+from batchgen.records import JUDGE_SUFFIX, PendingJob, Sample, Usage, sample_key
 
 IN_BATCH_REASON = "in a batch"
 MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
@@ -20,7 +20,7 @@ RECENT_LATENCIES = 2000  # requests whose time is looked at
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
-BILLED_SQL = "(a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
+BILLED_SQL = f"a.item_id NOT LIKE '%{JUDGE_SUFFIX}' AND (a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
 MONEY_COLUMNS = (  # the fields of `Money`
     "coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
     " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"

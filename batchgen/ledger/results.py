@@ -100,8 +100,16 @@ class ResultsFile:
 
         Safe from several threads: a line is one write. Raises StoreError.
         """
-        item = sample.item
-        samples = [result] if result is not None and item.count == 1 else self._reader.results_of_item(item.id)
+        if result is not None and sample.item.count == 1:
+            self._append([result])
+        else:
+            self.append_item(sample.item.id)
+
+    def append_item(self, item_id: str) -> None:
+        """The item's line as the ledger has it. Raises StoreError."""
+        self._append(self._reader.results_of_item(item_id))
+
+    def _append(self, samples: list[Result]) -> None:
         if not samples:
             return
         self._is_untidy = True

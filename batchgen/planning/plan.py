@@ -18,7 +18,7 @@ WINDOW_S = 60.5  # of a quota by the minute, with its margin
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
 FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
-RETRY_STATES = ("failed", "refused", "uncertain")  # what `retry` may name
+RETRY_STATES = ("failed", "refused", "uncertain", "rejected")  # what `retry` may name
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.references.local import ReferencePicture
 from batchgen.safe_open import private_opener
 
+SMALL_SIDE = 768  # pixels of the longer side; what models tile an image into
 JPEG_QUALITY = 95  # of a photograph that was one before
 Redrawn = Literal["PNG", "JPEG"]
 
@@ -50,6 +51,22 @@ def redraw(source: IO[bytes], path: str, kind: Redrawn) -> None:
     with open(f"{path}.part", "wb", opener=private_opener) as part:
         drawn.save(part, kind, icc_profile=drawn.info.get("icc_profile"), **about)
     os.rename(f"{path}.part", path)
+
+
+def small_jpeg(path: str, side: int = SMALL_SIDE) -> bytes:
+    """The image as it is looked at where its finest details do not count, on white where it is transparent. Raises OSError."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (side, side))
+            drawn = as_seen(ImageOps.exif_transpose(image))
+    except (SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OSError(str(error)) from error
+    drawn.thumbnail((side, side))
+    if drawn.mode == "RGBA":
+        drawn = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
+    file = io.BytesIO()
+    drawn.save(file, "JPEG", quality=85, icc_profile=drawn.info.get("icc_profile"))
+    return file.getvalue()
 
 
 def as_seen(image: Image.Image) -> Image.Image:

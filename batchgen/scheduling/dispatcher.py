@@ -371,6 +371,11 @@ class Dispatcher(DispatchState):
                 lane.shared_quota.refund(ticket.quota_slot)
         return was_sent
 
+    def add(self, lane: str, sample: Sample) -> None:
+        """A request that nobody had planned waits behind what is ready in its lane."""
+        self.lanes[lane].ready.append(Pending(sample, lane))
+        self._wake()
+
     def backlog_grew(self, lane: str) -> None:
         """The backlog has got more for this lane."""
         self.lanes[lane].backlog_count = self._source.backlog_count(lane)

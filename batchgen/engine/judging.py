@@ -1,0 +1,163 @@
+"""Asking the judge about an image: a request in its model's lane like any other, with its own row of the ledger, its retries and its
+place in every budget. What it answers is a verdict."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from typing import cast
+
+from batchgen.engine.answer import bugs_as_unreadable
+from batchgen.engine.context import RunContext
+from batchgen.engine.failures import FailureRecorder
+from batchgen.engine.http_attempt import InFlight
+from batchgen.engine.pipeline import Pipeline
+from batchgen.engine.routes import Route, estimated_usd, lane_key
+from batchgen.errors import BadRequest, BatchgenError, LedgerError, ProviderError, StoreError
+from batchgen.events import ImageJudged, Notice
+from batchgen.http.answer import HttpAnswer
+from batchgen.ledger.requests import IntendedRequest
+from batchgen.ledger.verdicts import record_answer
+from batchgen.profiles.price import cost_usd
+from batchgen.providers.contract import SupportsJudge
+from batchgen.records import Answer, Question, ReferenceImage, Request, Response, Sample, Verdict, sample_key
+from batchgen.references.redraw import small_jpeg
+from batchgen.review.judge import JudgeSample
+from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.lane import Ticket
+from batchgen.store.spool import discard_files
+
+
+class Judging:
+    """on_judged: hears of each image whose verdict is in the ledger, before the run could end. waiting: questions without an answer;
+    unjudged: those that the judge gave none to."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        dispatcher: Dispatcher,
+        pipeline: Pipeline,
+        on_judged: Callable[[str], None],
+        *,
+        hold_uncertain: bool,
+    ) -> None:
+        self._context = context
+        self._dispatcher = dispatcher
+        self._pipeline = pipeline
+        self._on_judged = on_judged
+        self._failures = FailureRecorder(
+            context, dispatcher, pipeline.attempts, hold_uncertain=hold_uncertain, given_up=self._give_up
+        )
+        self.waiting = self.unjudged = 0
+
+    def ask(self, sample: JudgeSample) -> None:
+        """In its turn; `on_judged` is called when it has answered."""
+        self.waiting += 1
+        self._dispatcher.add(lane_key(sample.item.provider, sample.item.model), sample)
+
+    async def execute(self, ticket: Ticket) -> None:
+        """As `Execution.execute`, for a `JudgeSample`."""
+        try:
+            await self._ask(ticket, cast(JudgeSample, ticket.sample))
+        except (StoreError, LedgerError, OSError) as error:
+            self._pipeline.stopper.storage_failed(error)
+        finally:
+            self._dispatcher.abandoned(ticket)
+
+    async def _ask(self, ticket: Ticket, sample: JudgeSample) -> None:
+        if ticket.exhausted and ticket.error is not None:
+            await self._failures.give_up(ticket, ticket.error)
+            return
+        route, usd = self._context.routes[ticket.lane], estimated_usd(self._context.routes, sample)
+        try:
+            prepared: Request | ProviderError = await self._context.in_thread(lambda: self._request(sample, route))
+        except ProviderError as error:
+            prepared = error
+        intent = IntendedRequest(sample, ticket.lane, 1 + ticket.retry_state.failed_requests, usd)
+        attempt = await self._pipeline.attempts.begin(intent)
+        if isinstance(prepared, ProviderError):
+            await self._failures.record(ticket, sample, attempt, prepared, None)
+            return
+        await self._dispatcher.wait_until_counted(ticket)
+        in_flight = InFlight(attempt)
+        try:
+            http_answer = await self._pipeline.receiver.exchange.send(
+                in_flight, route, prepared, on_sent=lambda: self._dispatcher.sent(ticket), signatures=False
+            )
+            answer = await self._context.in_thread(lambda: _read(route, http_answer))
+        except ProviderError as error:
+            await self._failures.record(ticket, sample, attempt, error, in_flight.sent_at)
+            return
+        finally:
+            discard_files(in_flight.spooled)
+        await self._record(ticket, sample, in_flight, answer, usd)
+
+    def _request(self, sample: JudgeSample, route: Route) -> Request:
+        """Raises ProviderError when there is nothing to send, for a bug of the codec too."""
+        try:
+            with self._context.store.local_copy(sample.image.file.path) as path:
+                jpeg = small_jpeg(path)
+            image = ReferenceImage("image/jpeg", base64.b64encode(jpeg).decode())
+            question = Question(model=sample.judge.model, text=sample.item.prompt, images=(image,))
+            return cast(SupportsJudge, route.codec).build_question(question)
+        except BatchgenError:
+            raise
+        except OSError as error:
+            raise BadRequest(f"the image to be judged cannot be read: {error}", reason="image_gone") from error
+        except Exception as error:
+            raise BadRequest(f"{type(error).__name__} in writing the question: a bug of batchgen or of its codec") from error
+
+    async def _record(
+        self, ticket: Ticket, sample: JudgeSample, in_flight: InFlight, answer: Answer, estimate_usd: float | None
+    ) -> None:
+        image, judge, sent_at = sample.image, sample.judge, in_flight.sent_at or time.time()
+        profile = self._context.routes[ticket.lane].profile
+        usd, source = cost_usd(profile, answer.usage, 0, estimate_usd)
+        verdict = Verdict(
+            item_id=image.item_id,
+            n=image.n,
+            sha256=image.file.sha256,
+            by="judge",
+            name=judge.model,
+            ruling="accept" if answer.score >= judge.least else "reject",
+            basis=sample.fingerprint,
+            reason="" if answer.score >= judge.least else "judge",
+            message=answer.remark,
+            score=answer.score,
+            usd=usd,
+            attempt=in_flight.attempt,
+            at=time.time(),
+        )
+        await self._context.ledger.writer.write(record_answer(answer, verdict, source, sent_at))
+        key = sample_key(image.item_id, image.n)
+        self.waiting -= 1
+        self._on_judged(key)
+        self._dispatcher.succeeded(ticket, usd)
+        self._context.emit(
+            ImageJudged(
+                at=verdict.at,
+                attempt=in_flight.attempt,
+                key=key,
+                model=judge.model,
+                score=answer.score,
+                least=judge.least,
+                message=answer.remark,
+                usd=usd,
+                seconds=verdict.at - sent_at,
+            )
+        )
+
+    async def _give_up(self, sample: Sample, error: ProviderError, state: str) -> None:
+        """The image stays as it is, and a later run asks again."""
+        image = cast(JudgeSample, sample).image
+        self.waiting, self.unjudged = self.waiting - 1, self.unjudged + 1
+        key = sample_key(image.item_id, image.n)
+        self._context.emit(Notice(at=time.time(), message=f"{key} was not judged ({state}): {error.message}"))
+
+
+def _read(route: Route, http_answer: HttpAnswer) -> Answer:
+    """Raises ProviderError, for a bug of the codec too."""
+    with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+        response = Response(http_answer.status, http_answer.headers, http_answer.envelope())
+        return cast(SupportsJudge, route.codec).read_answer(response)

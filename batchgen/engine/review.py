@@ -1,0 +1,64 @@
+"""The review of a run's images, wired in one place: the queue of what is to be looked at, checks, judge, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from batchgen.engine.batch.outstanding import OutstandingBatches
+from batchgen.engine.context import RunContext
+from batchgen.engine.image_checks import ImageChecks
+from batchgen.engine.job_state import RunRequest
+from batchgen.engine.judging import Judging
+from batchgen.engine.outcome import ReviewCounts
+from batchgen.engine.pipeline import Pipeline
+from batchgen.engine.review_effects import ReviewEffects
+from batchgen.engine.reviewer import Reviewer, ReviewParts, ReviewQueue
+from batchgen.ledger.candidates import CandidateReader
+from batchgen.review.judge import JudgeSample
+from batchgen.scheduling.lane import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """The part of a run that reviews its images."""
+
+    pipeline: Pipeline
+    judging: Judging
+    reviewer: Reviewer
+
+    async def execute(self, ticket: Ticket) -> None:
+        """What dispatch has given out: a sample to be made, or a question to the judge."""
+        if isinstance(ticket.sample, JudgeSample):
+            await self.judging.execute(ticket)
+        else:
+            await self.pipeline.execution.execute(ticket)
+
+    async def finish(self) -> ReviewCounts:
+        """Once nothing is sent any more."""
+        return await self.reviewer.finish()
+
+
+@asynccontextmanager
+async def open_review(
+    request: RunRequest, context: RunContext, pipeline: Pipeline, outstanding: OutstandingBatches, queue: ReviewQueue
+) -> AsyncIterator[Review]:
+    """queue: which hears of new images."""
+    options, backlog, ledger = request.options, outstanding.backlog, context.ledger
+    view = CandidateReader.from_reader(ledger.reader)
+    judging = Judging(context, outstanding.dispatcher, pipeline, queue.add, hold_uncertain=options.hold_uncertain)
+    parts = ReviewParts(
+        queue=queue,
+        checks=ImageChecks(context, backlog, view),
+        judging=judging,
+        effects=ReviewEffects(context, pipeline, backlog, outstanding.backlog_grew),
+        view=view,
+        dispatcher=outstanding.dispatcher,
+        stop=pipeline.stopper.storage_failed,
+        note=context.note,
+        only=options.only,
+        hold_uncertain=options.hold_uncertain,
+    )
+    async with Reviewer(parts, request.job.manifest, view.unreviewed(ledger.run_id)) as reviewer:
+        yield Review(pipeline, judging, reviewer)

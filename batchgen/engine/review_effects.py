@@ -1,0 +1,132 @@
+"""What follows from a ruling: an image counts, it is rejected, another one is bought in its place, or another one is chosen. First the
+file, then the ledger: what a crash leaves between the two is put right by the next start, which looks for files that were moved."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from batchgen.engine.context import RunContext
+from batchgen.engine.pipeline import Pipeline
+from batchgen.events import ImageReviewed
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.candidates import Candidate, Candidates, move_image, replace_current, set_aside
+from batchgen.ledger.verdicts import set_review_state
+from batchgen.records import Sample, lane_model, sample_key
+from batchgen.review.ruling import Accepted, Decision, MakeAnother, Rejected, ReviewRules
+
+
+ReviewEnd = Literal["accepted", "warned", "rejected", "again"]
+
+
+class ReviewEffects:
+    """on_supplied: told of each lane that has got more to do."""
+
+    def __init__(
+        self, context: RunContext, pipeline: Pipeline, backlog: Backlog, on_supplied: Callable[[str], None]
+    ) -> None:
+        self._ledger = context.ledger
+        self._store = context.store
+        self._context = context
+        self._attempts = pipeline.attempts
+        self._backlog = backlog
+        self._on_supplied = on_supplied
+
+    async def apply(
+        self, decision: Decision, found: Candidates, current: Candidate, rules: ReviewRules, warning: tuple[str, str]
+    ) -> ReviewEnd:
+        """warning: reason and words of what is only noted, empty for nothing. Raises StoreError, LedgerError."""
+        key = sample_key(current.item_id, current.n)
+        match decision:
+            case Accepted(image):
+                await self._choose(image, current)
+                if found.state != "succeeded" or image is not current:
+                    await self._set_state(image, "succeeded", "", "")
+                end: ReviewEnd = "warned" if warning[0] else "accepted"
+                if rules.may_reject or warning[0]:
+                    self._tell(found, key, end, *warning)
+                if rules.may_reject:
+                    self._attempts.release_dependents([key])
+                return end
+            case Rejected(image, reason, message, hold):
+                await self._choose(image, current)
+                if hold:
+                    await self._context.in_thread(lambda: self._hold(image, current))
+                await self._set_state(image, "rejected", reason, message)
+                self._tell(found, key, "rejected", reason, message)
+                await self._attempts.block_dependents([key], "rejected", reason)
+                return "rejected"
+            case MakeAnother(reason, message):
+                await self._context.in_thread(lambda: self._set_aside(current, reason, message))
+                self._tell(found, key, "again", reason, message)
+                self._ask_again(current, found, message if rules.judge and rules.judge.feedback else "")
+                return "again"
+
+    async def _set_state(self, image: Candidate, state: str, reason: str, message: str) -> None:
+        """With its line of the results."""
+        change = set_review_state(image.item_id, image.n, image.file.sha256, state, reason, message)  # type: ignore[arg-type]
+        if await self._ledger.writer.write(change):
+            await self._context.in_thread(lambda: self._attempts.update_results(image.item_id))
+
+    def _tell(self, found: Candidates, key: str, end: ReviewEnd, reason: str, message: str) -> None:
+        self._context.emit(
+            ImageReviewed(
+                at=time.time(), key=key, model=lane_model(found.lane), ruling=end, reason=reason, message=message
+            )
+        )
+
+    def _ask_again(self, image: Candidate, found: Candidates, remark: str) -> None:
+        """Unless the manifest of this run does not ask for it: then the next one decides."""
+        if (kept := self._backlog.kept(image.item_id)) is None:
+            return
+        item, lane = kept
+        again = replace(item, remark=remark)
+        self._backlog.add(
+            lane, [Sample(item=again, n=image.n, fingerprint=found.fingerprint, wire=found.wire, known=True)]
+        )
+        self._on_supplied(lane)
+
+    # --- in threads: a file gets another name, and the ledger hears of it
+
+    def _set_aside(self, image: Candidate, reason: str, message: str) -> None:
+        path = self._draft_path(image)
+        self._move(image.file.path, path)
+        self._ledger.writer.submit(set_aside(image, path, reason, message)).result()
+
+    def _hold(self, image: Candidate, current: Candidate) -> None:
+        """image: under the sample's name, whichever it was before."""
+        path = current.file.path if image is current else _with_ending(current.file.path, image.file.path)
+        if os.path.dirname(path):
+            return  # it is held already
+        held = self._draft_path(replace(image, file=replace(image.file, path=path)))
+        self._move(path, held)
+        self._ledger.writer.submit(move_image(image, path, held)).result()
+
+    async def _choose(self, image: Candidate, current: Candidate) -> None:
+        if image is not current:
+            await self._context.in_thread(lambda: self._replace(current, image))
+
+    def _replace(self, current: Candidate, chosen: Candidate) -> None:
+        """The one that is chosen gets the name of the sample's image, which goes to drafts/."""
+        draft_path = self._draft_path(current)
+        self._move(current.file.path, draft_path)
+        self._ledger.writer.submit(replace_current(current, draft_path, chosen)).result()
+        path = _with_ending(current.file.path, chosen.file.path)
+        self._move(chosen.file.path, path)
+        self._ledger.writer.submit(move_image(chosen, chosen.file.path, path)).result()
+
+    def _draft_path(self, image: Candidate) -> str:
+        stem = os.path.splitext(os.path.basename(image.file.path))[0]
+        return self._store.draft_name(stem, 1, image.k, image.attempt, image.file.format)
+
+    def _move(self, old: str, new: str) -> None:
+        self._store.move(old, new)
+        self._store.sync(old, new)
+
+
+def _with_ending(path: str, other: str) -> str:
+    """path, with the ending of the other."""
+    return os.path.splitext(path)[0] + os.path.splitext(other)[1]

@@ -1,0 +1,198 @@
+"""Reviews images beside a run: asks checks and judge about each, and does what follows. A review begins from what the ledger has,
+so that one that was interrupted, at whatever point, goes on where it was, and nothing is judged or bought twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Self
+
+from batchgen.derivatives.render_process import RenderProcess, in_thread
+from batchgen.engine.derivative_runner import POLL_INTERVAL_S, STOP_WITHOUT_WAITING, default_workers
+from batchgen.engine.image_checks import ImageChecks
+from batchgen.engine.judging import Judging
+from batchgen.engine.outcome import ReviewCounts
+from batchgen.engine.review_effects import ReviewEffects
+from batchgen.errors import BatchgenError, LedgerError, StoreError
+from batchgen.events import Event, SampleSucceeded
+from batchgen.ledger.candidates import CandidateReader
+from batchgen.manifest import Manifest
+from batchgen.os_errors import machine_refusal
+from batchgen.planning.plan import is_selected
+from batchgen.records import sample_key, split_key
+from batchgen.review.judge import JudgeSample, judge_sample
+from batchgen.review.ruling import RulesByItem, applicable, bases_of, decide, noted, rejections, word_of_people
+from batchgen.scheduling.dispatcher import Dispatcher
+
+log = logging.getLogger("batchgen")
+CHUNK = 500  # items looked up in the ledger at once
+
+
+class ReviewQueue:
+    """Samples whose images are to be reviewed. An observer: each new image is one, and the run does not end before it was looked
+    at."""
+
+    def __init__(self, dispatcher: Dispatcher, rules: RulesByItem) -> None:
+        self._dispatcher = dispatcher
+        self.rules = rules
+        self._keys: asyncio.Queue[str] = asyncio.Queue()
+        self.unfinished = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, SampleSucceeded) and self.rules[split_key(event.key)[0]].asks:
+            self.add(event.key)
+
+    def add(self, key: str) -> None:
+        self.hold()
+        self._keys.put_nowait(key)
+
+    def hold(self) -> None:
+        """Until `done`, the run goes on."""
+        self.unfinished += 1
+        self._dispatcher.adjust_external(1)
+
+    async def get(self) -> str:
+        return await self._keys.get()
+
+    def done(self) -> None:
+        """What `get` gave is reviewed, or waits for the judge."""
+        self.unfinished -= 1
+        self._dispatcher.adjust_external(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewParts:
+    """only: patterns of what the run selects. hold_uncertain: a judge that may have answered is not asked again."""
+
+    queue: ReviewQueue
+    checks: ImageChecks
+    judging: Judging
+    effects: ReviewEffects
+    view: CandidateReader
+    dispatcher: Dispatcher
+    stop: Callable[[StoreError | LedgerError | OSError], None]
+    note: Callable[[str], None]
+    only: tuple[str, ...] = ()
+    hold_uncertain: bool = False
+
+
+class Reviewer:
+    """Use it as a context: leaving it ends its processes, and what is not reviewed by then is left to the next run."""
+
+    def __init__(self, parts: ReviewParts, manifest: Manifest, earlier: Sequence[tuple[str, int]]) -> None:
+        """earlier: samples whose images an earlier run had no time to review."""
+        self._parts = parts
+        self._manifest = manifest
+        self._earlier = earlier
+        self._tasks: list[asyncio.Task[None]] = []
+        self._counts: Counter[str] = Counter()
+        self._broken = False
+
+    async def __aenter__(self) -> Self:
+        self._parts.queue.hold()  # until all that was there before is looked through
+        self._tasks = [asyncio.create_task(self._find_earlier())]
+        self._tasks += [asyncio.create_task(self._work()) for _ in range(default_workers())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def finish(self) -> ReviewCounts:
+        """Once nothing is sent any more: what is being looked at is waited for, unless the run is to end at once."""
+        queue, dispatcher = self._parts.queue, self._parts.dispatcher
+        while queue.unfinished and not self._broken:
+            reason = dispatcher.stop_reason
+            if reason is not None and reason.kind in STOP_WITHOUT_WAITING:
+                break
+            await asyncio.sleep(POLL_INTERVAL_S)
+        left = queue.unfinished + self._parts.judging.waiting + self._parts.judging.unjudged
+        return ReviewCounts(**self._counts, left=left)
+
+    async def _find_earlier(self) -> None:
+        parts = self._parts
+        try:
+            for item_id, n in self._earlier:
+                parts.queue.add(sample_key(item_id, n))
+            items = iter(()) if parts.queue.rules.all_default else self._manifest.items()
+            while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
+                selected = {item.id for item in chunk if not parts.only or is_selected(item, parts.only)}
+                for key in await in_thread(lambda: list(self._unsettled(sorted(selected)))):  # noqa: B023
+                    parts.queue.add(key)
+        except Exception as error:
+            self._leave_to_next_run(error)
+        finally:
+            parts.queue.done()
+
+    def _unsettled(self, item_ids: Sequence[str]) -> Iterator[str]:
+        """Keys of the samples whose image is not what the rules make of it."""
+        rules_of, said = self._parts.queue.rules, self._parts.view.verdicts(item_ids)
+        for item_id, n, state, wire, sha256 in self._parts.view.current_images(item_ids):
+            rules = rules_of[item_id]
+            if rules.is_default:
+                continue
+            verdicts = [each for each in said.get((item_id, n), ()) if each.sha256 == sha256]
+            bases = bases_of(rules, json.loads(wire).get("prompt", ""))
+            against = any(rejections(rules, bases, verdicts))
+            whole = len(applicable(bases, verdicts)) == len(bases) or against
+            if not whole or rules.to_choose_from > 1 or against != (state == "rejected"):
+                yield sample_key(item_id, n)
+
+    async def _work(self) -> None:
+        process = RenderProcess()
+        try:
+            while True:
+                key = await self._parts.queue.get()
+                try:
+                    if not self._broken:
+                        await self._review(process, key)
+                except (StoreError, LedgerError, OSError) as error:
+                    self._parts.stop(error)
+                except Exception as error:
+                    self._leave_to_next_run(error)
+                finally:
+                    self._parts.queue.done()
+        finally:
+            await process.close()
+
+    def _leave_to_next_run(self, error: Exception) -> None:
+        self._broken = True
+        why = machine_refusal(error)
+        self._parts.note(f"images are left to the next run to be reviewed: {why or error}")
+        if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+            log.error("a bug of batchgen", exc_info=error)
+
+    async def _review(self, process: RenderProcess, key: str) -> None:
+        parts, (item_id, n) = self._parts, split_key(key)
+        rules, found = parts.queue.rules[item_id], await in_thread(lambda: parts.view.candidates(item_id, n))
+        if (current := found.current) is None:
+            return
+        prompt = json.loads(found.wire).get("prompt", "")
+        bases = bases_of(rules, prompt)
+        known = {(verdict.by, verdict.name) for verdict in applicable(bases, current.verdicts)}
+        if missing := [check for check in rules.checks if ("check", check.name) not in known]:
+            await parts.checks.run(process, current, found, missing)
+            found = await in_thread(lambda: parts.view.candidates(item_id, n))
+            if (current := found.current) is None:
+                return
+        if rules.judge is not None and ("judge", rules.judge.model) not in known:
+            if not any(rejections(rules, bases, current.verdicts)) and word_of_people(current.verdicts) is None:
+                self._ask(judge_sample(rules.judge, current, prompt))
+                return
+        decision = decide(rules, bases, found.images, current)
+        self._counts[await parts.effects.apply(decision, found, current, rules, noted(bases, current.verdicts))] += 1
+
+    def _ask(self, sample: JudgeSample) -> None:
+        """Unless nothing is sent any more: then the next run asks."""
+        parts = self._parts
+        if parts.hold_uncertain and parts.view.was_maybe_judged(sample.image, sample.fingerprint):
+            parts.judging.unjudged += 1
+        else:
+            parts.judging.ask(sample)

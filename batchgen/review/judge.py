@@ -1,0 +1,37 @@
+"""A question to the judge about one image, as the lanes of a run know it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from batchgen.ledger.candidates import Candidate
+from batchgen.records import Item, Judge, Sample, judge_id
+from batchgen.review.question import question_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeSample(Sample):
+    """It waits for its turn as a sample does. Its item is called as `judge_id` says, and its prompt is the question."""
+
+    image: Candidate
+    judge: Judge
+
+
+def judge_basis(judge: Judge, prompt: str) -> str:
+    """Hash of what the judge is asked about an image, and which model: another verdict is out of date. prompt: from which the
+    image was made."""
+    return _basis(judge, question_text(judge.rubric, prompt))
+
+
+def _basis(judge: Judge, text: str) -> str:
+    return hashlib.sha256(f"{judge.provider}/{judge.model}\0{text}".encode()).hexdigest()[:16]
+
+
+def judge_sample(judge: Judge, image: Candidate, prompt: str) -> JudgeSample:
+    """prompt: from which the image was made. Its fingerprint is the basis of the verdict that answers it."""
+    text = question_text(judge.rubric, prompt)
+    item = Item(id=judge_id(image.item_id), provider=judge.provider, model=judge.model, prompt=text, filename="", checks=())
+    wire = json.dumps({"prompt": text, "model": judge.model, "image": image.file.sha256})
+    return JudgeSample(item=item, n=image.n, fingerprint=_basis(judge, text), wire=wire, image=image, judge=judge)

@@ -1,0 +1,168 @@
+"""What becomes of a sample whose images were reviewed: accepted, rejected, or made once more. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchgen.item import DEFAULT_CHECKS
+from batchgen.ledger.candidates import Candidate
+from batchgen.records import Check, Item, Judge, OnReject, Verdict
+from batchgen.review.checks import FAILED, basis_of
+from batchgen.review.judge import judge_basis
+
+NOT_CHOSEN = "not_chosen"  # the reason of an image that was made to be one of several
+Bases = Mapping[tuple[str, str], str]  # what is asked of an image now: (`check` or `judge`, name) to the hash of the question
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRules:
+    """What a manifest asks of the images of an item."""
+
+    checks: tuple[Check, ...] = DEFAULT_CHECKS
+    judge: Judge | None = None
+    on_reject: OnReject = OnReject()
+
+    @classmethod
+    def of(cls, item: Item) -> ReviewRules:
+        return cls(item.checks, item.judge, item.on_reject)
+
+    @property
+    def may_reject(self) -> bool:
+        return self.judge is not None or any(check.rejects for check in self.checks)
+
+    @property
+    def asks(self) -> bool:
+        return bool(self.checks) or self.judge is not None
+
+    @property
+    def is_default(self) -> bool:
+        """Nothing that an image made before anybody asked would be looked at for."""
+        return self.judge is None and self.checks == DEFAULT_CHECKS
+
+    @property
+    def to_choose_from(self) -> int:
+        return self.judge.of if self.judge is not None else 1
+
+    @property
+    def max_images(self) -> int:
+        """How many may be bought for one that counts."""
+        return self.to_choose_from + (self.on_reject.again if self.may_reject else 0)
+
+
+class RulesByItem:
+    """Most items of a manifest have the same rules: only those of the others are kept one by one. all_default: as of
+    `ReviewRules.is_default`, for every item."""
+
+    def __init__(self) -> None:
+        self._common: ReviewRules | None = None
+        self._others: dict[str, ReviewRules] = {}
+        self.all_default = True
+
+    def add(self, item: Item) -> ReviewRules:
+        rules = ReviewRules.of(item)
+        if self._common is None:
+            self._common = rules
+        if rules == self._common:
+            rules = self._common
+        else:
+            self._others[item.id] = rules
+        self.all_default = self.all_default and rules.is_default
+        return rules
+
+    def __getitem__(self, item_id: str) -> ReviewRules:
+        return self._others.get(item_id) or self._common or ReviewRules()
+
+
+# What `decide` can answer.
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    image: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """hold: until somebody accepts it."""
+
+    image: Candidate
+    reason: str
+    message: str
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MakeAnother:
+    reason: str
+    message: str
+
+
+Decision = Accepted | Rejected | MakeAnother
+
+
+def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], current: Candidate) -> Decision:
+    """images: all of the sample, reviewed or not, the earliest first; current: the one that has its name, of which all is said that
+    was asked. A person's word comes before that of a judge or a check."""
+    if (word := word_of_people(current.verdicts)) is not None:
+        if word.ruling == "accept":
+            return Accepted(current)
+        return Rejected(current, "person", word.message, hold=rules.on_reject.then == "hold")
+    if len(images) < rules.to_choose_from:
+        return MakeAnother(NOT_CHOSEN, f"{len(images)} of {rules.to_choose_from} images to choose from")
+    best = max(images, key=lambda image: _rank(rules, bases, image, is_current=image is current))
+    against = list(rejections(rules, bases, best.verdicts))
+    if not against:
+        return Accepted(best)
+    reason, message = against[0].reason, "; ".join(verdict.message for verdict in against if verdict.message)
+    if len(images) < rules.max_images:
+        return MakeAnother(reason, message)
+    return Rejected(best, reason, message, hold=rules.on_reject.then == "hold")
+
+
+def word_of_people(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The last that a person has said and not taken back; None when it rules nothing."""
+    said = [verdict for verdict in verdicts if verdict.by == "person" and verdict.ruling in ("accept", "reject")]
+    return max(said, key=lambda verdict: verdict.at, default=None)
+
+
+def rejections(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
+    """What speaks against an image by what is asked of it now: of the judge, fewer points than are asked for."""
+    for verdict in applicable(bases, verdicts):
+        if verdict.by == "judge" and rules.judge is not None:
+            if (verdict.score or 0.0) < rules.judge.least:
+                yield verdict
+        elif verdict.ruling in ("warn", "reject") and _rejects(rules, verdict):
+            yield verdict
+
+
+def bases_of(rules: ReviewRules, prompt: str) -> Bases:
+    """prompt: from which the image was made. Raises UsageError for a check that is not there."""
+    bases = {("check", check.name): basis_of(check) for check in rules.checks}
+    if rules.judge is not None:
+        bases["judge", rules.judge.model] = judge_basis(rules.judge, prompt)
+    return bases
+
+
+def noted(bases: Bases, verdicts: Sequence[Verdict]) -> tuple[str, str]:
+    """The reason and the words of what checks have found and nobody minds; empty when there is nothing."""
+    found = [verdict for verdict in applicable(bases, verdicts) if verdict.by == "check" and verdict.reason]
+    return (found[0].reason, "; ".join(verdict.message for verdict in found)) if found else ("", "")
+
+
+def applicable(bases: Bases, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Those of checks and judge that answer what is asked now."""
+    return [verdict for verdict in verdicts if bases.get((verdict.by, verdict.name)) == verdict.basis]
+
+
+def _rejects(rules: ReviewRules, verdict: Verdict) -> bool:
+    """By the rules as they are now, whatever they were when the check was made. One that could not be made rejects nothing."""
+    return verdict.reason != FAILED and any(
+        check.name == verdict.name and check.rejects for check in rules.checks
+    )
+
+
+def _rank(rules: ReviewRules, bases: Bases, image: Candidate, *, is_current: bool) -> tuple[bool, bool, float, int]:
+    """An image that was judged by what is asked now comes before all others, then one with nothing against it, then the one
+    with more points, then the later one."""
+    said = applicable(bases, image.verdicts)
+    points = max((verdict.score or 0.0 for verdict in said if verdict.by == "judge"), default=0.0)
+    return (is_current or len(said) == len(bases), not list(rejections(rules, bases, image.verdicts)), points, image.attempt)
