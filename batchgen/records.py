@@ -258,7 +258,7 @@ class Verdict:
     person. basis: hash of what was asked of it, so that another rubric or another option judges again; empty of a person.
 
     ruling: none takes an earlier one of the same person back. reason: a slug, such as `blank`; message: in words. score: 0 to 10
-    of a judge, stars from 1 to 5 of a person, what was measured of a check. details: JSON, such as `{"twin": "mug-2.png"}` or
+    of a judge, stars from 1 to 5 of a person, what was measured of a check. details: JSON, such as `{"twin": "mug#2"}` or
     `{"boxes": [[x, y, width, height, text], …]}` in parts of the image's width and height. usd: None when unknown. at: UTC
     seconds.
     """

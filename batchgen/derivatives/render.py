@@ -1,39 +1,25 @@
-"""One picture to its derivatives: decoded once, each file whole and durable in the spool; and the worker process that does it."""
+"""One picture to its derivatives: decoded once, each file whole and durable in the spool."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from batchgen.derivatives import containers, provenance
+from batchgen.derivatives.decode import FORMATS, UprightImage, decode
 from batchgen.derivatives.specification import UNFINISHED_PREFIX, OutputSpec, RenderedFile, RenderRequest, crop_and_size
-from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 LISTED = ("path", "format", "width", "height", "bytes", "sha256")  # of each derivative, in the sidecar
-NICENESS = 10
-OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
-
-
-class UprightImage(NamedTuple):
-    """Pixels of eight bits in RGB, RGBA or L, as they are to be looked at; the profile of their colours; Exif that says so."""
-
-    image: Image.Image
-    icc: bytes | None
-    exif: bytes
 
 
 class Source:
@@ -51,23 +37,13 @@ class Source:
 
     def upright_image(self) -> UprightImage:
         if self._upright is None:
-            self._upright = _decode(self.data)
+            self._upright = decode(self.data)
         return self._upright
 
 
-def serve() -> None:
-    """What runs in a worker process: requests as JSON lines on stdin, what became of their files on stdout, until stdin ends.
-    Never outlives its run: without it stdin is at its end. Ctrl-C is the run's to mind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches this process where there are no sessions (Windows)
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(OOM_SCORE)
-    parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
-    for line in sys.stdin.buffer:
-        answer = json.dumps(render(RenderRequest.from_json(line), lambda: os.getppid() == parent)).encode()
-        sys.stdout.buffer.write(answer + b"\n")
-        sys.stdout.buffer.flush()
+def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[RenderedFile]:
+    """What a worker process is asked, with a `RenderRequest`."""
+    return render(RenderRequest.from_json(request), is_wanted)
 
 
 def render(request: RenderRequest, is_wanted: Callable[[], bool] = lambda: True) -> list[RenderedFile]:
@@ -163,36 +139,6 @@ def encode(
     else:
         image.save(out, "AVIF", quality=spec.quality, speed=6, max_threads=1, xmp=xmp, **about)
     return out.getvalue()
-
-
-def _decode(data: bytes) -> UprightImage:
-    """Raises what Pillow raises."""
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
-    about = dict(image.info)
-    if image.mode == "CMYK":
-        image, about["icc_profile"] = _cmyk_to_rgb(image, about.get("icc_profile")), None
-    elif image.mode.startswith("I"):  # 16 bits of grey
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    elif image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGBA" if "transparency" in about or "A" in image.mode else "RGB")
-    elif "transparency" in about:
-        image = image.convert("RGBA")
-    image.info = {}  # Pillow would write some of it unasked
-    return UprightImage(image, about.get("icc_profile"), about.get("exif", b""))
-
-
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """To sRGB through its profile, where it has one that can be read."""
-    if icc:
-        try:
-            found = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")
-            if found is not None:
-                return found
-        except ImageCms.PyCMSError:
-            pass
-    return image.convert("RGB")
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

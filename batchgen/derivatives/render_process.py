@@ -1,5 +1,5 @@
-"""One worker process that makes derivatives, as its run sees it: started when first needed, replaced when it dies. What it
-makes of a picture is put where the picture is.
+"""One worker process that makes derivatives and looks at images, as its run sees it: started when first needed, replaced when it
+dies. What it makes of a picture is put where the picture is.
 
 A process of our own and no pool of the standard library: that one imports a caller's script again in each worker, cannot say which
 task killed it, and leaves workers behind when the run is killed. This one reads tasks from a pipe that ends with the run.
@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from batchgen.derivatives.diff import RenderTask
 from batchgen.derivatives.specification import RenderedFile, RenderRequest
@@ -27,9 +27,10 @@ from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.store import Store
 
 T = TypeVar("T")
+RENDER = "batchgen.derivatives.render:answer"
 RENDER_TRIES = 3  # of a task whose process dies
 ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
-CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.render import serve; serve()"
+CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.worker import serve; serve()"
 MAX_ANSWER_BYTES = 4_000_000
 END_TIMEOUT_S = 5.0
 TASK_TIMEOUT_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
@@ -45,17 +46,22 @@ class RenderProcess:
 
     async def render(self, request: RenderRequest) -> list[RenderedFile]:
         """Raises RenderProcessDied; the next request gets a new process."""
+        return [RenderedFile(*file) for file in await self.ask(RENDER, request.to_json())]
+
+    async def ask(self, function: str, request: Mapping[str, Any]) -> list[Any]:
+        """What a function, `package.module:function`, answers to a request; one request at a time. Raises RenderProcessDied; the next
+        request gets a new process."""
         process = self._process or await self._start()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None  # noqa: S101 - both are pipes
         try:
-            stdin.write(request.to_json().encode() + b"\n")
+            stdin.write(json.dumps([function, request]).encode() + b"\n")
             await stdin.drain()
             async with TimeLimit(TASK_TIMEOUT_S):
                 answer = await stdout.readline()
                 if not answer.endswith(b"\n"):
                     await process.wait()
-            return [RenderedFile(*file) for file in json.loads(answer)]
+            return list(json.loads(answer))
         except TimeoutError as error:
             await self.close()
             raise RenderProcessDied(f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s") from error

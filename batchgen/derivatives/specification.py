@@ -115,12 +115,12 @@ class RenderRequest:
     outputs: Sequence[OutputSpec]
     present: Sequence[RenderedFile] = ()
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        found = json.loads(text)
+    def from_json(cls, request: Mapping[str, Any]) -> Self:
+        found = dict(request)
         found["provenance"] = Provenance(**found["provenance"])
         found["outputs"] = [OutputSpec(**spec) for spec in found["outputs"]]
         found["present"] = [RenderedFile(*file) for file in found["present"]]

@@ -54,7 +54,9 @@ class Bench:
             outputs=[output.spec for output in found],
         )  # fmt: skip
         names = {output.path: output.name for output in found}
-        self.rows = put_derivatives(render(RenderRequest.from_json(request.to_json())), {}, store)
+        self.rows = put_derivatives(
+            render(RenderRequest.from_json(json.loads(json.dumps(request.to_json())))), {}, store
+        )
         assert list(Path(store.spool).iterdir()) == []
         return {names.get(row.path, "beside"): row for row in self.rows}
 

@@ -29,9 +29,10 @@ FLOORS: dict[str, list[str]] = {
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
         *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
+        *["review.checks", "review.twins"],
     ],
     "edges": [
-        *["http", "references", "store", "derivatives", "ledger"],
+        *["http", "references", "store", "derivatives", "review", "ledger"],
         # a manifest is read here
         *["manifest.read", "manifest.sources", "manifest.data", "manifest.rows", "manifest.assemble"],
         *["manifest.validate_item", "manifest.duplicates", "manifest.item_references"],

@@ -26,7 +26,7 @@ def workers(parent: int | None = None) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            alive = b"derivatives.render import" in (entry / "cmdline").read_bytes() and fields[0] != "Z"
+            alive = b"derivatives.worker import" in (entry / "cmdline").read_bytes() and fields[0] != "Z"
             if alive and parent in (None, int(fields[1])):
                 found.append(int(entry.name))
     return found

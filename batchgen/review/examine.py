@@ -1,0 +1,42 @@
+"""What a worker process does when it is asked to check an image: decode it once, and ask each check in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from batchgen.review.checks import FAILED, Asked, Finding, check_type
+from batchgen.review.image import CheckImage
+
+Examine = Callable[[CheckImage, Mapping[str, Any], Asked], Finding]
+
+
+def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[dict[str, Any]]:
+    """One `Finding` for each check, in their order. request: as `run_checks` makes it. Never raises for what an image or a check
+    may do."""
+    checks = request["checks"]
+    try:
+        image = CheckImage(request["path"], request["sha256"], request["references"])
+    except (OSError, ValueError) as error:
+        why = f"the image cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return [asdict(Finding(reason=FAILED, message=why)) for _ in checks]
+    asked = Asked(**request["asked"])
+    return [asdict(_examine(image, name, options, asked)) for name, options in checks]
+
+
+def _examine(image: CheckImage, name: str, options: Mapping[str, Any], asked: Asked) -> Finding:
+    try:
+        kind = check_type(name)
+        return _function(kind.examine)(image, kind.values(options), asked)
+    except Exception as error:  # Pillow raises all sorts of them on hostile bytes, and a check is anybody's code
+        return Finding(reason=FAILED, message=f"{type(error).__name__}: {error}"[:500])
+
+
+@cache
+def _function(name: str) -> Examine:
+    module, _, attribute = name.partition(":")
+    found: Examine = getattr(import_module(module), attribute)
+    return found

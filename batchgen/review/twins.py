@@ -1,0 +1,114 @@
+"""Which image of a job looks like which other: perceptual hashes of 64 bits, and a search for those that differ in a few bits. Pure.
+
+The hash is cut into four bands of 16 bits. Two hashes that differ in at most seven bits differ in at most one bit of some band,
+so that looking at the 17 nearest values of each band finds all of them (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).
+The mean colours of nine fields tell images apart that differ in colour alone, which the hash does not see.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+
+from batchgen.item import Check
+from batchgen.records import Verdict, sample_key
+from batchgen.review.checks import Finding, check_type, ruling_of
+
+BANDS = 4
+BAND_BITS = 16
+COLOURS = 27  # bytes: red, green and blue of three times three fields
+COLOUR_TOLERANCE = 24  # of 255, in any of them
+_MASK = (1 << BAND_BITS) - 1
+_NEAR = (0, *(1 << bit for bit in range(BAND_BITS)))
+_ABANDONED = ""  # owner of an image that another has replaced
+
+
+class _Chains:
+    """Slots by a key of 16 bits: chains in two arrays, which take four bytes a slot."""
+
+    def __init__(self) -> None:
+        self._last = array("i", [-1]) * (1 << BAND_BITS)
+        self._before = array("i")
+
+    def append(self, key: int) -> None:
+        self._before.append(self._last[key])
+        self._last[key] = len(self._before) - 1
+
+    def of(self, key: int) -> Iterator[int]:
+        """The latest first."""
+        slot = self._last[key]
+        while slot >= 0:
+            yield slot
+            slot = self._before[slot]
+
+
+class TwinIndex:
+    """The images of one job that have been looked at: one for each sample, the latest. About 120 bytes each."""
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._colours = bytearray()
+        self._owners: list[str] = []
+        self._bands = [_Chains() for _ in range(BANDS)]
+        self._by_owner = _Chains()
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def add(self, verdict: Verdict) -> None:
+        """Take an image in by what an earlier verdict of `twin` says of it. Without a hash, as of a blank one, it has no twin."""
+        known, owner = _known_of(verdict), sample_key(verdict.item_id, verdict.n)
+        for slot in self._by_owner.of(hash(owner) & _MASK):
+            if self._owners[slot] == owner:
+                self._owners[slot] = _ABANDONED
+        if known is not None:
+            self._append(owner, *known)
+
+    def judge(self, verdict: Verdict, check: Check) -> Verdict:
+        """The verdict of `twin` once the image is compared with all that are in the index; then it is one of them. Never compares a
+        sample's image with an earlier one of the same sample, whose place it has."""
+        known, owner = _known_of(verdict), sample_key(verdict.item_id, verdict.n)
+        distance = check_type(check.name).values(dict(check.options))["distance"]
+        found = None if known is None or verdict.reason else self._find(owner, *known, distance)
+        self.add(verdict)
+        if found is None:
+            return verdict
+        finding = Finding(reason="twin", message=f"looks like the image of {found[0]}", score=found[1])
+        details = {**verdict.details, "twin": found[0]}
+        ruling = ruling_of(check, finding)
+        return replace(
+            verdict, ruling=ruling, reason="twin", message=finding.message, score=finding.score, details=details
+        )
+
+    def _append(self, owner: str, hashed: int, colours: bytes) -> None:
+        self._hashes.append(hashed)
+        self._colours += colours
+        self._owners.append(owner)
+        self._by_owner.append(hash(owner) & _MASK)
+        for number, chains in enumerate(self._bands):
+            chains.append(hashed >> number * BAND_BITS & _MASK)
+
+    def _find(self, owner: str, hashed: int, colours: bytes, distance: int) -> tuple[str, int] | None:
+        """A sample whose image is as near as that, and how near; any of them."""
+        for number, chains in enumerate(self._bands):
+            band = hashed >> number * BAND_BITS & _MASK
+            for bit in _NEAR:
+                for slot in chains.of(band ^ bit):
+                    away = (self._hashes[slot] ^ hashed).bit_count()
+                    if away <= distance and self._owners[slot] not in (owner, _ABANDONED):
+                        at = slot * COLOURS
+                        if colours_match(self._colours[at : at + COLOURS], colours):
+                            return self._owners[slot], away
+        return None
+
+
+def colours_match(left: bytes | bytearray, right: bytes) -> bool:
+    """Whether no field differs by more than compression makes it."""
+    return all(abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(left, right, strict=True))
+
+
+def _known_of(verdict: Verdict) -> tuple[int, bytes] | None:
+    """Hash and colours, as `twin` says them in its details."""
+    hashed, colours = verdict.details.get("hash"), verdict.details.get("colours")
+    return (int(hashed, 16), bytes.fromhex(colours)) if hashed and colours else None
