@@ -236,6 +236,28 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a judge is asked: how well an image meets a rubric. model: its id. text: of the question, rubric and all, to which the
+    codec adds the JSON that is asked for. images: to be looked at, the one that is judged first."""
+
+    model: str
+    text: str
+    images: tuple[ReferenceImage, ...]
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a judge answered. score: from 0 to 10. remark: one line that says what is wrong, empty when nothing is."""
+
+    score: float
+    remark: str = ""
+    usage: Usage | None = None
+    model_version: str = ""
+    reply_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
     """A checked image on disk. path: relative to the job folder, `/` between parts."""
 

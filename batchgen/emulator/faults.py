@@ -116,10 +116,6 @@ def unknown_marker(text: str, known: Container[str], api: str) -> str:
     return f"emulator: {api} has no fault named {unknown[0]!r}" if unknown else ""
 
 
-def without_markers(text: str) -> str:
-    return _MARKER.sub("", text).strip()
-
-
 def _due(marked: Iterable[tuple[str, int]], attempt: int) -> str | None:
     """Markers follow one another: `503*1` then `reset*1` then nothing. attempt: from 1."""
     for name, times in marked:

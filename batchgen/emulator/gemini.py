@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ from aiohttp import web
 
 from batchgen.emulator import google
 from batchgen.emulator.answers import JSON_TYPE, Answer, as_json, clean, without_none
-from batchgen.emulator.faults import GEMINI_FAULTS, without_markers
+from batchgen.emulator.faults import GEMINI_FAULTS
 from batchgen.emulator.files import Files, StoredFile
 from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES, Schema
+from batchgen.emulator.judge import Sight, judge, look_at, modalities, response_schema, wants_json
+from batchgen.emulator.markers import without_markers
 from batchgen.emulator.models import GEMINI, Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
@@ -25,7 +27,6 @@ from batchgen.emulator.signatures import is_served, make_signature
 
 _STILL = ("image/png", "image/jpeg", "image/webp")
 _TAKEN_AS_IS = ("image/heic", "image/heif", "application/pdf", "video/")  # not decoded here
-_DEFAULT_MODALITIES = ("TEXT", "IMAGE")  # ai.google.dev/gemini-api/docs/image-generation
 # ai.google.dev/gemini-api/docs/media-resolution, Gemini 3, still images.
 _REFERENCE_TOKENS = {"LOW": 280, "MEDIUM": 560, "HIGH": 1120, "ULTRA_HIGH": 2240}
 _NOT_DATA = {"thought", "thoughtSignature", "partMetadata", "mediaResolution", "videoMetadata"}
@@ -40,6 +41,7 @@ class GeminiSpec(Spec):
     """modalities: upper case. interim: pictures shown among the thoughts. prompt_tokens: of all text, earlier turns and
     what the model said in them included. reference_tokens: of each picture sent along; thought_tokens: on average.
 
+    judged: the first of the pictures sent along, where JSON is asked for; schema: of that JSON.
     search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
     """
 
@@ -52,6 +54,8 @@ class GeminiSpec(Spec):
     search: tuple[str, ...]
     tier: str
     stream: Stream
+    judged: Sight | None = None
+    schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
@@ -78,7 +82,8 @@ def parse(
     request = google.read_fields(body, schema)
     contents = request.get("contents") or []
     _check_contents(contents)
-    references, ratio_of_reference = _references(contents, model, find_file)
+    pictures = [found for one in contents for part in one["parts"] if (found := _picture(part, find_file))]
+    ratio_of_reference = _ratio_of_last(pictures, model)
     if model.signs and options.signature_bytes:
         _check_signatures(contents, options.signature_bytes, find_file)
     config = request.get("generationConfig", {})
@@ -101,10 +106,10 @@ def parse(
         mime=output.get("mimeType", model.mime),
         quality=output.get("compressionQuality", 86),
         seed=config.get("seed"),
-        references=references,
+        references=tuple(one[0] for one in pictures),
         turn=len(prompts),
         history=tuple(prompts[:-1]),
-        modalities=tuple(config.get("responseModalities") or _DEFAULT_MODALITIES),
+        modalities=modalities(config, model),
         include_thoughts=include_thoughts,
         # Up to two interim pictures (ai.google.dev, image generation); that it is one below HIGH is ours.
         interim=(2 if level == "HIGH" else 1) if include_thoughts else 0,
@@ -114,7 +119,17 @@ def parse(
         search=_search(request.get("tools") or [], model),
         tier=_tier(request.get("serviceTier", "standard"), options),
         stream=stream,
+        judged=_judged(config, model, pictures),
+        schema=response_schema(config),
     )
+
+
+def _judged(config: dict[str, Any], model: Model, pictures: Sequence[_Picture]) -> Sight | None:
+    """None where no JSON is asked for. Raises ApiError 400."""
+    if not wants_json(config, model):
+        return None
+    name, _, found = pictures[0] if pictures else ("", "", None)
+    return look_at(name, found.path if isinstance(found, StoredFile) else found)
 
 
 def _text(content: Content) -> str:
@@ -166,8 +181,11 @@ def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
     return found[0].encode() if found else str(part.get("text", "")).encode("utf-8", "replace")
 
 
-def _picture(part: dict[str, Any], find_file: FindFile) -> tuple[str, str, bytes | StoredFile | None] | None:
-    """Hash, MIME type and bytes of the image in this part, None for a part without one.
+_Picture = tuple[str, str, bytes | StoredFile | None]  # its hash, MIME type and bytes
+
+
+def _picture(part: dict[str, Any], find_file: FindFile) -> _Picture | None:
+    """The image in this part, None for a part without one.
 
     A link to another host is never fetched: its hash is that of the link, and it has no bytes."""
     if "fileData" in part:
@@ -180,12 +198,11 @@ def _picture(part: dict[str, Any], find_file: FindFile) -> tuple[str, str, bytes
     return None
 
 
-def _references(contents: list[Content], model: Model, find_file: FindFile) -> tuple[tuple[str, ...], str | None]:
-    """Hashes of all pictures sent along, and the ratio nearest to the last one's."""
-    pictures = [found for one in contents for part in one["parts"] if (found := _picture(part, find_file))]
+def _ratio_of_last(pictures: Sequence[_Picture], model: Model) -> str | None:
+    """The ratio nearest to that of the last picture sent along."""
     sizes = [_size(mime, picture) for _, mime, picture in pictures if picture is not None]
     known = [size for size in sizes if size]
-    return tuple(one[0] for one in pictures), model.nearest_ratio(*known[-1]) if known else None
+    return model.nearest_ratio(*known[-1]) if known else None
 
 
 def _size(mime: str, picture: bytes | StoredFile) -> tuple[int, int] | None:
@@ -297,6 +314,9 @@ class _Candidate:
         spec, fault = self.job.spec, self.job.fault
         if spec.include_thoughts:
             yield {"text": "**Planning the picture**\n\nComposition, light, then type.", "thought": True}
+        if spec.judged is not None:
+            yield self._text(judge(spec.prompt, spec.judged, spec.schema, self.job.places, self.job.attempt))
+            return
         if "IMAGE" not in spec.modalities or fault == "text_only":
             yield self._text("I can describe that picture, but there is none in this answer.")
             return

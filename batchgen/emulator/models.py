@@ -62,6 +62,7 @@ class Model:
 
     thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on average, by level; "" is for
     requests that name none. replacement: of an AI model that the vendor has shut down; empty while it is served.
+    writes: it answers in text, as JSON where that is asked for, and makes no images.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Model:
     search: tuple[str, ...] = ()
     mime: str = "image/jpeg"
     replacement: str = ""
+    writes: bool = False
 
     def thoughts_at(self, level: str) -> int:
         return self.thoughts.get(level, self.thoughts.get("", 0))
@@ -151,6 +153,8 @@ _FLASH_25 = Model(
     reference_tokens=258,  # ai.google.dev/gemini-api/docs/tokens, a picture of up to 384 pixels
     mime="image/png",
 )
+# ai.google.dev/gemini-api/docs/models; they take images and have structured output.
+_WRITING = ("3.1-flash-lite", "3.5-flash-lite", "3.5-flash", "3.6-flash", "3.7-flash")
 # ai.google.dev/gemini-api/docs/{pricing,deprecations,changelog}, as of November 2026.
 _GEMINI = [
     _FLASH_21,
@@ -159,6 +163,7 @@ _GEMINI = [
     replace(_FLASH_31, id="gemini-3.1-flash-lite-image", sizes=("1K",), search=()),
     _FLASH_31,
     _FLASH_25,
+    *(replace(_FLASH_31, id=f"gemini-{name}", search=("web",), writes=True) for name in _WRITING),
     replace(_PRO, id="gemini-3-pro-image-preview", replacement="gemini-3-pro-image"),
     replace(_FLASH_31, id="gemini-3.1-flash-image-preview", replacement=_FLASH_21.id),
     replace(_FLASH_25, id="gemini-2.5-flash-image-preview", replacement=_FLASH_21.id),

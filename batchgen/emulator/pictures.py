@@ -12,7 +12,7 @@ import io
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,7 +43,7 @@ class Picture:
 
     caption: AI model, ratio and size as readable text. n: the request's number, for tests to match files with requests;
     it is in the comment and does not change the pixels. history: what was asked for in the turns before, on which the
-    picture draws. nonce: the attempt, so that asking again paints anew.
+    picture draws. nonce: the attempt, so that asking again paints anew. flaw: as of `markers.Drawing`.
     """
 
     prompt: str
@@ -58,6 +58,7 @@ class Picture:
     references: Sequence[str] = ()
     history: Sequence[str] = ()
     nonce: int = 1
+    flaw: str = ""
 
 
 @functools.lru_cache(maxsize=64)
@@ -122,6 +123,34 @@ def _fit(text: str, width_px: int, height_px: int) -> tuple[str, int]:
         size_px = max(8, int(size_px * 0.85))
 
 
+def _drawn(picture: Picture) -> Image.Image:
+    """With the flaw that its prompt asks for."""
+    flaw, count = picture.flaw.partition("=")[0], int(picture.flaw.partition("=")[2] or 0)
+    if flaw == "blank":
+        return Image.new("RGB", picture.pixels)
+    if flaw == "twin":
+        same = replace(picture, prompt="", index=0, seed=None, references=(), history=(), nonce=1)
+        picture = replace(same, title="The same for every prompt")
+    if flaw == "misspelt":
+        picture = replace(picture, title=_misspelt(picture.title))
+    image = _gradient(_digest(picture), picture.pixels)
+    _letter(image, replace(picture, title=" ") if count else picture)
+    draw, (width, height) = ImageDraw.Draw(image), picture.pixels
+    radius = min(width, height) / 12
+    for n in range(count):  # in rows of three
+        x, y = width * (1 + n % 3) / 4, height * (1 + n // 3) / 5
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(240, 240, 235))
+    if flaw == "half":
+        draw.rectangle((0, height // 2, width, height), fill=(128, 128, 128))
+    return image
+
+
+def _misspelt(title: str) -> str:
+    """Without the middle letter of its longest word."""
+    word = max(title.split() or [""], key=len)
+    return title.replace(word, word[: len(word) // 2] + word[len(word) // 2 + 1 :], 1)
+
+
 def _letter(image: Image.Image, picture: Picture) -> None:
     width, height = image.size
     margin = max(4, min(width, height) // 16)
@@ -165,8 +194,7 @@ def draw(
 
 def render(picture: Picture, quality: int = 86) -> bytes:
     """The encoded picture: PNG, WebP or JPEG. A 1K picture takes about 20 ms of one core."""
-    image = _gradient(_digest(picture), picture.pixels)
-    _letter(image, picture)
+    image = _drawn(picture)
     stream = io.BytesIO()
     if picture.mime == "image/png":
         text = PngImagePlugin.PngInfo()

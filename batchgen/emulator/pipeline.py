@@ -18,7 +18,8 @@ from aiohttp import web
 
 from batchgen.emulator.accounting import QuotaExceeded, Quotas, RequestRecord, Statistics
 from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, read_body, send
-from batchgen.emulator.faults import CallFaults, fault_for, unknown_marker, without_markers
+from batchgen.emulator.faults import CallFaults, fault_for, unknown_marker
+from batchgen.emulator.markers import Places, drawing_of, unreadable_marker, without_markers
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import Picture, render, scaled
@@ -63,7 +64,7 @@ class Spec:
 class Job(Generic[SpecT]):
     """One request being worked on. n: its number; attempt: how often this prompt was asked, from 1.
 
-    origin: scheme and host the client used, for links.
+    origin: scheme and host the client used, for links. places: of what markers ask for one after another.
     """
 
     spec: SpecT
@@ -73,6 +74,7 @@ class Job(Generic[SpecT]):
     options: EmulatorOptions
     draw: random.Random
     origin: str
+    places: Places
 
     @property
     def mime(self) -> str:
@@ -84,9 +86,11 @@ class Job(Generic[SpecT]):
         spec = self.spec
         width, height = scaled(spec.model.pixels(spec.ratio, spec.size), self.options.longest_px)
         turn = f" · turn {spec.turn}" if spec.turn > 1 else ""
+        drawing = drawing_of(spec.prompt, self.places, f"{self.n}/{index}")
         picture = Picture(
             prompt=spec.prompt,
-            title=without_markers(spec.prompt),
+            title=drawing.text or without_markers(spec.prompt),
+            flaw=drawing.flaw,
             model=spec.model.id,
             caption=f"{spec.model.id} · {spec.ratio} · {spec.size}{turn}",
             mime="image/jpeg" if self.fault == "mislabelled" else spec.mime,
@@ -149,6 +153,7 @@ class Pipeline:
         self._closing = asyncio.Event()
         self._quotas = Quotas(options.minute_s, rejected_counts=options.rejected_counts)
         self._attempts: Counter[tuple[str | int, ...]] = Counter()
+        self._places = Places()
         self._attempts_lock = Lock()  # lines of batches are counted in a thread
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="emulator")
         self._loop = asyncio.get_running_loop()
@@ -160,7 +165,7 @@ class Pipeline:
 
     def reset(self) -> None:
         """Counts, quotas and attempts start anew."""
-        for kept in (self.statistics, self._quotas, self._attempts, self.call_faults):
+        for kept in (self.statistics, self._quotas, self._attempts, self._places, self.call_faults):
             kept.clear()
 
     async def handle(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
@@ -212,7 +217,7 @@ class Pipeline:
 
     def job(self, spec: Spec, n: int, endpoint: Endpoint, origin: str = "") -> Job[Any]:
         """Raises ApiError for a marker that this endpoint has no fault for."""
-        if problem := unknown_marker(spec.prompt, endpoint.faults, "this API"):
+        if problem := unknown_marker(spec.prompt, endpoint.faults, "this API") or unreadable_marker(spec.prompt):
             raise endpoint.api.refused(problem)
         asked: tuple[str | int, ...] = (spec.model.id, spec.prompt, spec.turn, *spec.history)
         with self._attempts_lock:
@@ -221,7 +226,16 @@ class Pipeline:
         draw = random.Random(f"{self.options.seed}|{'|'.join(map(str, asked))}|{attempt}")
         fault = fault_for(spec.prompt, attempt, self.options.faults, draw)
         fault = fault if fault in endpoint.faults else None
-        return Job(spec=spec, n=n, attempt=attempt, fault=fault, options=self.options, draw=draw, origin=origin)
+        return Job(
+            spec=spec,
+            n=n,
+            attempt=attempt,
+            fault=fault,
+            options=self.options,
+            draw=draw,
+            origin=origin,
+            places=self._places,
+        )
 
     async def _take_time(self, job: Job[Any], request: web.Request, api: Api) -> None:
         """The latency; a client's X-Server-Timeout ends it early with 504, as google-genai documents the header."""

@@ -3,7 +3,6 @@ place in every budget. What it answers is a verdict."""
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable
 from typing import cast
@@ -21,7 +20,7 @@ from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.verdicts import record_answer
 from batchgen.profiles.price import cost_usd
 from batchgen.providers.contract import SupportsJudge
-from batchgen.records import Answer, Question, ReferenceImage, Request, Response, Sample, Verdict, sample_key
+from batchgen.records import Answer, Request, Response, Sample, Verdict, sample_key
 from batchgen.references.redraw import small_jpeg
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.dispatcher import Dispatcher
@@ -98,9 +97,7 @@ class Judging:
         try:
             with self._context.store.local_copy(sample.image.file.path) as path:
                 jpeg = small_jpeg(path)
-            image = ReferenceImage("image/jpeg", base64.b64encode(jpeg).decode())
-            question = Question(model=sample.judge.model, text=sample.item.prompt, images=(image,))
-            return cast(SupportsJudge, route.codec).build_question(question)
+            return cast(SupportsJudge, route.codec).build_question(sample.question(jpeg))
         except BatchgenError:
             raise
         except OSError as error:

@@ -21,6 +21,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Item, Judge, KnownSample, Sample
+from batchgen.review.judge import question
 from batchgen.review.question import question_text
 from batchgen.review.ruling import RulesByItem
 
@@ -133,7 +134,7 @@ class Reconciliation:
     def _add_questions(self, item: Item, judge: Judge, images: int) -> None:
         """The judge is asked about each image that is made."""
         profile = self.profile(judge.model)
-        load, usd = self.load_of(profile), estimate_question_usd(profile, question_text(judge.rubric, item.prompt))
+        load, usd = self.load_of(profile), estimate_question_usd(profile, question(judge, question_text(judge.rubric, item.prompt)))
         load.requests += images
         load.total_latency_s += profile.latency(profile.default_size) * images
         load.usd += (usd or 0.0) * images

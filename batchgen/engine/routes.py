@@ -11,12 +11,13 @@ from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
-from batchgen.profiles.price import estimate_usd
+from batchgen.profiles.price import estimate_question_usd, estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import Provider, SupportsBatches, find_credentials
 from batchgen.providers.credentials import Credentials
 from batchgen.providers.registry import emulated_url, endpoint_of, provider_class
 from batchgen.records import Sample
+from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.blame import Upstream
 from batchgen.scheduling.quota_terms import account_key
 from batchgen.settings import Access, Settings, environment, is_loopback
@@ -56,7 +57,7 @@ def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
     """What a request for the sample is expected to cost; None when its price is unknown."""
     profile = routes[lane_key(sample.item.provider, sample.item.model)].profile
     if isinstance(sample, JudgeSample):
-        return estimate_question_usd(profile, sample.item.prompt)
+        return estimate_question_usd(profile, sample.question())
     return estimate_usd(profile, sample)
 
 

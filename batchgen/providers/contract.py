@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.credentials import Credentials, FoundCredentials
-from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
+from batchgen.records import Answer, Inputs, ListedJob, PendingJob, Question, Reply, Request, Response, Sample
 
 if TYPE_CHECKING:
     from batchgen.providers.listings import Listing
@@ -84,6 +84,20 @@ class SupportsConversations(Provider, Protocol):
     @staticmethod
     def turn(envelope: bytes) -> Mapping[str, Any]:
         """What the model said, exactly, to be sent back in the next turn. envelope: of an answer that `read` took."""
+        ...
+
+
+@runtime_checkable
+class SupportsJudge(Provider, Protocol):
+    """A codec of an API whose models look at images and answer in JSON: it asks them how well an image meets a rubric."""
+
+    def build_question(self, question: Question) -> Request:
+        """The request that asks it, without credentials. `judgement.ANSWER_SCHEMA` is the JSON to ask for. Raises BadRequest."""
+        ...
+
+    def read_answer(self, response: Response) -> Answer:
+        """The judgement in a response, or the ProviderError it amounts to, as of `read`: Malformed for a text that is not the JSON
+        asked for, Refused when the model does not look at the image. What was used all the same is in the error's `usage`."""
         ...
 
 

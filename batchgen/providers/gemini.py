@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote, urlencode
 
@@ -18,14 +18,15 @@ from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.gemini_answer import Answer, read_reply
+from batchgen.providers.gemini_answer import GenerateContentResponse, read_answer, read_reply
 from batchgen.providers.gemini_batch import GeminiBatch
 from batchgen.providers.gemini_files import GeminiFiles
 from batchgen.providers.google_errors import error_in_success, parse_answer, read_error
+from batchgen.providers.judgement import ANSWER_SCHEMA
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.remote import BatchCodec, FileCodec
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder, turn_placeholder
-from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
+from batchgen.records import Answer, Inputs, Item, Question, ReferenceImage, Reply, Request, Response, Sample
 
 ENDPOINT = Endpoint(
     name="gemini",
@@ -159,10 +160,36 @@ class Gemini(GoogleCodec):
         return said
 
     def read(self, response: Response) -> Reply:
-        answer = parse_answer(Answer, response)
-        if answer.error and not answer.candidates:
-            raise error_in_success(answer.error, response)
-        return read_reply(answer, response)
+        return read_reply(_parsed(response), response)
+
+    def build_question(self, question: Question) -> Request:
+        """As google-genai 3.4.0 asks for JSON by a JSON Schema (ai.google.dev/gemini-api/docs/structured-output)."""
+        config = {
+            "responseModalities": ["TEXT"],
+            "responseMimeType": "application/json",
+            "responseJsonSchema": ANSWER_SCHEMA,
+            "temperature": 0 if "temperature" in self.profile.supports else None,
+        }
+        contents = [{"role": "user", "parts": _parts(question.text, question.images)}]
+        return Request(
+            method="POST",
+            path=self._path,
+            body=encode_body(
+                {"contents": contents, "generationConfig": given(config)}, [image.base64 for image in question.images]
+            ),
+            headers=json_headers(question.timeout_s),
+            timeout_s=question.timeout_s,
+        )
+
+    def read_answer(self, response: Response) -> Answer:
+        return read_answer(_parsed(response), response)
+
+
+def _parsed(response: Response) -> GenerateContentResponse:
+    answer = parse_answer(GenerateContentResponse, response)
+    if answer.error and not answer.candidates:
+        raise error_in_success(answer.error, response)
+    return answer
 
 
 def json_headers(timeout_s: float) -> dict[str, str]:
@@ -172,13 +199,7 @@ def json_headers(timeout_s: float) -> dict[str, str]:
 
 def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
     prompts = (*item.history, item.prompt)
-    parts: list[dict[str, Any]] = [{"text": prompts[0]}]
-    for number, reference in enumerate(inputs.references):
-        if reference.uri:
-            parts.append({"fileData": {"mimeType": reference.mime_type, "fileUri": reference.uri}})
-        else:
-            parts.append({"inlineData": {"mimeType": reference.mime_type, "data": reference_placeholder(number)}})
-    contents: list[Any] = [{"role": "user", "parts": parts}]
+    contents: list[Any] = [{"role": "user", "parts": _parts(prompts[0], inputs.references)}]
     for number, prompt in enumerate(prompts[1:]):
         contents += [turn_placeholder(number), {"role": "user", "parts": [{"text": prompt}]}]
     return {"contents": contents, "generationConfig": _config(item)} | given(
@@ -189,6 +210,16 @@ def _body(item: Item, inputs: Inputs) -> dict[str, Any]:
             "serviceTier": item.service_tier,
         }
     )
+
+
+def _parts(text: str, images: Sequence[ReferenceImage]) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"text": text}]
+    for number, image in enumerate(images):
+        if image.uri:
+            parts.append({"fileData": {"mimeType": image.mime_type, "fileUri": image.uri}})
+        else:
+            parts.append({"inlineData": {"mimeType": image.mime_type, "data": reference_placeholder(number)}})
+    return parts
 
 
 def _config(item: Item) -> dict[str, Any]:

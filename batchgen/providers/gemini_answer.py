@@ -24,7 +24,8 @@ from batchgen.errors import (
 )
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image
 from batchgen.providers.grounding import query_count
-from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Response, Role, Usage
+from batchgen.providers.judgement import read_judgement
+from batchgen.records import DECODED_PREFIX, Answer, Reply, ReplyImage, Response, Role, Usage
 
 
 class Blob(AnswerModel):
@@ -69,7 +70,7 @@ class PromptFeedback(AnswerModel):
     block_reason_message: Annotated[str | None, LENIENT] = None
 
 
-class Answer(AnswerModel):
+class GenerateContentResponse(AnswerModel):
     # Absent when the prompt was blocked. One error is enough: pydantic's take 1 KB each.
     candidates: list[Candidate] | None = Field(None, fail_fast=True)
     prompt_feedback: Annotated[PromptFeedback | None, LENIENT] = None
@@ -97,7 +98,7 @@ SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
 }
 
 
-def read_reply(answer: Answer, response: Response) -> Reply:
+def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
     usage = _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, response)
@@ -124,6 +125,21 @@ def read_reply(answer: Answer, response: Response) -> Reply:
         notes=notes + _retirement_notes(answer.model_status),
         grounding=next((_without_nan(c.grounding_metadata) for c in candidates if c.grounding_metadata), {}),
     )
+
+
+def read_answer(answer: GenerateContentResponse, response: Response) -> Answer:
+    """The judgement in an answer, or the error it amounts to. A text that was broken off by a filter is a refusal."""
+    candidates, usage = (
+        answer.candidates or [],
+        _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, response),
+    )
+    text, error = _text(candidates), _no_image_error(answer, response.status, "text")
+    if not text or isinstance(error, (Refused, OutputRefused)):
+        if isinstance(error, NoImage):
+            error = Malformed(f"the judge did not answer: {error.message}", http_status=response.status)
+        error.usage = usage
+        raise error
+    return read_judgement(text, response.status, usage=usage, reply_id=answer.response_id, version=answer.model_version)
 
 
 def read_usage(usage: UsageMetadata | None) -> Usage | None:
@@ -219,7 +235,8 @@ def _retirement_notes(model_status: Mapping[str, Any] | None) -> tuple[str, ...]
     return (f"model status: {clean_line(' · '.join(words), 200)}",) if words else ()
 
 
-def _no_image_error(answer: Answer, status: int) -> ProviderError:
+def _no_image_error(answer: GenerateContentResponse, status: int, wanted: str = "image") -> ProviderError:
+    """Why an answer does not hold what was wanted of it."""
     feedback = answer.prompt_feedback
     if feedback is not None and feedback.block_reason:
         words = clean_line(f"the prompt was blocked: {feedback.block_reason} {feedback.block_reason_message or ''}")
@@ -231,7 +248,7 @@ def _no_image_error(answer: Answer, status: int) -> ProviderError:
     text = _text(candidates)
     finish_message = next((c.finish_message for c in candidates if c.finish_message), "")
     kind, reason = _error_class(finish_reason, bool(text))
-    said = finish_message or text or f"no image, finish reason {finish_reason or 'not given'}"
+    said = finish_message or text or f"no {wanted}, finish reason {finish_reason or 'not given'}"
     if reason == "unknown_finish_reason":
         said = f"{finish_reason}: {said}"
     return kind(clean_line(said), reason=reason, http_status=status)

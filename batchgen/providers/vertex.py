@@ -24,7 +24,7 @@ from batchgen.providers.google_credentials import FILE_VARIABLE, GoogleToken, fi
 from batchgen.providers.imagen import Imagen
 from batchgen.providers.listings import wire_name
 from batchgen.providers.request_body import deep_merged, given
-from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
+from batchgen.records import Answer, Inputs, Item, Question, Reply, Request, Response, Sample
 
 PREFIX = "vertex/"
 VERSION = "v1beta1"  # what the vendor's own SDK asks for
@@ -122,6 +122,15 @@ class Vertex(Platform):
     @staticmethod
     def turn(envelope: bytes) -> Mapping[str, Any]:
         return Gemini.turn(envelope)
+
+    def build_question(self, question: Question) -> Request:
+        return replace(Gemini(self.profile).build_question(question), path=self._path)
+
+    def read_answer(self, response: Response) -> Answer:
+        try:
+            return Gemini(self.profile).read_answer(response)
+        except (KeyRejected, ModelUnavailable) as error:
+            raise _with_own_reason(error) from None
 
     def added(self, item: Item) -> dict[str, Any]:
         image = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
 
 from batchgen.ledger.candidates import Candidate
-from batchgen.records import Item, Judge, Sample, judge_id
+from batchgen.records import Item, Judge, Question, ReferenceImage, Sample, judge_id
 from batchgen.review.question import question_text
 
 
@@ -17,6 +18,15 @@ class JudgeSample(Sample):
 
     image: Candidate
     judge: Judge
+
+    def question(self, jpeg: bytes = b"") -> Question:
+        """jpeg: of the image; without it as much as an estimate needs."""
+        return question(self.judge, self.item.prompt, jpeg)
+
+
+def question(judge: Judge, text: str, jpeg: bytes = b"") -> Question:
+    image = ReferenceImage("image/jpeg", base64.b64encode(jpeg).decode())
+    return Question(model=judge.model, text=text, images=(image,))
 
 
 def judge_basis(judge: Judge, prompt: str) -> str:

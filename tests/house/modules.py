@@ -37,7 +37,7 @@ FLOORS: dict[str, list[str]] = {
         *["manifest.read", "manifest.sources", "manifest.data", "manifest.rows", "manifest.assemble"],
         *["manifest.validate_item", "manifest.duplicates", "manifest.item_references"],
     ],
-    "motion": ["engine"],
+    "motion": ["review", "engine"],
     "views": ["report", "schedule", "daemon", "api", "cli", "testing", "__main__"],
 }
 
