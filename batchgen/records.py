@@ -47,7 +47,9 @@ def sample_key(item_id: str, n: int) -> str:
     return item_id if n == 1 else f"{item_id}#{n}"
 
 
-JUDGE_SUFFIX = " (judge)"  # of the id under which the judge is asked about an item's images; no item has a space in its own
+JUDGE_SUFFIX = (
+    " (judge)"  # of the id under which the judge is asked about an item's images; no item has a space in its own
+)
 
 
 def judge_id(item_id: str) -> str:

@@ -140,10 +140,7 @@ class DerivativeRunner:
     def _leave_to_next_run(self, error: Exception) -> None:
         """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
         self._stopped = True
-        why = machine_refusal(error)
-        self._note(f"derivatives are left to the next run: {why or error}")
-        if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
-            log.error("a bug of batchgen", exc_info=error)
+        note_left(self._note, "derivatives are left to the next run", error)
 
     async def _scan_manifest(self) -> None:
         """Everything that the manifest wants, once; in threads, so that the loop is free for answers."""
@@ -218,6 +215,14 @@ class DerivativeRunner:
         await self._ledger.writer.write(upsert_derivatives(rows))
         self._made += sum(row.state == "made" for row in rows)
         self._skipped += sum(row.state == "skipped" for row in rows)
+
+
+def note_left(note: Callable[[str], None], what: str, error: Exception) -> None:
+    """Say what is left because of an error, and keep the traceback of a bug for the log."""
+    why = machine_refusal(error)
+    note(f"{what}: {why or error}")
+    if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
+        log.error("a bug of batchgen", exc_info=error)
 
 
 async def make_derivatives(

@@ -21,7 +21,6 @@ from batchgen.scheduling.retry import GivenUp, MovedToFallback, Requeued, RetryD
 from batchgen.scheduling.stop_reason import StopKind
 from batchgen.scheduling.window import daily_quota_reset
 
-
 GivenUpRecorder = Callable[[Sample, ProviderError, str], Awaitable[None]]
 
 

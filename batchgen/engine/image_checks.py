@@ -13,7 +13,7 @@ from batchgen.item import Check
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.candidates import Candidate, CandidateReader, Candidates
 from batchgen.ledger.verdicts import upsert_verdicts
-from batchgen.records import Verdict, lane_model
+from batchgen.records import Verdict
 from batchgen.references.local import is_link
 from batchgen.review.checks import Asked
 from batchgen.review.run_checks import CheckTask, run_checks

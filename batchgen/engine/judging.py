@@ -7,21 +7,17 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from batchgen.engine.answer import bugs_as_unreadable
 from batchgen.engine.context import RunContext
 from batchgen.engine.failures import FailureRecorder
 from batchgen.engine.http_attempt import InFlight
+from batchgen.engine.judge_request import lane_of, read_judgement, write_question
 from batchgen.engine.pipeline import Pipeline
-from batchgen.engine.routes import Route, estimated_usd, lane_key
-from batchgen.errors import BadRequest, BatchgenError, LedgerError, ProviderError, StoreError
+from batchgen.errors import LedgerError, ProviderError, StoreError
 from batchgen.events import ImageJudged, Notice
-from batchgen.http.answer import HttpAnswer
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.verdicts import record_answer
 from batchgen.profiles.price import cost_usd
-from batchgen.providers.contract import SupportsJudge
-from batchgen.records import Answer, Request, Response, Sample, Verdict, sample_key
-from batchgen.references.redraw import small_jpeg
+from batchgen.records import Answer, Request, Sample, sample_key
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
@@ -53,7 +49,7 @@ class Judging:
     def ask(self, sample: JudgeSample) -> None:
         """In its turn; `on_judged` is called when it has answered."""
         self.waiting += 1
-        self._dispatcher.add(lane_key(sample.item.provider, sample.item.model), sample)
+        self._dispatcher.add(lane_of(sample), sample)
 
     async def execute(self, ticket: Ticket) -> None:
         """As `Execution.execute`, for a `JudgeSample`."""
@@ -68,9 +64,11 @@ class Judging:
         if ticket.exhausted and ticket.error is not None:
             await self._failures.give_up(ticket, ticket.error)
             return
-        route, usd = self._context.routes[ticket.lane], estimated_usd(self._context.routes, sample)
+        route, usd = self._context.routes[ticket.lane], ticket.usd
         try:
-            prepared: Request | ProviderError = await self._context.in_thread(lambda: self._request(sample, route))
+            prepared: Request | ProviderError = await self._context.in_thread(
+                lambda: write_question(sample, route, self._context.store)
+            )
         except ProviderError as error:
             prepared = error
         intent = IntendedRequest(sample, ticket.lane, 1 + ticket.retry_state.failed_requests, usd)
@@ -84,7 +82,7 @@ class Judging:
             http_answer = await self._pipeline.receiver.exchange.send(
                 in_flight, route, prepared, on_sent=lambda: self._dispatcher.sent(ticket), signatures=False
             )
-            answer = await self._context.in_thread(lambda: _read(route, http_answer))
+            answer = await self._context.in_thread(lambda: read_judgement(route, http_answer))
         except ProviderError as error:
             await self._failures.record(ticket, sample, attempt, error, in_flight.sent_at)
             return
@@ -92,40 +90,13 @@ class Judging:
             discard_files(in_flight.spooled)
         await self._record(ticket, sample, in_flight, answer, usd)
 
-    def _request(self, sample: JudgeSample, route: Route) -> Request:
-        """Raises ProviderError when there is nothing to send, for a bug of the codec too."""
-        try:
-            with self._context.store.local_copy(sample.image.file.path) as path:
-                jpeg = small_jpeg(path)
-            return cast(SupportsJudge, route.codec).build_question(sample.question(jpeg))
-        except BatchgenError:
-            raise
-        except OSError as error:
-            raise BadRequest(f"the image to be judged cannot be read: {error}", reason="image_gone") from error
-        except Exception as error:
-            raise BadRequest(f"{type(error).__name__} in writing the question: a bug of batchgen or of its codec") from error
-
     async def _record(
         self, ticket: Ticket, sample: JudgeSample, in_flight: InFlight, answer: Answer, estimate_usd: float | None
     ) -> None:
         image, judge, sent_at = sample.image, sample.judge, in_flight.sent_at or time.time()
         profile = self._context.routes[ticket.lane].profile
         usd, source = cost_usd(profile, answer.usage, 0, estimate_usd)
-        verdict = Verdict(
-            item_id=image.item_id,
-            n=image.n,
-            sha256=image.file.sha256,
-            by="judge",
-            name=judge.model,
-            ruling="accept" if answer.score >= judge.least else "reject",
-            basis=sample.fingerprint,
-            reason="" if answer.score >= judge.least else "judge",
-            message=answer.remark,
-            score=answer.score,
-            usd=usd,
-            attempt=in_flight.attempt,
-            at=time.time(),
-        )
+        verdict = sample.verdict(answer, usd, in_flight.attempt, time.time())
         await self._context.ledger.writer.write(record_answer(answer, verdict, source, sent_at))
         key = sample_key(image.item_id, image.n)
         self.waiting -= 1
@@ -151,10 +122,3 @@ class Judging:
         self.waiting, self.unjudged = self.waiting - 1, self.unjudged + 1
         key = sample_key(image.item_id, image.n)
         self._context.emit(Notice(at=time.time(), message=f"{key} was not judged ({state}): {error.message}"))
-
-
-def _read(route: Route, http_answer: HttpAnswer) -> Answer:
-    """Raises ProviderError, for a bug of the codec too."""
-    with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
-        response = Response(http_answer.status, http_answer.headers, http_answer.envelope())
-        return cast(SupportsJudge, route.codec).read_answer(response)

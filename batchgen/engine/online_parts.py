@@ -17,8 +17,7 @@ from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.pipeline import Pipeline, open_pipeline
 from batchgen.engine.reconcile import Survey
-from batchgen.engine.review import Review, open_review
-from batchgen.engine.reviewer import ReviewQueue
+from batchgen.engine.review import Review, ReviewQueue, open_review
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.window import SharedQuota
 from batchgen.settings import state_folder

@@ -51,7 +51,10 @@ async def run_online(
         ending = RunEnding(
             stop_reason=dispatcher.stop_reason,
             message=stopper.storage_message or message,
-            left=dispatcher.untried_count() - parts.review.judging.waiting + parts.batches.left + survey.backlog.dependent_count,
+            left=dispatcher.untried_count()
+            - parts.review.judging.waiting
+            + parts.batches.left
+            + survey.backlog.dependent_count,
             waits_for_quota=any(lane.parked and lane.waiting for lane in lanes),
             stopped_lanes={**{lane.key: lane.stopped for lane in lanes if lane.stopped}, **parts.batches.stopped_lanes},
             unsubmitted=parts.batches.unsubmitted,

@@ -21,8 +21,6 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Item, Judge, KnownSample, Sample
-from batchgen.review.judge import question
-from batchgen.review.question import question_text
 from batchgen.review.ruling import RulesByItem
 
 _UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
@@ -134,7 +132,10 @@ class Reconciliation:
     def _add_questions(self, item: Item, judge: Judge, images: int) -> None:
         """The judge is asked about each image that is made."""
         profile = self.profile(judge.model)
-        load, usd = self.load_of(profile), estimate_question_usd(profile, question(judge, question_text(judge.rubric, item.prompt)))
+        load, usd = (
+            self.load_of(profile),
+            estimate_question_usd(profile, self.rules[item.id].question(item.prompt)),
+        )
         load.requests += images
         load.total_latency_s += profile.latency(profile.default_size) * images
         load.usd += (usd or 0.0) * images

@@ -14,7 +14,8 @@ from batchgen.engine.judging import Judging
 from batchgen.engine.outcome import ReviewCounts
 from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.review_effects import ReviewEffects
-from batchgen.engine.reviewer import Reviewer, ReviewParts, ReviewQueue
+from batchgen.engine.reviewer import Reviewer, ReviewParts
+from batchgen.engine.reviewer import ReviewQueue as ReviewQueue
 from batchgen.ledger.candidates import CandidateReader
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.lane import Ticket

@@ -18,7 +18,6 @@ from batchgen.ledger.verdicts import set_review_state
 from batchgen.records import Sample, lane_model, sample_key
 from batchgen.review.ruling import Accepted, Decision, MakeAnother, Rejected, ReviewRules
 
-
 ReviewEnd = Literal["accepted", "warned", "rejected", "again"]
 
 

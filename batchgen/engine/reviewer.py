@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,23 +12,21 @@ from itertools import islice
 from typing import Self
 
 from batchgen.derivatives.render_process import RenderProcess, in_thread
-from batchgen.engine.derivative_runner import POLL_INTERVAL_S, STOP_WITHOUT_WAITING, default_workers
+from batchgen.engine.derivative_runner import POLL_INTERVAL_S, STOP_WITHOUT_WAITING, default_workers, note_left
 from batchgen.engine.image_checks import ImageChecks
 from batchgen.engine.judging import Judging
 from batchgen.engine.outcome import ReviewCounts
 from batchgen.engine.review_effects import ReviewEffects
-from batchgen.errors import BatchgenError, LedgerError, StoreError
+from batchgen.errors import LedgerError, StoreError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.candidates import CandidateReader
 from batchgen.manifest import Manifest
-from batchgen.os_errors import machine_refusal
 from batchgen.planning.plan import is_selected
 from batchgen.records import sample_key, split_key
 from batchgen.review.judge import JudgeSample, judge_sample
 from batchgen.review.ruling import RulesByItem, applicable, bases_of, decide, noted, rejections, word_of_people
 from batchgen.scheduling.dispatcher import Dispatcher
 
-log = logging.getLogger("batchgen")
 CHUNK = 500  # items looked up in the ledger at once
 
 
@@ -164,10 +160,7 @@ class Reviewer:
 
     def _leave_to_next_run(self, error: Exception) -> None:
         self._broken = True
-        why = machine_refusal(error)
-        self._parts.note(f"images are left to the next run to be reviewed: {why or error}")
-        if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
-            log.error("a bug of batchgen", exc_info=error)
+        note_left(self._parts.note, "images are left to the next run to be reviewed", error)
 
     async def _review(self, process: RenderProcess, key: str) -> None:
         parts, (item_id, n) = self._parts, split_key(key)
@@ -182,10 +175,10 @@ class Reviewer:
             found = await in_thread(lambda: parts.view.candidates(item_id, n))
             if (current := found.current) is None:
                 return
-        if rules.judge is not None and ("judge", rules.judge.model) not in known:
-            if not any(rejections(rules, bases, current.verdicts)) and word_of_people(current.verdicts) is None:
-                self._ask(judge_sample(rules.judge, current, prompt))
-                return
+        settled = word_of_people(current.verdicts) is not None or any(rejections(rules, bases, current.verdicts))
+        if rules.judge is not None and ("judge", rules.judge.model) not in known and not settled:
+            self._ask(judge_sample(rules.judge, current, prompt))
+            return
         decision = decide(rules, bases, found.images, current)
         self._counts[await parts.effects.apply(decision, found, current, rules, noted(bases, current.verdicts))] += 1
 

@@ -101,9 +101,10 @@ class CandidateReader(VerdictReader):
     def unreviewed(self, run_id: int) -> list[tuple[str, int]]:
         """Samples whose image came in the run before this one, and of which no check, judge or person has said anything."""
         sql = (
-            "SELECT s.item_id, s.n FROM attempt a JOIN image i ON i.attempt_id = a.id AND i.role = 'image' JOIN sample s"
-            " ON s.item_id = i.item_id AND s.n = i.n AND s.path = i.path WHERE a.run_id = (SELECT max(id) FROM run WHERE id < ?) AND s.state = 'succeeded'"
-            " AND NOT EXISTS (SELECT 1 FROM verdict v WHERE v.item_id = s.item_id AND v.n = s.n AND v.sha256 = i.sha256)"
+            "SELECT s.item_id, s.n FROM attempt a JOIN image i ON i.attempt_id = a.id AND i.role = 'image'"
+            " JOIN sample s ON s.item_id = i.item_id AND s.n = i.n AND s.path = i.path"
+            " WHERE a.run_id = (SELECT max(id) FROM run WHERE id < ?) AND s.state = 'succeeded' AND NOT EXISTS"
+            " (SELECT 1 FROM verdict v WHERE v.item_id = s.item_id AND v.n = s.n AND v.sha256 = i.sha256)"
         )
         return [(item_id, n) for item_id, n in self._query(sql, run_id)]
 
@@ -123,8 +124,8 @@ def set_aside(image: Candidate, path: str, reason: str, message: str) -> Callabl
 
 
 def replace_current(image: Candidate, draft_path: str, chosen: Candidate) -> Callable[[Connection], None]:
-    """The change that makes another candidate the sample's image. It still lies where it was made a draft: `move_chosen` goes
-    with the move. image: the sample's until now, which lies at `draft_path`."""
+    """The change that makes another candidate the sample's image. It still lies where it was made a draft: `move_image` goes
+    with its move. image: the sample's until now, which lies at `draft_path`."""
 
     def change(db: Connection) -> None:
         _make_draft(db, image, draft_path)

@@ -20,7 +20,9 @@ RECENT_LATENCIES = 2000  # requests whose time is looked at
 LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
-BILLED_SQL = f"a.item_id NOT LIKE '%{JUDGE_SUFFIX}' AND (a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
+BILLED_SQL = (
+    f"a.item_id NOT LIKE '%{JUDGE_SUFFIX}' AND (a.outcome IS NULL OR a.outcome = 'succeeded' OR a.maybe_billed <> 0)"
+)
 MONEY_COLUMNS = (  # the fields of `Money`
     "coalesce(sum(usd) FILTER (WHERE usd_source IN ('usage', 'vendor')), 0),"
     " coalesce(sum(usd) FILTER (WHERE usd_source IN ('estimate', 'guess')), 0),"

@@ -24,6 +24,7 @@ STATES_WORST_FIRST = (  # states of an item
     "uncertain",
     "failed",
     "refused",
+    "rejected",
     "blocked",
     "wanted",
     "succeeded",

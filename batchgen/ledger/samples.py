@@ -11,7 +11,7 @@ from typing import Any
 
 from batchgen.ledger.database import BaseReader, placeholders
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
-from batchgen.records import ImageFile, KnownSample, Result, sample_key
+from batchgen.records import HAS_IMAGE, ImageFile, KnownSample, Result, sample_key
 
 PAGE_ROWS = 200
 RESULT_COLUMNS = (
@@ -163,7 +163,7 @@ def _result(
     item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, at, text, made = row
     files: tuple[ImageFile, ...] = ()
     texts: str | None = None
-    if state == "succeeded":
+    if state in HAS_IMAGE:
         by = max((each[0] for each in pictures if each[1] == made and each[8] == "image"), default=None)
         latest = [each for each in pictures if each[0] == by]
         texts = next((each[-1] for each in latest), None)

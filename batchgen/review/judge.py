@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 
 from batchgen.ledger.candidates import Candidate
-from batchgen.records import Item, Judge, Question, ReferenceImage, Sample, judge_id
+from batchgen.records import Answer, Item, Judge, Question, ReferenceImage, Sample, Verdict, judge_id
 from batchgen.review.question import question_text
 
 
@@ -22,6 +22,25 @@ class JudgeSample(Sample):
     def question(self, jpeg: bytes = b"") -> Question:
         """jpeg: of the image; without it as much as an estimate needs."""
         return question(self.judge, self.item.prompt, jpeg)
+
+    def verdict(self, answer: Answer, usd: float | None, attempt: int, at: float) -> Verdict:
+        """What the answer says of the image. at: UTC seconds."""
+        is_enough = answer.score >= self.judge.least
+        return Verdict(
+            item_id=self.image.item_id,
+            n=self.image.n,
+            sha256=self.image.file.sha256,
+            by="judge",
+            name=self.judge.model,
+            ruling="accept" if is_enough else "reject",
+            basis=self.fingerprint,
+            reason="" if is_enough else "judge",
+            message=answer.remark,
+            score=answer.score,
+            usd=usd,
+            attempt=attempt,
+            at=at,
+        )
 
 
 def question(judge: Judge, text: str, jpeg: bytes = b"") -> Question:
@@ -42,6 +61,8 @@ def _basis(judge: Judge, text: str) -> str:
 def judge_sample(judge: Judge, image: Candidate, prompt: str) -> JudgeSample:
     """prompt: from which the image was made. Its fingerprint is the basis of the verdict that answers it."""
     text = question_text(judge.rubric, prompt)
-    item = Item(id=judge_id(image.item_id), provider=judge.provider, model=judge.model, prompt=text, filename="", checks=())
+    item = Item(
+        id=judge_id(image.item_id), provider=judge.provider, model=judge.model, prompt=text, filename="", checks=()
+    )
     wire = json.dumps({"prompt": text, "model": judge.model, "image": image.file.sha256})
     return JudgeSample(item=item, n=image.n, fingerprint=_basis(judge, text), wire=wire, image=image, judge=judge)

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from batchgen.item import DEFAULT_CHECKS
 from batchgen.ledger.candidates import Candidate
-from batchgen.records import Check, Item, Judge, OnReject, Verdict
+from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
-from batchgen.review.judge import judge_basis
+from batchgen.review.judge import judge_basis, question
+from batchgen.review.question import question_text
 
 NOT_CHOSEN = "not_chosen"  # the reason of an image that was made to be one of several
-Bases = Mapping[tuple[str, str], str]  # what is asked of an image now: (`check` or `judge`, name) to the hash of the question
+KEPT = OnReject()
+Bases = Mapping[
+    tuple[str, str], str
+]  # what is asked of an image now: (`check` or `judge`, name) to the hash of the question
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ class ReviewRules:
 
     checks: tuple[Check, ...] = DEFAULT_CHECKS
     judge: Judge | None = None
-    on_reject: OnReject = OnReject()
+    on_reject: OnReject = KEPT
 
     @classmethod
     def of(cls, item: Item) -> ReviewRules:
@@ -43,6 +47,11 @@ class ReviewRules:
     @property
     def to_choose_from(self) -> int:
         return self.judge.of if self.judge is not None else 1
+
+    def question(self, prompt: str) -> Question:
+        """What the judge is asked about an image that was made from this prompt, as much as an estimate needs of it."""
+        assert self.judge is not None  # noqa: S101 - asked where there is one
+        return question(self.judge, question_text(self.judge.rubric, prompt))
 
     @property
     def max_images(self) -> int:
@@ -155,9 +164,7 @@ def applicable(bases: Bases, verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 def _rejects(rules: ReviewRules, verdict: Verdict) -> bool:
     """By the rules as they are now, whatever they were when the check was made. One that could not be made rejects nothing."""
-    return verdict.reason != FAILED and any(
-        check.name == verdict.name and check.rejects for check in rules.checks
-    )
+    return verdict.reason != FAILED and any(check.name == verdict.name and check.rejects for check in rules.checks)
 
 
 def _rank(rules: ReviewRules, bases: Bases, image: Candidate, *, is_current: bool) -> tuple[bool, bool, float, int]:
@@ -165,4 +172,9 @@ def _rank(rules: ReviewRules, bases: Bases, image: Candidate, *, is_current: boo
     with more points, then the later one."""
     said = applicable(bases, image.verdicts)
     points = max((verdict.score or 0.0 for verdict in said if verdict.by == "judge"), default=0.0)
-    return (is_current or len(said) == len(bases), not list(rejections(rules, bases, image.verdicts)), points, image.attempt)
+    return (
+        is_current or len(said) == len(bases),
+        not list(rejections(rules, bases, image.verdicts)),
+        points,
+        image.attempt,
+    )

@@ -19,16 +19,17 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 online outcome routes dependents answer job jobs
 recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
-context reconciliation spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
+context reconciliation judge_request spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
 ways
-settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor
+settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor image_checks
 attempts budgets derivative_runner http_attempt job_cancel preflight reconcile recovery.repair_files remote_engine
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
 stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives
 pipeline cluster.engine cluster.previous_attempts earlier_jobs
-batch.context cluster.sample_parts
-batch.outcomes cluster.sample_session
+batch.context cluster.sample_parts judging review_effects
+reviewer
+review batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker
 batch.result_collector
 batch.runner ending recovery.recover
