@@ -17,6 +17,7 @@ from batchgen.engine.preflight import (
     recovery_advice,
     refuse_lost_pictures,
     refuse_lost_results,
+    refuse_remote_review,
 )
 from batchgen.engine.reconcile import Survey, apply_survey, move_notes, survey
 from batchgen.engine.recovery.receipts import bind_store
@@ -73,6 +74,8 @@ def _survey_new_job(request: RunRequest, stack: ExitStack, *, remote: bool) -> S
     if not known:
         refuse_lost_results(manifest, store)
     first = survey(request, None, stack)
+    if remote:
+        refuse_remote_review(first.reconciliation)
     if not known:
         refuse_lost_pictures(manifest, store, first.reconciliation, None)
     if not remote:
@@ -97,6 +100,8 @@ async def _recover_and_survey(
     bind_store(state.ledger, state.store)
     repairs = await recover(request, state)
     found = first or survey(request, reader, stack)
+    if remote:
+        refuse_remote_review(found.reconciliation)
     check_reconciled(request, reader, found.reconciliation)
     routes, warnings = dict[str, Route](), list[str]()
     if not remote:  # else it is workers who need the keys

@@ -54,6 +54,15 @@ def refuse_online_only(reconciliation: Reconciliation) -> None:
         )
 
 
+def refuse_remote_review(reconciliation: Reconciliation) -> None:
+    """With an engine whose workers are elsewhere. Raises UsageError."""
+    if reconciliation.rules.may_reject:
+        raise UsageError(
+            "a judge, and a check that rejects, are asked in the run itself, which buys rejected images again, and not by workers"
+            " elsewhere: leave --engine cluster out, or let the checks warn only"
+        )
+
+
 def refuse_unstartable(reconciliation: Reconciliation) -> None:
     """Of requests that would wait for ever. Raises UsageError."""
     if (never := spend_rate_problem(list(reconciliation.loads.values()))) is not None:

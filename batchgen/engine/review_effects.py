@@ -16,7 +16,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.candidates import Candidate, Candidates, move_image, replace_current, set_aside
 from batchgen.ledger.verdicts import set_review_state
 from batchgen.records import Sample, lane_model, sample_key
-from batchgen.review.ruling import Accepted, Decision, MakeAnother, Rejected, ReviewRules
+from batchgen.review.ruling import NOT_CHOSEN, Accepted, Decision, MakeAnother, Rejected, ReviewRules
 
 ReviewEnd = Literal["accepted", "warned", "rejected", "again"]
 
@@ -61,7 +61,8 @@ class ReviewEffects:
             case MakeAnother(reason, message):
                 await self._context.in_thread(lambda: self._set_aside(current, reason, message))
                 self._tell(found, key, "again", reason, message)
-                self._ask_again(current, found, message if rules.judge and rules.judge.feedback else "")
+                feedback = rules.judge is not None and rules.judge.feedback and reason != NOT_CHOSEN
+                self._ask_again(current, found, message if feedback else "")
                 return "again"
 
     async def _set_state(self, image: Candidate, state: str, reason: str, message: str) -> None:

@@ -24,7 +24,16 @@ from batchgen.manifest import Manifest
 from batchgen.planning.plan import is_selected
 from batchgen.records import sample_key, split_key
 from batchgen.review.judge import JudgeSample, judge_sample
-from batchgen.review.ruling import RulesByItem, applicable, bases_of, decide, noted, rejections, word_of_people
+from batchgen.review.ruling import (
+    RulesByItem,
+    applicable,
+    bases_of,
+    decide,
+    is_in_force,
+    noted,
+    rejections,
+    word_of_people,
+)
 from batchgen.scheduling.dispatcher import Dispatcher
 
 CHUNK = 500  # items looked up in the ledger at once
@@ -136,10 +145,11 @@ class Reviewer:
                 continue
             verdicts = [each for each in said.get((item_id, n), ()) if each.sha256 == sha256]
             bases = bases_of(rules, json.loads(wire).get("prompt", ""))
-            against = any(rejections(rules, bases, verdicts))
-            whole = len(applicable(bases, verdicts)) == len(bases) or against
-            if not whole or rules.to_choose_from > 1 or against != (state == "rejected"):
-                yield sample_key(item_id, n)
+            if len(applicable(bases, verdicts)) == len(bases) or any(rejections(rules, bases, verdicts)):
+                found = self._parts.view.candidates(item_id, n)
+                if found.current is None or is_in_force(decide(rules, bases, found.images, found.current), state):
+                    continue
+            yield sample_key(item_id, n)
 
     async def _work(self) -> None:
         process = RenderProcess()

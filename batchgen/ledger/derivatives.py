@@ -89,7 +89,7 @@ class DerivativeReader(Reader):
         columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
         sql = (
             f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
-            " WHERE s.state IS NULL OR s.state = 'superseded'"
+            " WHERE s.state IS NULL OR s.state IN ('superseded', 'rejected')"
         )
         rows = self._query(sql)
         return [DerivativeRow(*row) for row in rows]

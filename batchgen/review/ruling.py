@@ -60,13 +60,14 @@ class ReviewRules:
 
 
 class RulesByItem:
-    """Most items of a manifest have the same rules: only those of the others are kept one by one. all_default: as of
-    `ReviewRules.is_default`, for every item."""
+    """Most items of a manifest have the same rules: only those of the others are kept one by one. all_default,
+    may_reject: as of `ReviewRules`, for every item and for any."""
 
     def __init__(self) -> None:
         self._common: ReviewRules | None = None
         self._others: dict[str, ReviewRules] = {}
         self.all_default = True
+        self.may_reject = False
 
     def add(self, item: Item) -> ReviewRules:
         rules = ReviewRules.of(item)
@@ -77,6 +78,7 @@ class RulesByItem:
         else:
             self._others[item.id] = rules
         self.all_default = self.all_default and rules.is_default
+        self.may_reject = self.may_reject or rules.may_reject
         return rules
 
     def __getitem__(self, item_id: str) -> ReviewRules:
@@ -125,6 +127,16 @@ def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], curren
     if len(images) < rules.max_images:
         return MakeAnother(reason, message)
     return Rejected(best, reason, message, hold=rules.on_reject.then == "hold")
+
+
+def is_in_force(decision: Decision, state: str) -> bool:
+    """Whether a sample is as a decision makes it, so that nothing is to be done. state: of the sample."""
+    match decision:
+        case Accepted(image):
+            return image.is_current and state == "succeeded"
+        case Rejected(image):
+            return image.is_current and state == "rejected"
+    return False
 
 
 def word_of_people(verdicts: Sequence[Verdict]) -> Verdict | None:
