@@ -28,6 +28,7 @@ from batchgen.ledger import postgresql
 from batchgen.ledger.location import has_ledger, open_registered
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
+from batchgen.ledger.reviews import absorb_reviews
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import last_submitting_run
 
@@ -99,6 +100,7 @@ async def _recover_and_survey(
     check_owner(request, reader)
     bind_store(state.ledger, state.store)
     repairs = await recover(request, state)
+    absorb_reviews(state.store.folder, state.ledger)
     found = first or survey(request, reader, stack)
     if remote:
         refuse_remote_review(found.reconciliation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,9 +18,13 @@ from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.review_effects import ReviewEffects
 from batchgen.engine.reviewer import Reviewer, ReviewParts
 from batchgen.engine.reviewer import ReviewQueue as ReviewQueue
+from batchgen.errors import LedgerError, StoreError
 from batchgen.ledger.candidates import CandidateReader
+from batchgen.ledger.reviews import absorb_reviews
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.lane import Ticket
+
+ABSORB_S = 1.0  # between two looks at what people have said
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +68,17 @@ async def open_review(
         hold_uncertain=options.hold_uncertain,
     )
     async with Reviewer(parts, request.job.manifest, view.unreviewed(ledger.run_id)) as reviewer:
-        yield Review(pipeline, judging, reviewer)
+        absorbing = asyncio.create_task(_absorb_reviews(context))
+        try:
+            yield Review(pipeline, judging, reviewer)
+        finally:
+            absorbing.cancel()
+            await asyncio.wait([absorbing])
+
+
+async def _absorb_reviews(context: RunContext) -> None:
+    """Until cancelled: what people say while the run goes on counts at once."""
+    with contextlib.suppress(LedgerError, StoreError):  # whoever writes next says so
+        while True:
+            await asyncio.sleep(ABSORB_S)
+            await context.in_thread(lambda: absorb_reviews(context.store.folder, context.ledger))

@@ -32,7 +32,6 @@ from batchgen.review.ruling import (
     is_in_force,
     noted,
     rejections,
-    word_of_people,
 )
 from batchgen.scheduling.dispatcher import Dispatcher
 
@@ -185,8 +184,7 @@ class Reviewer:
             found = await in_thread(lambda: parts.view.candidates(item_id, n))
             if (current := found.current) is None:
                 return
-        settled = word_of_people(current.verdicts) is not None or any(rejections(rules, bases, current.verdicts))
-        if rules.judge is not None and ("judge", rules.judge.model) not in known and not settled:
+        if rules.judge is not None and awaits_judge(rules, bases, current.verdicts):
             self._ask(judge_sample(rules.judge, current, prompt))
             return
         decision = decide(rules, bases, found.images, current)

@@ -54,6 +54,11 @@ VERDICT_COLUMNS = (
     *("item_id", "n", "sha256", "by", "name", "basis", "ruling", "reason", "message", "score", "details", "usd"),
     *("attempt", "at"),
 )
+VERDICT_KEY = ("item_id", "n", "sha256", "by", "name")
+SAMPLE_COLUMNS = (
+    *("id", "item_id", "n", "model", "tags", "state", "fingerprint", "wire", "path", "bytes", "made_fingerprint"),
+    *("attempts", "usd", "usd_source", "reason", "message", "text", "updated_at"),
+)
 DOUBTFUL_INDEX_DDL = "CREATE INDEX attempt_doubtful ON attempt (item_id, n) WHERE maybe_billed <> 0;"
 IMAGE_COLUMNS = (
     *("attempt_id", "k", "item_id", "n", "role", "fingerprint", "spool", "path", "placed"),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 from batchgen.ledger.changes import dump_usage
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.schema import VERDICT_COLUMNS
+from batchgen.ledger.schema import VERDICT_COLUMNS, VERDICT_KEY
 from batchgen.records import HAS_IMAGE, Answer, Verdict
 
+PERSON = "person"  # as the reason of a sample that a person has rejected
 COLUMNS = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
-_UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, ("item_id", "n", "sha256", "by", "name"))
+_UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, VERDICT_KEY)
+# Of two rows that name one path, the later attempt wrote what stands there.
+_CURRENT_SHA256 = (
+    "(SELECT i.sha256 FROM image i WHERE i.item_id = {0}.item_id AND i.n = {0}.n AND i.path = {0}.path"
+    " ORDER BY i.attempt_id DESC, i.k LIMIT 1)"
+)
 
 
 class VerdictReader(Reader):
@@ -33,6 +39,16 @@ class VerdictReader(Reader):
             found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
         return found
 
+    def reviewable(self, item_ids: Sequence[str]) -> dict[tuple[str, int], tuple[str, ReviewState]]:
+        """Hash of the image that a sample has now, and how the sample stands, of those of these items that have one. At most
+        30,000 ids a call."""
+        sql = (
+            f"SELECT s.item_id, s.n, {_CURRENT_SHA256.format('s')}, s.state, s.reason, s.message FROM sample s"
+            f" WHERE s.item_id IN ({placeholders(item_ids)}) AND s.state IN ({placeholders(HAS_IMAGE)})"
+        )
+        rows = self._query(sql, *item_ids, *HAS_IMAGE)
+        return {(row[0], row[1]): (row[2], ReviewState(*row[3:])) for row in rows}
+
     def all_verdicts(self) -> Iterator[Verdict]:
         """In the order of items and samples."""
         rows = self._stream_query(f"SELECT {COLUMNS} FROM verdict v ORDER BY v.item_id, v.n, v.at")
@@ -43,7 +59,7 @@ def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]
     """The change that writes these, each in place of what the same check, judge or person had said of the same image."""
 
     def change(db: Connection) -> None:
-        db.executemany(_UPSERT, [_row(verdict) for verdict in verdicts])
+        db.executemany(_UPSERT, [verdict_row(verdict) for verdict in verdicts])
 
     return change
 
@@ -56,8 +72,7 @@ def set_review_state(
     sql = (
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
         f" AND state IN ({placeholders(HAS_IMAGE)}) AND (state <> ? OR reason <> ? OR message <> ?)"
-        " AND (SELECT i.sha256 FROM image i WHERE i.item_id = sample.item_id AND i.n = sample.n AND i.path = sample.path"
-        " ORDER BY i.attempt_id DESC, i.k LIMIT 1) = ? RETURNING n"
+        f" AND {_CURRENT_SHA256.format('sample')} = ? RETURNING n"
     )
     end = (state, reason, message)
 
@@ -80,12 +95,37 @@ def record_answer(answer: Answer, verdict: Verdict, usd_source: str, sent_at: fl
                 *(answer.reply_id, answer.model_version, verdict.attempt),
             ),
         )
-        db.execute(_UPSERT, _row(verdict))
+        db.execute(_UPSERT, verdict_row(verdict))
 
     return change
 
 
-def _row(verdict: Verdict) -> tuple[Any, ...]:
+class ReviewState(NamedTuple):
+    """What is said of an image makes this of its sample."""
+
+    state: Literal["succeeded", "rejected"]
+    reason: str = ""
+    message: str = ""
+
+
+def last_ruling(verdicts: Iterable[Verdict]) -> Verdict | None:
+    """By which people accept or reject one image: of two people the later word counts. None when nobody rules."""
+    rulings = [each for each in verdicts if each.by == "person" and each.ruling in ("accept", "reject")]
+    return max(rulings, key=lambda each: each.at, default=None)
+
+
+def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
+    """All verdicts on one image: a person outranks the judge and the checks, of which each may reject."""
+    ruling = last_ruling(verdicts) or next((each for each in verdicts if each.ruling == "reject"), None)
+    if ruling is None or ruling.ruling == "accept":
+        return ReviewState("succeeded")
+    if ruling.by != "person":
+        return ReviewState("rejected", ruling.reason, ruling.message)
+    said = f"{ruling.name}: {ruling.message}" if ruling.message else f"rejected by {ruling.name}"
+    return ReviewState("rejected", PERSON, said)
+
+
+def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
     values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
     return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
 

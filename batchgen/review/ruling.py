@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from batchgen.item import DEFAULT_CHECKS
 from batchgen.ledger.candidates import Candidate
+from batchgen.ledger.verdicts import PERSON, last_ruling
 from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
 from batchgen.review.judge import judge_basis, question
@@ -113,10 +114,10 @@ Decision = Accepted | Rejected | MakeAnother
 def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], current: Candidate) -> Decision:
     """images: all of the sample, reviewed or not, the earliest first; current: the one that has its name, of which all is said that
     was asked. A person's word comes before that of a judge or a check."""
-    if (word := word_of_people(current.verdicts)) is not None:
+    if (word := last_ruling(current.verdicts)) is not None:
         if word.ruling == "accept":
             return Accepted(current)
-        return Rejected(current, "person", word.message, hold=rules.on_reject.then == "hold")
+        return Rejected(current, PERSON, word.message, hold=rules.on_reject.then == "hold")
     if len(images) < rules.to_choose_from:
         return MakeAnother(NOT_CHOSEN, f"{len(images)} of {rules.to_choose_from} images to choose from")
     best = max(images, key=lambda image: _rank(rules, bases, image, is_current=image is current))
@@ -139,10 +140,11 @@ def is_in_force(decision: Decision, state: str) -> bool:
     return False
 
 
-def word_of_people(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The last that a person has said and not taken back; None when it rules nothing."""
-    said = [verdict for verdict in verdicts if verdict.by == "person" and verdict.ruling in ("accept", "reject")]
-    return max(said, key=lambda verdict: verdict.at, default=None)
+def awaits_judge(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) -> bool:
+    """Whether the judge is to be asked about an image: not about one that a check or a person has ruled on already."""
+    if rules.judge is None or last_ruling(verdicts) is not None or any(rejections(rules, bases, verdicts)):
+        return False
+    return all(verdict.by != "judge" for verdict in applicable(bases, verdicts))
 
 
 def rejections(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
