@@ -27,6 +27,7 @@ from batchgen.review.judge import JudgeSample, judge_sample
 from batchgen.review.ruling import (
     RulesByItem,
     applicable,
+    awaits_judge,
     bases_of,
     decide,
     is_in_force,
