@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batchgen.profiles.profile import Prices, Profile
-from batchgen.records import Item, Sample, Usage
+from batchgen.records import Item, Question, Sample, Usage
 
 # What a turn that is sent back says beside its picture, where text was asked for; a sentence or two in recorded answers.
 TURN_TEXT_TOKENS = 50
@@ -29,6 +29,23 @@ def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False, tier:
     return (each * quality * sample.images + extra_usd) * factor + usage.queries * (
         prices.search_usd_per_1000 or 0.0
     ) / 1000
+
+
+def estimate_question_usd(profile: Profile, question: Question) -> float | None:
+    """US dollars that one judgement will cost, None when a rate is not known. Text and images are counted; how much the answer
+    says and the model thinks is the guess of `profile.typical`. What it did cost is `cost_usd` of its usage, with no images made."""
+    typical, prices = profile.typical, profile.prices
+    seen = round(len(question.images) * _tokens_for(typical.reference_tokens, None))
+    apart = prices.input_image_usd_per_mtok is not None
+    usage = Usage(
+        prompt_tokens=text_tokens(question.text) + (0 if apart else seen),
+        prompt_image_tokens=seen if apart else 0,
+        text_tokens=round(typical.text_tokens),
+        thought_tokens=round(_tokens_for(typical.thought_tokens, None)),
+    )
+    if prices.input_usd_per_mtok is None or prices.text_usd_per_mtok is None:
+        return None
+    return sum(tokens * (rate or 0.0) for tokens, rate in _token_rates(prices, usage)) / 1_000_000
 
 
 def typical_usage(profile: Profile, item: Item) -> Usage:
