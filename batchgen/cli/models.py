@@ -18,21 +18,25 @@ EXIT_INCOMPLETE = 5
 
 def models_command(invocation: Invocation, show_all: bool, live: bool, as_json: bool) -> int:
     catalogue = load_catalogue().with_packages()
-    profiles, found = list(catalogue), None
+    profiles, judges, found = list(catalogue), list(catalogue.judges), None
     if live:
         from batchgen.cli.vendor_client import query_live_models  # the codecs bring pydantic, 0.2 s
 
         found = query_live_models(invocation)
         profiles += found.unknown_models(profiles)
-    shown = [
-        profile
-        for profile in profiles
-        if show_all or not is_retired(profile) or (found is not None and found.live_status(profile) == "live")
-    ]
+
+    def is_shown(profile: Profile) -> bool:
+        return show_all or not is_retired(profile) or (found is not None and found.live_status(profile) == "live")
+
+    profiles, judges = list(filter(is_shown, profiles)), list(filter(is_shown, judges))
     if as_json:
-        invocation.out.json([model_json(profile) | (found.as_dict(profile) if found else {}) for profile in shown])
+        known = [*profiles, *(judge for judge in judges if not judge.may_make_images)]
+        invocation.out.json([model_json(profile) | (found.as_dict(profile) if found else {}) for profile in known])
     else:
-        table(invocation, shown, found)
+        table(invocation, profiles, found)
+        if judges:
+            invocation.out.line()
+            judge_table(invocation, judges, found)
     for problem in catalogue.problems:
         invocation.err.line(problem, "red")
     return EXIT_INCOMPLETE if catalogue.problems or (found is not None and found.failures) else 0
@@ -44,6 +48,22 @@ def table(invocation: Invocation, profiles: list[Profile], found: LiveModels | N
     invocation.out.table(head, rows, right=(3, 5), flexible=None)
     if guessed := ", ".join(profile.id for profile in profiles if profile.prices.guessed_tiers):
         invocation.out.line(f"Prices of the flex and priority tiers are guesses for {guessed}.", "dim")
+
+
+def judge_table(invocation: Invocation, profiles: list[Profile], found: LiveModels | None) -> None:
+    """Models that look at images and answer with text; most of them make none."""
+    head = ("for `judge: model`", "aliases", "status", "rpm", "price per million tokens", *(["now"] if found else []))
+    rows = [
+        (*_columns(profile)[:4], token_prices(profile), *([found.live_status_text(profile)] if found else []))
+        for profile in profiles
+    ]
+    invocation.out.table(head, rows, right=(3,), flexible=None)
+
+
+def token_prices(profile: Profile) -> str:
+    """`in $0.25  out $1.50`."""
+    rates = {"in": profile.prices.input_usd_per_mtok, "out": profile.prices.text_usd_per_mtok}
+    return "  ".join(f"{way} {'?' if rate is None else usd(rate, exact=True)}" for way, rate in rates.items())
 
 
 def _columns(profile: Profile) -> tuple[str, ...]:
@@ -80,12 +100,14 @@ def model_json(profile: Profile) -> dict[str, Any]:
         "status": "retired" if is_retired(profile) else profile.status,
         "shutdown": profile.shutdown,
         "replacement": profile.replacement,
+        "makes": list(profile.makes),
         "rpm": profile.rpm,
         "rpd": profile.rpd,
         "max_jobs": profile.max_jobs,
         "sizes": list(profile.sizes),
         "ratios": list(profile.ratios),
         "usd_per_image": dict(profile.prices.image_usd),
+        "usd_per_mtok": {"input": profile.prices.input_usd_per_mtok, "text": profile.prices.text_usd_per_mtok},
         "usd_per_1000_searches": profile.prices.search_usd_per_1000,
         "tier_factor": dict(profile.prices.tier_factor),
         "guessed_tiers": sorted(profile.prices.guessed_tiers),

@@ -10,7 +10,8 @@ from batchgen.manifest.diagnostics import API_KEY_PATTERN, safe_repr
 from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError, model_name_problem
 from batchgen.profiles.profile import Profile
-from batchgen.providers.registry import provider_class
+from batchgen.providers.contract import SupportsJudge
+from batchgen.providers.registry import provider_class, provider_for
 
 AllowRetired = Callable[[Profile], bool]
 
@@ -57,8 +58,34 @@ class Models:
         return profile
 
     def usable(self, name: str | None) -> Profile:
-        """name: None for the default. Raises UnusableModelError."""
-        name = name or DEFAULT_MODEL
+        """One that makes images. name: None for the default. Raises UnusableModelError."""
+        profile = self._usable(name or DEFAULT_MODEL)
+        if not profile.may_make_images:
+            raise UnusableModelError(
+                f"{profile.id} makes no images: it looks at them, as `judge: {{model: {profile.id}}}`{self._near(profile)}"
+            )
+        return profile
+
+    def judge(self, name: str) -> Profile:
+        """One that can be asked how well an image meets a rubric. Raises UnusableModelError."""
+        profile = self._usable(name)
+        asks = isinstance(provider_for(profile), SupportsJudge)
+        if asks and profile.may_judge:
+            return profile
+        why = (
+            "makes images, and judges none"
+            if asks
+            else f"cannot judge: provider {profile.provider} asks about no images"
+        )
+        known = " or ".join(judge.id for judge in self.catalogue.judges if judge.status == "live")
+        raise UnusableModelError(f"{profile.id} {why}; use {known}")
+
+    def _near(self, profile: Profile) -> str:
+        """Its sisters that make images, if there are any."""
+        near = [other.id for other in self.catalogue if other.status == "live" and other.id.startswith(profile.id)]
+        return f"; for images use {' or '.join(near)}" if near else ""
+
+    def _usable(self, name: str) -> Profile:
         if problem := model_name_problem(name):
             raise UnusableModelError(f"{safe_repr(name)}: a model's name {problem}")
         profile = self.profile(name)

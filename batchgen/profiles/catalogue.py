@@ -29,14 +29,20 @@ class Catalogue:
         self.problems: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Profile]:
-        return iter(self._by_id.values())
+        """Those that make images, as far as is known."""
+        return (profile for profile in self._by_id.values() if profile.may_make_images)
+
+    @property
+    def judges(self) -> tuple[Profile, ...]:
+        """Those that are known to answer with text: they look at images, and say how good they are."""
+        return tuple(profile for profile in self._by_id.values() if "text" in profile.makes)
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_id or name in self._id_by_alias
 
     @property
     def providers(self) -> frozenset[str]:
-        return frozenset(profile.provider for profile in self)
+        return frozenset(profile.provider for profile in self._by_id.values())
 
     def resolve(self, name: str) -> Profile:
         """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
@@ -110,7 +116,7 @@ def _edits(one: str, other: str) -> int:
 
 def unknown_profile(model: str, provider: str) -> Profile:
     """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can send."""
-    return Profile(id=model, provider=provider, title=model)
+    return Profile(id=model, provider=provider, title=model, makes=())
 
 
 def guess_provider(model: str) -> str:

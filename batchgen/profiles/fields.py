@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar, get_args
 
-from batchgen.profiles.profile import SUPPORTABLE, Prices, Profile, Status, TypicalUsage
+from batchgen.profiles.profile import SUPPORTABLE, Makes, Prices, Profile, Status, TypicalUsage
 
 T = TypeVar("T")
 # A name may become part of an address, where other characters would mean something: `..`, `//`, `@`, `?`, `#`, a line's end.
@@ -117,6 +117,12 @@ def _status(fact: Any, _: Profile) -> str:
     if fact not in get_args(Status):
         raise ValueError(f"must be one of {', '.join(get_args(Status))}, not {fact!r}")
     return str(fact)
+
+
+def _makes(fact: Any, profile: Profile) -> tuple[str, ...]:
+    if not (names := _texts(fact, profile)) or not set(names) <= set(get_args(Makes)):
+        raise ValueError(f"must be a list of {' and '.join(get_args(Makes))}, not {fact!r}")
+    return names
 
 
 def _day(fact: Any, _: Profile) -> str:
@@ -257,6 +263,7 @@ FACT_READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "shutdown": _optional(_day),
     "replacement": _optional(_text),
     "note": _text,
+    "makes": _makes,
     "ratios": _texts,
     "sizes": _texts,
     "default_size": _text,

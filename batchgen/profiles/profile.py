@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from batchgen.item import SENT_FIELDS
 
+Makes = Literal["image", "text"]
 Status = Literal["live", "deprecated", "retired", "unverified", "unknown"]
 
 SUPPORTABLE = frozenset(SENT_FIELDS) - {"prompt", "extra"}  # fields that a model may lack
@@ -59,10 +60,10 @@ class TypicalUsage:
 class Profile:
     """One AI model. An empty tuple or None means: not known, so not checked.
 
-    supports: manifest fields the model accepts. pixels: ratio -> size -> (width, height) the vendor documents.
-    images_per_request: how many samples of an item one request may ask for. max_jobs: how many jobs its API has at once for an
-    account; None: not known, or it answers at once. request_max_bytes: body, base64 included.
-    wire: what only the codec of this provider reads.
+    makes: what it answers with; a model that judges answers with text. supports: manifest fields the model accepts. pixels:
+    ratio -> size -> (width, height) the vendor documents. images_per_request: how many samples of an item one request may
+    ask for. max_jobs: how many jobs its API has at once for an account; None: not known, or it answers at once.
+    request_max_bytes: body, base64 included. wire: what only the codec of this provider reads.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Profile:
     shutdown: str | None = None  # ISO date
     replacement: str | None = None
     note: str = ""
+    makes: tuple[Makes, ...] = ("image",)
     ratios: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
     default_size: str = "1K"
@@ -99,6 +101,15 @@ class Profile:
     latency_s: Mapping[str, float] = field(default_factory=dict)
     wire: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+
+    @property
+    def may_make_images(self) -> bool:
+        return not self.makes or "image" in self.makes
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether it may be asked about images, as far as is known; its codec must be able to, too."""
+        return not self.makes or "text" in self.makes
 
     @property
     def service_tiers(self) -> tuple[str, ...]:

@@ -70,16 +70,19 @@ _PAGE = TypeAdapter(_Page)
 
 
 def read_model_page(body: bytes) -> tuple[list[ListedModel], str]:
-    """(image models of one page, the token of the next or ""). Raises Malformed."""
+    """(models of one page that generate something, the token of the next or ""). Raises Malformed."""
     page = read_listing(_PAGE, body)
     listed = [
         ListedModel(
-            listed_id(model.name.removeprefix("models/")), model.input_token_limit, model.supported_generation_methods
+            listed_id(model.name.removeprefix("models/")),
+            model.input_token_limit,
+            model.supported_generation_methods,
+            makes_images=IMAGE_MODEL_NAME.search(model.name) is not None,
         )
         for model in page.models
         if _METHODS & {*model.supported_generation_methods}
     ]
-    return [model for model in listed if IMAGE_MODEL_NAME.search(model.id)], page.next_page_token
+    return listed, page.next_page_token
 
 
 def _models_request(page: str) -> Request:

@@ -20,11 +20,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """An image model as its vendor lists it. input_tokens None, methods empty: the list does not say."""
+    """A model as its vendor lists it. input_tokens None, methods empty: the list does not say. makes_images: as far as its name
+    tells."""
 
     id: str
     input_tokens: int | None = None
     methods: tuple[str, ...] = ()
+    makes_images: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,10 @@ class Page(Generic[T]):
 class Listing:
     """What an API tells of a key.
 
-    models: the request for one page of them, from the token that the page before gave, "" for the first; read_models: the
-    image models of a page and that token, "" after the last. balance, deprecations: None where there is no such page; the
-    latter is public, and asked for without a key. listed_for: whom the models are listed for. rate_limit_note: where limits
-    are told. top_up: where credits are bought.
+    models: the request for one page of them, from the token that the page before gave, "" for the first; read_models: those of
+    a page that make images or may be asked about them, and that token, "" after the last. balance, deprecations: None where
+    there is no such page; the latter is public, and asked for without a key. listed_for: whom the models are listed for.
+    rate_limit_note: where limits are told. top_up: where credits are bought.
     """
 
     models: Callable[[str], Request]
@@ -101,9 +103,9 @@ def wire_name(profile: Profile) -> str:
 
 
 def unknown_models(listed: Iterable[ListedModel], profiles: Iterable[Profile]) -> list[str]:
-    """Listed, and in no profile by id or alias."""
+    """Those that make images, are listed, and are in no profile by id or alias."""
     known = {name for profile in profiles for name in (wire_name(profile), *profile.aliases)}
-    return sorted({model.id for model in listed} - known)
+    return sorted({model.id for model in listed if model.makes_images} - known)
 
 
 def listed_id(text: str) -> str:

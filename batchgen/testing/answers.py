@@ -13,7 +13,7 @@ from typing import Any
 from batchgen.errors import ProviderError
 from batchgen.http.base64_stream import StreamingBase64Decoder
 from batchgen.providers.reasons import REMEDIES
-from batchgen.records import PendingJob, Reply, Response
+from batchgen.records import Answer, PendingJob, Reply, Response
 
 STATUSES = (200, 204, 301, 400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 502, 503, 504, 520, 599)
 BODIES = (
@@ -46,10 +46,11 @@ ODD_VALUES: tuple[Any, ...] = (
     {},
     {"": []},
 )
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
 MESSAGE_MAX_CHARS = 600
 MAX_ODD_BODIES = 2000
 Read = Callable[[Response], object]
-Found = Reply | PendingJob | ProviderError
+Found = Reply | PendingJob | Answer | ProviderError
 
 
 def require(holds: object, sentence: str) -> None:
@@ -59,7 +60,7 @@ def require(holds: object, sentence: str) -> None:
 
 
 def outcome(read: Read, response: Response) -> Found:
-    """What a codec makes of an answer. Raises AssertionError when that is none of the three."""
+    """What a codec makes of an answer. Raises AssertionError when that is none of these."""
     shown = f"HTTP {response.status} {response.body[:200]!r}"
     try:
         found = read(response)
@@ -73,7 +74,7 @@ def outcome(read: Read, response: Response) -> Found:
         return error
     except Exception as error:
         raise AssertionError(f"{shown}: raises {type(error).__name__}, not a ProviderError: {error}") from error
-    require(isinstance(found, (Reply, PendingJob)), f"{shown}: is read as {found!r}")
+    require(isinstance(found, (Reply, PendingJob, Answer)), f"{shown}: is read as {found!r}")
     return found  # type: ignore[return-value]
 
 

@@ -28,8 +28,9 @@ from batchgen.providers import contract, registry
 from batchgen.providers.credentials import FoundCredentials
 from batchgen.records import Inputs, PendingJob, ReferenceImage, Reply, Request, Response, Sample
 from batchgen.settings import environment
-from batchgen.testing.answers import BODIES, STATUSES, Read, images_of, odd_bodies, outcome, require, with_files
+from batchgen.testing.answers import BODIES, PIXEL, STATUSES, Read, images_of, odd_bodies, outcome, require, with_files
 from batchgen.testing.dying import EXIT_KILLED
+from batchgen.testing.judge import KEY, JudgeTests
 from batchgen.testing.server import EchoingVendor, VendorServer, serving
 
 # One value for each field that reaches the wire, as a manifest has it.
@@ -55,8 +56,6 @@ FIELD_VALUES: Mapping[str, Any] = {
     "mask": "fox.png",
     "extra": {"of_theirs": 1},
 }
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
-KEY = "kit/KEY+91c5a7=never-to-be-written"
 MAX_QUESTIONS = 500
 ANSWER_MAX_BYTES = 64_000_000
 PROMPTS = ("a fox", "a hare", "an owl", "a crane")
@@ -83,12 +82,12 @@ def is_about(refused: ManifestError, field: str) -> bool:
     return all(problem.field == field and problem.line for problem in refused.problems)
 
 
-class CodecKit:
+class CodecKit(JudgeTests):
     """Tests of one model's codec.
 
-    model: id or alias. facts: what a manifest's `models:` says of it besides. stranger: id of a model of which nothing is
-    known, where the API's ids have a form. emulator: by default that which the package has registered. python: what starts the
-    processes that are killed.
+    model: id or alias. judge: id of one that judges, where the codec asks models about images. facts: what a manifest's
+    `models:` says of `model` besides. stranger: id of a model of which nothing is known, where the API's ids have a form.
+    emulator: by default that which the package has registered. python: what starts the processes that are killed.
     """
 
     model: ClassVar[str]

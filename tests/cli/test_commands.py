@@ -369,6 +369,14 @@ def test_models_lists_aliases_and_leaves_out_what_is_retired(batchgen):
         True, {"retired"})  # fmt: skip
 
 
+def test_models_that_judge_have_a_table_of_their_own_and_say_in_json_what_they_make(batchgen):
+    makers, judges = batchgen("models").out.split("\n\n")
+    assert ("gemini-3.1-flash-lite " in makers, "gemini-3.1-flash-lite " in judges) == (False, True)
+    assert "in $0.25  out $1.50" in judges
+    makes = {model["id"]: model["makes"] for model in batchgen("models", "--json").json}
+    assert (makes["gemini-3.1-flash-lite"], makes["gemini-3-pro-image"]) == (["text"], ["image"])
+
+
 def test_models_calls_an_unknown_price_a_question_mark(batchgen):
     assert "1K ?" in batchgen("models").out
 

@@ -164,9 +164,11 @@ def test_a_model_we_call_retired_is_shown_when_its_api_lists_it(batchgen, emulat
 
 def test_the_table_has_a_column_for_it(batchgen, emulator):
     emulator()
-    head, *rows, below = batchgen("models", "--live").out.splitlines()
+    makers, judges = batchgen("models", "--live").out.split("\n\n")
+    head, *rows, below = makers.splitlines()
     assert (head.split()[-1], rows[0].endswith("live"), rows[-1].endswith("unlisted by us")) == ("now", True, True)
     assert below.startswith("Prices of the flex and priority tiers are guesses for gemini-nano-banana-2.1, ")
+    assert [line.split()[-1] for line in judges.splitlines()] == ["now", "live", "live", "live"]
 
 
 def test_one_api_that_fails_leaves_the_list_of_the_other(batchgen, emulator, monkeypatch):
@@ -336,12 +338,19 @@ def test_an_account_does_not_show_its_key():
     assert "secret" not in repr(VendorAccess("gemini", "https://example.com", KeyHeader("x-goog-api-key", "secret")))
 
 
-def test_googles_pages_give_image_models_and_the_next_token():
+def test_googles_pages_say_by_their_names_which_models_make_images_and_the_next_token():
     body = b"""{"models": [
       {"name": "models/gemini-3-pro-image", "inputTokenLimit": 65536, "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/gemini-3-pro", "supportedGenerationMethods": ["generateContent"]},
       {"name": "models/image-embedding", "supportedGenerationMethods": ["embedContent"]}, 7], "nextPageToken": "p2"}"""
-    assert read_model_page(body) == ([ListedModel("gemini-3-pro-image", 65536, ("generateContent",))], "p2")
+    generates = ("generateContent",)
+    assert read_model_page(body) == (
+        [
+            ListedModel("gemini-3-pro-image", 65536, generates),
+            ListedModel("gemini-3-pro", None, generates, makes_images=False),
+        ],
+        "p2",
+    )
 
 
 @pytest.mark.parametrize(

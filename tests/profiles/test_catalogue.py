@@ -9,9 +9,10 @@ from datetime import date
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.profiles.fields import ALLOWED_KEYS
+from batchgen.profiles.fields import ALLOWED_KEYS, FactError
 from batchgen.profiles.profile import Profile, status_note
-from batchgen.providers.registry import endpoint_of
+from batchgen.providers.contract import SupportsJudge
+from batchgen.providers.registry import endpoint_of, provider_for
 
 CATALOGUE = load_catalogue()
 ALL = list(CATALOGUE)
@@ -42,8 +43,31 @@ def test_an_unknown_model_passes_through_unchecked_with_a_guessed_provider(model
     assert (profile.id, profile.provider, profile.status, profile.ratios) == (model, provider, "unknown", ())
 
 
+def test_models_that_judge_are_known_and_are_not_among_those_that_make_images():
+    judges = {profile.id for profile in CATALOGUE.judges}
+    assert "gemini-3.1-flash-lite" in judges
+    assert not judges & {profile.id for profile in ALL}
+    assert {CATALOGUE.resolve(name).makes for name in judges} == {("text",)}
+
+
+@pytest.mark.parametrize("profile", CATALOGUE.judges, ids=lambda profile: profile.id)
+def test_a_judge_has_its_sources_and_a_codec_that_asks_it(profile):
+    assert profile.sources
+    assert isinstance(provider_for(profile), SupportsJudge)
+
+
+def test_a_manifest_can_declare_a_judge_and_what_it_does_not_say_is_not_checked():
+    declared = {"their/judge": {"makes": ["text"]}, "their/model": {}}
+    known = CATALOGUE.with_overrides(declared)
+    assert [(known.resolve(name).may_make_images, known.resolve(name).may_judge) for name in declared] == [
+        (False, True), (True, True),
+    ]  # fmt: skip
+    with pytest.raises(FactError, match="makes: must be a list of image and text"):
+        CATALOGUE.with_overrides({"their/model": {"makes": ["sound"]}})
+
+
 def test_no_name_stands_for_two_models():
-    names = [name for profile in ALL for name in (profile.id, *profile.aliases)]
+    names = [name for profile in (*ALL, *CATALOGUE.judges) for name in (profile.id, *profile.aliases)]
     assert sorted(names) == sorted(set(names))
 
 

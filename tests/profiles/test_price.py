@@ -7,9 +7,15 @@ from dataclasses import replace
 import pytest
 
 from batchgen.profiles.catalogue import load_catalogue
-from batchgen.profiles.price import cost_usd, cost_without_picture_usd, estimate_usd, price_is_guess
+from batchgen.profiles.price import (
+    cost_usd,
+    cost_without_picture_usd,
+    estimate_question_usd,
+    estimate_usd,
+    price_is_guess,
+)
 from batchgen.profiles.profile import Prices, Profile
-from batchgen.records import Item, Sample, Usage
+from batchgen.records import Item, Question, ReferenceImage, Sample, Usage
 
 FLASH, PRO = load_catalogue().resolve("flash"), load_catalogue().resolve("pro")
 STRANGER = load_catalogue().resolve("gemini-9-image")
@@ -207,3 +213,29 @@ def test_a_quality_has_its_share_of_the_images_price(quality, factor):
 
 def test_a_quality_without_a_known_share_has_no_known_price():
     assert estimate_usd(load_catalogue().resolve("gpt-image-2"), sample(quality="max")) is None
+
+
+JUDGE = load_catalogue().resolve("gemini-3.1-flash-lite")
+QUESTION = Question(model=JUDGE.id, text="x" * 4000, images=(ReferenceImage("image/png"),))
+
+
+def test_a_judgement_is_estimated_by_its_text_its_image_and_a_typical_answer():
+    assert estimate_question_usd(JUDGE, QUESTION) == pytest.approx(((1000 + 1120) * 0.25 + 60 * 1.5) / 1e6)
+
+
+def test_images_with_a_rate_of_their_own_are_counted_by_it():
+    prices = Prices(input_usd_per_mtok=1, input_image_usd_per_mtok=10, text_usd_per_mtok=0)
+    assert estimate_question_usd(replace(JUDGE, prices=prices), QUESTION) == pytest.approx((1000 + 11200) / 1e6)
+
+
+@pytest.mark.parametrize("rate", ["input_usd_per_mtok", "text_usd_per_mtok"])
+def test_a_judgement_whose_rates_are_not_known_has_no_known_price(rate):
+    unknown = replace(JUDGE, prices=replace(JUDGE.prices, **{rate: None}))
+    assert estimate_question_usd(unknown, QUESTION) is None
+    assert cost_usd(unknown, Usage(prompt_tokens=9, text_tokens=9), 0, None) == (None, "unknown")
+
+
+def test_a_judgement_costs_what_its_answer_says_was_used():
+    usage = Usage(prompt_tokens=1400, text_tokens=20, thought_tokens=80)
+    assert cost_usd(JUDGE, usage, 0, 0.5) == (pytest.approx((1400 * 0.25 + 100 * 1.5) / 1e6), "usage")
+    assert cost_usd(JUDGE, None, 0, 0.5) == (0.5, "estimate")

@@ -64,6 +64,7 @@ class OurKit(CodecKit):
 
 class TestGemini(OurKit):
     model = "pro"
+    judge = "gemini-3.1-flash-lite"
 
 
 class TestImagen(OurKit):
@@ -82,6 +83,7 @@ class TestAimlApiWithFields(OurKit):
 
 class TestVertex(OurKit):
     model = "vertex/gemini-3-pro-image"
+    judge = "vertex/gemini-3.1-flash-lite"
 
 
 class TestVertexImagen(OurKit):

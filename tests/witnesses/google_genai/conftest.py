@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.emulator import start
+from tests.support.emulator import client, start
 
-__all__ = ["start"]
+__all__ = ["client", "start"]
