@@ -25,8 +25,8 @@ from batchgen.store.spool import discard_files
 
 
 class Judging:
-    """on_judged: hears of each image whose verdict is in the ledger, before the run could end. waiting: questions without an answer;
-    unjudged: those that the judge gave none to."""
+    """on_judged: hears of each image whose verdict is in the ledger, before the run could end. unjudged: questions that it gave no
+    answer to."""
 
     def __init__(
         self,
@@ -44,12 +44,20 @@ class Judging:
         self._failures = FailureRecorder(
             context, dispatcher, pipeline.attempts, hold_uncertain=hold_uncertain, given_up=self._give_up
         )
-        self.waiting = self.unjudged = 0
+        self._asked: set[tuple[str, str]] = set()  # samples whose images wait for an answer, and their hashes
+        self.unjudged = 0
+
+    @property
+    def waiting(self) -> int:
+        """Questions without an answer."""
+        return len(self._asked)
 
     def ask(self, sample: JudgeSample) -> None:
-        """In its turn; `on_judged` is called when it has answered."""
-        self.waiting += 1
-        self._dispatcher.add(lane_of(sample), sample)
+        """In its turn, and once; `on_judged` is called when it has answered."""
+        key = (sample.key, sample.image.file.sha256)
+        if key not in self._asked:
+            self._asked.add(key)
+            self._dispatcher.add(lane_of(sample), sample)
 
     async def execute(self, ticket: Ticket) -> None:
         """As `Execution.execute`, for a `JudgeSample`."""
@@ -99,7 +107,7 @@ class Judging:
         verdict = sample.verdict(answer, usd, in_flight.attempt, time.time())
         await self._context.ledger.writer.write(record_answer(answer, verdict, source, sent_at))
         key = sample_key(image.item_id, image.n)
-        self.waiting -= 1
+        self._asked.discard((sample.key, image.file.sha256))
         self._on_judged(key)
         self._dispatcher.succeeded(ticket, usd)
         self._context.emit(
@@ -119,6 +127,7 @@ class Judging:
     async def _give_up(self, sample: Sample, error: ProviderError, state: str) -> None:
         """The image stays as it is, and a later run asks again."""
         image = cast(JudgeSample, sample).image
-        self.waiting, self.unjudged = self.waiting - 1, self.unjudged + 1
+        self._asked.discard((sample.key, image.file.sha256))
+        self.unjudged += 1
         key = sample_key(image.item_id, image.n)
         self._context.emit(Notice(at=time.time(), message=f"{key} was not judged ({state}): {error.message}"))

@@ -205,6 +205,8 @@ class ItemReconciler:
                 if step.move is not None:
                     self.reconciliation.moves.append(step.move)
                     self.reconciliation.adopted += step.reason.kind is ReasonKind.RESTORED
+                elif step.reason.kind is ReasonKind.HELD and step.reason.details[0] == "rejected":
+                    self.reconciliation.rejected += 1
                 else:
                     self.reconciliation.skipped += 1
                     if step.reason.kind is ReasonKind.NOT_ASKED_FOR or not step.reason.asked_for:

@@ -34,6 +34,7 @@ class Reconciliation:
     catalogue: Catalogue
     kept: int = 0
     skipped: int = 0
+    rejected: int = 0  # samples whose image an earlier run has rejected, and which are left as they are
     counts_by_reason: Counter[Reason] = field(default_factory=Counter)
     loads: dict[str, LaneLoad] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)

@@ -11,11 +11,12 @@ from typing import Literal
 
 from batchgen.engine.context import RunContext
 from batchgen.engine.pipeline import Pipeline
+from batchgen.engine.routes import lane_key
 from batchgen.events import ImageReviewed
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.candidates import Candidate, Candidates, move_image, replace_current, set_aside
 from batchgen.ledger.verdicts import set_review_state
-from batchgen.records import Sample, lane_model, sample_key
+from batchgen.records import Item, Sample, lane_model, sample_key
 from batchgen.review.ruling import NOT_CHOSEN, Accepted, Decision, MakeAnother, Rejected, ReviewRules
 
 ReviewEnd = Literal["accepted", "warned", "rejected", "again"]
@@ -36,8 +37,8 @@ class ReviewEffects:
 
     async def apply(
         self, decision: Decision, found: Candidates, current: Candidate, rules: ReviewRules, warning: tuple[str, str]
-    ) -> ReviewEnd:
-        """warning: reason and words of what is only noted, empty for nothing. Raises StoreError, LedgerError."""
+    ) -> ReviewEnd | None:
+        """What became of it, None for nothing. warning: reason and words of what is only noted, empty for nothing. Raises StoreError, LedgerError."""
         key = sample_key(current.item_id, current.n)
         match decision:
             case Accepted(image):
@@ -59,10 +60,12 @@ class ReviewEffects:
                 await self._attempts.block_dependents([key], "rejected", reason)
                 return "rejected"
             case MakeAnother(reason, message):
+                if (kept := self._backlog.kept(current.item_id)) is None:
+                    return None  # this run does not ask for it: another one decides
                 await self._context.in_thread(lambda: self._set_aside(current, reason, message))
                 self._tell(found, key, "again", reason, message)
                 feedback = rules.judge is not None and rules.judge.feedback and reason != NOT_CHOSEN
-                self._ask_again(current, found, message if feedback else "")
+                self._ask_again(*kept, current, found, message if feedback else "")
                 return "again"
 
     async def _set_state(self, image: Candidate, state: str, reason: str, message: str) -> None:
@@ -78,11 +81,11 @@ class ReviewEffects:
             )
         )
 
-    def _ask_again(self, image: Candidate, found: Candidates, remark: str) -> None:
-        """Unless the manifest of this run does not ask for it: then the next one decides."""
-        if (kept := self._backlog.kept(image.item_id)) is None:
-            return
-        item, lane = kept
+    def keep(self, item: Item) -> None:
+        """Another image may be bought of it, unless the run has noted a lane for that already."""
+        self._backlog.keep(item, lane_key(item.provider, item.model))
+
+    def _ask_again(self, item: Item, lane: str, image: Candidate, found: Candidates, remark: str) -> None:
         again = replace(item, remark=remark)
         self._backlog.add(
             lane, [Sample(item=again, n=image.n, fingerprint=found.fingerprint, wire=found.wire, known=True)]

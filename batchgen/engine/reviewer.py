@@ -47,28 +47,30 @@ class ReviewQueue:
         self._dispatcher = dispatcher
         self.rules = rules
         self._keys: asyncio.Queue[str] = asyncio.Queue()
-        self.unfinished = 0
+        self._open: set[str] = set()  # waiting here, or being looked at
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SampleSucceeded) and self.rules[split_key(event.key)[0]].asks:
             self.add(event.key)
 
     def add(self, key: str) -> None:
-        self.hold()
-        self._keys.put_nowait(key)
-
-    def hold(self) -> None:
-        """Until `done`, the run goes on."""
-        self.unfinished += 1
-        self._dispatcher.adjust_external(1)
+        """Once, however many say so: while it is open, its image stays the one that it is."""
+        if key not in self._open:
+            self._open.add(key)
+            self._dispatcher.adjust_external(1)
+            self._keys.put_nowait(key)
 
     async def get(self) -> str:
         return await self._keys.get()
 
-    def done(self) -> None:
+    def done(self, key: str) -> None:
         """What `get` gave is reviewed, or waits for the judge."""
-        self.unfinished -= 1
+        self._open.remove(key)
         self._dispatcher.adjust_external(-1)
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._open)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +99,10 @@ class Reviewer:
         self._earlier = earlier
         self._tasks: list[asyncio.Task[None]] = []
         self._counts: Counter[str] = Counter()
-        self._broken = False
+        self._broken = self._looked_through = False
 
     async def __aenter__(self) -> Self:
-        self._parts.queue.hold()  # until all that was there before is looked through
+        self._parts.dispatcher.adjust_external(1)  # until all that was there before is looked through
         self._tasks = [asyncio.create_task(self._find_earlier())]
         self._tasks += [asyncio.create_task(self._work()) for _ in range(default_workers())]
         return self
@@ -113,7 +115,7 @@ class Reviewer:
     async def finish(self) -> ReviewCounts:
         """Once nothing is sent any more: what is being looked at is waited for, unless the run is to end at once."""
         queue, dispatcher = self._parts.queue, self._parts.dispatcher
-        while queue.unfinished and not self._broken:
+        while (queue.unfinished or not self._looked_through) and not self._broken:
             reason = dispatcher.stop_reason
             if reason is not None and reason.kind in STOP_WITHOUT_WAITING:
                 break
@@ -128,13 +130,17 @@ class Reviewer:
                 parts.queue.add(sample_key(item_id, n))
             items = iter(()) if parts.queue.rules.all_default else self._manifest.items()
             while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
-                selected = {item.id for item in chunk if not parts.only or is_selected(item, parts.only)}
+                selected = {item.id: item for item in chunk if not parts.only or is_selected(item, parts.only)}
+                for item in selected.values():
+                    if parts.queue.rules[item.id].max_images > 1:
+                        parts.effects.keep(item)
                 for key in await in_thread(lambda: list(self._unsettled(sorted(selected)))):  # noqa: B023
                     parts.queue.add(key)
         except Exception as error:
             self._leave_to_next_run(error)
         finally:
-            parts.queue.done()
+            parts.dispatcher.adjust_external(-1)
+            self._looked_through = True
 
     def _unsettled(self, item_ids: Sequence[str]) -> Iterator[str]:
         """Keys of the samples whose image is not what the rules make of it."""
@@ -147,7 +153,9 @@ class Reviewer:
             bases = bases_of(rules, json.loads(wire).get("prompt", ""))
             if len(applicable(bases, verdicts)) == len(bases) or any(rejections(rules, bases, verdicts)):
                 found = self._parts.view.candidates(item_id, n)
-                if found.current is None or is_in_force(decide(rules, bases, found.images, found.current), state):
+                if found.current is None or is_in_force(
+                    decide(rules, bases, found.images, found.current), found.current, state
+                ):
                     continue
             yield sample_key(item_id, n)
 
@@ -164,7 +172,7 @@ class Reviewer:
                 except Exception as error:
                     self._leave_to_next_run(error)
                 finally:
-                    self._parts.queue.done()
+                    self._parts.queue.done(key)
         finally:
             await process.close()
 
@@ -189,7 +197,8 @@ class Reviewer:
             self._ask(judge_sample(rules.judge, current, prompt))
             return
         decision = decide(rules, bases, found.images, current)
-        self._counts[await parts.effects.apply(decision, found, current, rules, noted(bases, current.verdicts))] += 1
+        end = await parts.effects.apply(decision, found, current, rules, noted(bases, current.verdicts))
+        self._counts.update([end] if end else [])
 
     def _ask(self, sample: JudgeSample) -> None:
         """Unless nothing is sent any more: then the next run asks."""

@@ -84,9 +84,9 @@ class Backlog:
         return None if row is None else load_sample(row[0])
 
     def keep(self, item: Item, lane: str) -> None:
-        """An item of which another image may be bought, and the lane where that waits."""
+        """An item of which another image may be bought, and the lane where that waits: the first that is said."""
         body = dump_sample(Sample(item=item, n=1, fingerprint="", wire=""))
-        self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (item.id, lane, body))
+        self._db.execute("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", (item.id, lane, body))
 
     def kept(self, item_id: str) -> tuple[Item, str] | None:
         """It stays."""

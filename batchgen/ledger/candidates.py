@@ -18,8 +18,7 @@ _COLUMNS = ", ".join(f"i.{name}" for name in IMAGE_COLUMNS.split(", "))
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """attempt, k: the request that brought it, and its number in the answer. verdicts: all that was said of it. is_current: it has
-    the sample's name."""
+    """attempt, k: the request that brought it, and its number in the answer. verdicts: all that was said of it."""
 
     item_id: str
     n: int
@@ -27,23 +26,19 @@ class Candidate:
     k: int
     file: ImageFile
     verdicts: tuple[Verdict, ...]
-    is_current: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Of one sample, the earliest first. state, fingerprint, wire, lane: of the sample, and by which lane its image came."""
+    """Of one sample, the earliest first. state, fingerprint, wire, lane: of the sample, and by which lane its image came. current:
+    the one that has the sample's name, None while another one is being made."""
 
     state: str
     fingerprint: str
     wire: str
     lane: str
     images: tuple[Candidate, ...]
-
-    @property
-    def current(self) -> Candidate | None:
-        """The one that has the sample's name; None while another one is being made."""
-        return next((image for image in self.images if image.is_current and self.state in HAS_IMAGE), None)
+    current: Candidate | None
 
 
 class CandidateReader(VerdictReader):
@@ -56,7 +51,7 @@ class CandidateReader(VerdictReader):
         another reason."""
         sample = self._row("SELECT state, path, fingerprint, wire FROM sample WHERE item_id = ? AND n = ?", item_id, n)
         if sample is None:
-            return Candidates("superseded", "", "{}", "", ())
+            return Candidates("superseded", "", "{}", "", (), None)
         state, path, fingerprint, wire = sample
         said: dict[str, list[Verdict]] = {}
         for verdict in self.verdicts([item_id]).get((item_id, n), ()):
@@ -65,15 +60,17 @@ class CandidateReader(VerdictReader):
             f"SELECT i.attempt_id, i.k, a.lane, {_COLUMNS} FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ?"
             " AND i.n = ? AND i.fingerprint = ? AND i.role IN ('image', 'draft') ORDER BY i.attempt_id, i.k"
         )
-        images, lane = list[Candidate](), ""
+        images, lane, latest = list[Candidate](), "", None
         for attempt, k, by, *columns in self._query(sql, item_id, n, fingerprint):
             file = image_file(tuple(columns))
             verdicts = tuple(said.get(file.sha256, ()))
             if file.role == "image" or verdicts:
-                is_current = file.role == "image" and file.path == path
-                images.append(Candidate(item_id, n, attempt, k, file, verdicts, is_current))
+                images.append(Candidate(item_id, n, attempt, k, file, verdicts))
                 lane = by
-        return Candidates(state, fingerprint, wire, lane, tuple(images))
+                if file.role == "image" and file.path == path:  # one that has made way may not be noted elsewhere yet
+                    latest = images[-1]
+        current = None if latest is None or state not in HAS_IMAGE else latest
+        return Candidates(state, fingerprint, wire, lane, tuple(images), current)
 
     def current_images(self, item_ids: Sequence[str]) -> Iterator[tuple[str, int, str, str, str]]:
         """(item id, n, state, wire, sha256) of the images that these items' samples have. At most 30,000 ids a call."""

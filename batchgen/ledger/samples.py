@@ -71,7 +71,7 @@ class SampleQueries(BaseReader):
 
     def _results(self, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
         """The same of a few. A sample that has no valid picture now lists none."""
-        made = sorted({row[0] for row in rows if row[2] == "succeeded"})
+        made = sorted({row[0] for row in rows if row[2] in HAS_IMAGE})
         pictures: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
         derivatives: dict[tuple[str, int, str], list[str]] = {}
         if made:

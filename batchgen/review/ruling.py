@@ -130,13 +130,13 @@ def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], curren
     return Rejected(best, reason, message, hold=rules.on_reject.then == "hold")
 
 
-def is_in_force(decision: Decision, state: str) -> bool:
-    """Whether a sample is as a decision makes it, so that nothing is to be done. state: of the sample."""
+def is_in_force(decision: Decision, current: Candidate, state: str) -> bool:
+    """Whether a sample is as a decision makes it, so that nothing is to be done. current, state: the sample's image and state."""
     match decision:
         case Accepted(image):
-            return image.is_current and state == "succeeded"
+            return image is current and state == "succeeded"
         case Rejected(image):
-            return image.is_current and state == "rejected"
+            return image is current and state == "rejected"
     return False
 
 
