@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from batchgen.derivatives import containers, provenance
-from batchgen.derivatives.specification import UNFINISHED_PREFIX, OutputSpec, RenderedFile, RenderRequest, crop_and_size
+from batchgen.derivatives import containers, cutout, provenance
+from batchgen.derivatives.specification import (
+    UNFINISHED_PREFIX,
+    WHITE_SUFFIX,
+    OutputSpec,
+    RenderedFile,
+    RenderRequest,
+    crop_and_size,
+)
 from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
@@ -48,11 +55,30 @@ class Source:
         self.xmp = containers.read_xmp(self.data, self.kind)
         self.c2pa = containers.has_c2pa(self.data, self.kind)
         self._upright: UprightImage | None = None
+        self._cut: dict[tuple[str, str], Image.Image] = {}
 
     def upright_image(self) -> UprightImage:
         if self._upright is None:
             self._upright = _decode(self.data)
         return self._upright
+
+    def cut_out(self, spec: OutputSpec, request: RenderRequest) -> UprightImage:
+        """The same with real transparency. Raises ValueError, and what Pillow raises."""
+        key, (image, icc, exif) = (spec.cutout or "", spec.background), self.upright_image()
+        if key not in self._cut:
+            if spec.cutout == "key":
+                self._cut[key] = cutout.cut_by_key(_to_rgb(image), spec.background)
+            elif not request.on_white:
+                raise ValueError(
+                    f"there is no image {request.provenance.id}{WHITE_SUFFIX}, which shows the same on white"
+                )
+            else:
+                try:
+                    white = Source(request.on_white, request.white_sha256)
+                except OSError as error:
+                    raise ValueError(f"the image on white cannot be read: {error.strerror}") from None
+                self._cut[key] = cutout.cut_by_difference(_to_rgb(white.upright_image().image), _to_rgb(image))
+        return UprightImage(self._cut[key], icc, exif)
 
 
 def serve() -> None:
@@ -98,7 +124,7 @@ def _render_one(
         return [_write_output(request, spec.path, _sidecar(request, files), (0, 0), "json")]
     if spec.format == "original":
         return _copy(source, request, spec)
-    image, icc, exif = source.upright_image()
+    image, icc, exif = source.cut_out(spec, request) if spec.cutout else source.upright_image()
     framed = crop_and_size(image.size, spec)
     if framed is None:
         return [_not_made(spec, "skipped", f"the image is {image.width} pixels wide")]
@@ -193,6 +219,10 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         except ImageCms.PyCMSError:
             pass
     return image.convert("RGB")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return _flatten(image, "#ffffff") if image.mode == "RGBA" else image.convert("RGB")
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

@@ -73,6 +73,16 @@ def recipes(post, job="j"):
     return {output.path: output.recipe for output in outputs_of(post, "a", "png", job)}
 
 
+def test_a_recipe_from_before_cutouts_is_the_same_and_a_cutout_is_part_of_one():
+    plain = Derivative(name="w", format="png", width=9)
+    (before,) = recipes(Post(derivatives=(plain,))).values()
+    assert before == "b783cf792af88440"  # else every file that there is would be made again
+    kinds = [
+        replace(plain, cutout=cutout, background=colour) for cutout in ("key", "difference") for colour in ("", "#fff")
+    ]
+    assert len({before, *(recipe for kind in kinds for recipe in recipes(Post(derivatives=(kind,))).values())}) == 5
+
+
 @pytest.mark.parametrize(("post", "changed"), [
     (replace(ALL, derivatives=(replace(WEB, quality=83), ALL.derivatives[1])), {"web-480", "web-960", "sidecar"}),
     (replace(ALL, derivatives=(replace(WEB, widths=(480,)), ALL.derivatives[1])), {"web-960", "sidecar"}),

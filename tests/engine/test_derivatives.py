@@ -64,6 +64,36 @@ async def post(bench: Bench, text: str, top: str, **options) -> derivative_runne
     return await make_derivatives(manifest, bench.folder / "out", (), bench.events.append, **options)
 
 
+CUT = "{name: sprite, format: png, cutout: difference}"
+
+
+@both_ledgers
+async def test_a_cutout_by_difference_is_bought_as_two_images_and_made_of_both_once(bench):
+    outcome = await bench.run(items("A mug"), head(CUT, WEB))
+    assert (outcome.exit_code, await bench.requests()) == (0, 2)
+    assert sorted(files(bench)) == ["sprite/i0.png", "web-16/i0-white.webp", "web-32/i0-white.webp"]
+    assert bench.lines()["i0"]["derivatives"] == ["derivatives/sprite/i0.png"]
+    image = Image.open(bench.folder / "out" / "derivatives" / "sprite" / "i0.png")
+    corner, upper, lower = (image.getpixel((image.width // 2, round(image.height * y)))[3] for y in (0.02, 0.2, 0.7))
+    assert (image.mode, corner, upper, abs(lower - 140) < 12) == ("RGBA", 0, 255, True)  # as the emulator drew it
+    before = files(bench)
+    assert (await bench.run(items("A mug"), head(CUT, WEB))).derived.made == 0
+    assert (files(bench), await bench.requests()) == (before, 2)
+
+
+async def test_a_cutout_without_its_image_on_white_says_so_and_is_made_once_that_is_there(bench):
+    await bench.run(items("A mug"), head(CUT))
+    (bench.folder / "out" / "i0-white.jpg").unlink()
+    (bench.folder / "out" / "derivatives" / "sprite" / "i0.png").unlink()
+    counts = await post(bench, items("A mug"), head(CUT))
+    assert (counts.made, counts.failed) == (0, 1)
+    with Reader.open(bench.folder / "out") as reader:
+        ((_, why),) = DerivativeReader.from_reader(reader).derivative_failures(9)
+    assert why == "the image on white cannot be read: No such file or directory"
+    outcome = await bench.run(items("A mug"), head(CUT))
+    assert (outcome.exit_code, sorted(files(bench))) == (0, ["sprite/i0.png"])
+
+
 @both_ledgers
 async def test_a_run_makes_them_and_says_where_they_are(bench):
     outcome = await bench.run(items("a", "b"), head(WEB, THUMB, more=", embed: ids, sidecar: true"))
