@@ -38,6 +38,7 @@ class Post:
     embed: Literal["none", "ids", "full"] = "none"
     sidecar: bool = False
     source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
+    sign: bool = False  # with a C2PA manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

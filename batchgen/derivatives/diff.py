@@ -60,6 +60,7 @@ class RenderTask:
             provenance=self.provenance,
             outputs=[output.spec for output in self.outputs.values()],
             present=self.present,
+            sign=self.post.sign,
             on_white=white,
             white_sha256=self.white.sha256 if self.white else "",
         )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from batchgen.derivatives import containers, cutout, provenance
+from batchgen.derivatives import containers, cutout, provenance, signing
 from batchgen.derivatives.specification import (
     UNFINISHED_PREFIX,
     WHITE_SUFFIX,
@@ -131,9 +131,12 @@ def _render_one(
     box, size = framed
     if size != image.size or box != (0, 0, *image.size):
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-    xmp = provenance.packet(request.provenance, request.embed, request.source_type, source.xmp, copy=False)
+    xmp = provenance.packet(request.provenance, request.embed, request.source_type, source.xmp, keeps_c2pa=request.sign)
     texts = provenance.png_texts(request.provenance, request.embed)
     data = encode(image, spec, icc, _resize_exif(exif, size), xmp, texts)
+    if request.sign:
+        definition = signing.manifest_definition(request, spec, size != source.upright_image().image.size)
+        data = signing.sign(data, spec.format, source.data, source.kind, definition)
     return [_write_output(request, spec.path, data, size, spec.format)]
 
 
@@ -146,19 +149,27 @@ def _sidecar(request: RenderRequest, files: Sequence[RenderedFile]) -> bytes:
 
 def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[RenderedFile]:
     """The original's bytes, with its provenance where that harms nothing: a C2PA manifest is signed over the file's bytes, so
-    what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one."""
+    what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one. What is signed
+    has a manifest of its own, with that of the original in it."""
     with Image.open(io.BytesIO(source.data), formats=FORMATS) as image:
         size = image.size
     facts, embed, source_type = request.provenance, request.embed, request.source_type
     data: bytes | None = None
-    if not source.c2pa:
+    if request.sign:
+        xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
+        data = (
+            containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed)) or source.data
+        )
+        definition = signing.manifest_definition(request, spec, size_changed=False)
+        data = signing.sign(data, source.kind, source.data, source.kind, definition)
+    elif not source.c2pa:
         if embed == "none" and provenance.has_source_type(source.xmp):
             return [_write_output(request, spec.path, source.data, size, source.kind)]
-        xmp = provenance.packet(facts, embed, source_type, source.xmp, copy=True)
+        xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
         data = containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed))
     if data is not None:
         return [_write_output(request, spec.path, data, size, source.kind)]
-    packet = provenance.packet(facts, embed, source_type, copy=True)
+    packet = provenance.packet(facts, embed, source_type, keeps_c2pa=True)
     beside = _write_output(request, os.path.splitext(spec.path)[0] + ".xmp", packet, (0, 0), "xmp")
     return [_write_output(request, spec.path, source.data, size, source.kind), beside._replace(message=spec.path)]
 

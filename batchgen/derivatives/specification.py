@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 from batchgen.records import Derivative, Post
 
 DERIVATIVES = "derivatives"
+MISSING_C2PA = "`sign` needs the library c2pa-python: pip install 'batchgen[c2pa]'"
 WHITE_SUFFIX = "-white"  # of the id of the item that shows the same on white, for a cutout by difference
 UNFINISHED_PREFIX = "derive-"  # files in the spool that have no name yet
 VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
@@ -30,7 +31,7 @@ GRAVITIES: Mapping[str, tuple[float, float]] = {
     "southwest": (0.0, 1.0),
     "southeast": (1.0, 1.0),
 }
-ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` alone asks for
+ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` or `sign` alone asks for
 Box = tuple[float, float, float, float]
 
 
@@ -117,6 +118,7 @@ class RenderRequest:
     provenance: Provenance
     outputs: Sequence[OutputSpec]
     present: Sequence[RenderedFile] = ()
+    sign: bool = False
     on_white: str = ""
     white_sha256: str = ""
 
@@ -140,7 +142,7 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
     if post is None:
         return []
     found: list[Output] = []
-    for derivative in post.derivatives or (() if post.embed == "none" else (ORIGINAL_COPY,)):
+    for derivative in post.derivatives or ((ORIGINAL_COPY,) if post.sign or post.embed != "none" else ()):
         kind = original_format if derivative.format == "original" else derivative.format
         for width in derivative.widths or (None,):
             folder = derivative.name if width is None else f"{derivative.name}-{width}"
@@ -165,11 +167,12 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
 
 
 def _recipe_hash(recipe: Mapping[str, Any], post: Post, job: str) -> str:
-    """The job's name counts where it is written into the file, the path never; nor does a cutout that is not asked for, which
-    older recipes did not know."""
+    """The job's name counts where it is written into the file, the path never; nor do a cutout and a signature that are not asked
+    for, which older recipes did not know."""
     recipe = {name: value for name, value in recipe.items() if name != "path" and (name, value) != ("cutout", None)}
     embedded_job = job if post.embed != "none" or recipe["format"] == "json" else ""
-    text = json.dumps([VERSION, recipe, post.embed, post.source_type, embedded_job], sort_keys=True)
+    signed = ["signed"] if post.sign else []
+    text = json.dumps([VERSION, recipe, post.embed, post.source_type, embedded_job, *signed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from batchgen.derivatives.specification import GRAVITIES, QUALITIES, outputs_of
+from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, outputs_of
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.records import Derivative, Post
 
@@ -144,6 +145,18 @@ class PostFields(_Strict):
         None, description="IPTC digital source type; the second for edits that leave most of a photograph as it was."
     )
 
+    sign: bool | None = Field(
+        None,
+        description="Whether each file gets a C2PA manifest, signed with your certificate, the original as its parent; default "
+        "false.",
+    )
+
+    @model_validator(mode="after")
+    def _check_library(self) -> PostFields:
+        if self.sign and find_spec("c2pa") is None:
+            raise _field_error(MISSING_C2PA)
+        return self
+
     def to_record(self) -> Post:
         derivatives = tuple(one.to_record() for one in self.derivatives or ())
         return Post(
@@ -151,6 +164,7 @@ class PostFields(_Strict):
             embed=self.embed or "none",
             sidecar=self.sidecar or False,
             source_type=self.source_type or "trainedAlgorithmicMedia",
+            sign=self.sign or False,
         )
 
 
@@ -184,7 +198,7 @@ def post_fields(post: Post | None) -> dict[str, Any] | None:
     if post is None:
         return None
     defaults = Post()
-    fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type")}
+    fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type", "sign")}
     asked = {name: value for name, value in fields.items() if value != getattr(defaults, name)}
     derivatives = [_derivative_fields(one) for one in post.derivatives]
     return {**({"derivatives": derivatives} if derivatives else {}), **asked}

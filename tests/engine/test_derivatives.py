@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import fields
 from pathlib import Path
 
+import c2pa
 import pytest
 from PIL import Image
 
@@ -38,6 +39,7 @@ from tests.support.derivatives import THUMB, WEB, files, needs_proc, workers
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
+from tests.support.signing_certificate import make_certificate
 
 
 def head(*made: str, more: str = "") -> str:
@@ -92,6 +94,17 @@ async def test_a_cutout_without_its_image_on_white_says_so_and_is_made_once_that
     assert why == "the image on white cannot be read: No such file or directory"
     outcome = await bench.run(items("A mug"), head(CUT))
     assert (outcome.exit_code, sorted(files(bench))) == (0, ["sprite/i0.png"])
+
+
+async def test_a_worker_process_signs_with_the_certificate_of_the_environment(bench, tmp_path, monkeypatch):
+    outcome = await bench.run(items("a"), head(WEB, more=", sign: true"))
+    assert (outcome.exit_code, outcome.derived.failed, files(bench)) == (3, 2, {})
+    for name, path in make_certificate("Nordlicht").write(tmp_path).items():
+        monkeypatch.setenv(name, path)
+    outcome = await bench.run(items("a"), head(WEB, more=", sign: true"))
+    assert (outcome.exit_code, outcome.derived.made) == (0, 2)
+    with c2pa.Reader(bench.folder / "out" / "derivatives" / "web-16" / "i0.webp") as reader:
+        assert (reader.get_validation_state(), "Nordlicht" in reader.json()) == ("Valid", True)
 
 
 @both_ledgers

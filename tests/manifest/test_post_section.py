@@ -43,6 +43,7 @@ def test_a_list_is_the_same_as_an_object_with_it(folder):
     "[{name: a, format: png, width: 9}, {name: b, format: jpeg, crop: '4:5', gravity: north, upscale: true, background: '#000000'}]",
     "{derivatives: [{name: a, format: original}], embed: full, sidecar: true, source_type: compositeWithTrainedAlgorithmicMedia}",
     "{embed: ids}",
+    "{sign: true}",
     "[{name: a, format: png, cutout: key}, {name: b, format: webp, cutout: key, background: '#00ff00'}]",
     "null",
 ])  # fmt: skip
@@ -98,6 +99,13 @@ def test_it_never_makes_a_picture_stale(folder):
 )  # fmt: skip
 def test_a_mistake_is_said_with_its_place(folder, post, said):
     assert said in folder.complaint(f"post: {post}\n{ITEMS}")
+
+
+def test_signing_without_its_library_is_said_before_anything_is_paid_for(folder, monkeypatch):
+    monkeypatch.setattr("batchgen.manifest.post_section.find_spec", lambda name: None)
+    text = f"post: {{derivatives: [{WEB}], sign: true}}\n{ITEMS}"
+    assert "1:1: post: `sign` needs the library c2pa-python: pip install 'batchgen[c2pa]'" in folder.complaint(text)
+    assert made(folder, text.replace("true", "false"))["a"].sign is False
 
 
 def test_a_mistake_at_an_item_is_said_with_its_place(folder):
