@@ -15,7 +15,8 @@ AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivative:
     """One kind of file to make of each image. widths: one file for each that the image is large enough for; width: at
-    most that; neither: as large as the image. crop: width to height. format `original`: the bytes as they came."""
+    most that; neither: as large as the image. crop: width to height. format `original`: the bytes as they came. cutout: how what
+    is behind the subject becomes transparent; then background is the colour to look for, empty for what the border shows."""
 
     name: str
     format: Literal["webp", "avif", "jpeg", "png", "original"]
@@ -26,6 +27,7 @@ class Derivative:
     gravity: str = "center"
     upscale: bool = False
     background: str = "#ffffff"
+    cutout: Literal["key", "difference"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Post:
     embed: Literal["none", "ids", "full"] = "none"
     sidecar: bool = False
     source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
+    sign: bool = False  # with a C2PA manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ import click
 from click import Choice, IntRange
 
 from batchgen.cli.command import Command, EachJob
-from batchgen.cli.options import EACH_JOB, FOLDER, LEDGER, ONLY, json_option, option
+from batchgen.cli.options import EACH_JOB, FOLDER, LEDGER, ONLY, json_option, option, read_size
 
+FORMS = ["jsonl", "csv", "parquet", "webdataset", "imagefolder"]
 JOBS = click.Argument(["jobs"], nargs=-1, type=click.Path(), metavar="[JOB]...")
 
 STATUS = Command(
@@ -141,25 +142,40 @@ VERIFY = Command(
 )
 EXPORT = Command(
     "export",
-    "One row for each sample, as JSON lines or CSV.",
+    "One row for each sample, as JSON lines or CSV, or a data set.",
     (
         *(click.Argument(["job"], required=False, type=click.Path()), FOLDER, LEDGER),
-        option("--format", "Format of the rows.", "form", type=Choice(["jsonl", "csv"]), default="jsonl"),
+        option("--format", "What to write.", "form", type=Choice(FORMS), default="jsonl"),
         option(
-            "--to FILE|-",
-            "File to write; - is stdout, the default.",
+            "--to FILE|FOLDER|-",
+            "File or new folder to write; - is stdout, the default for lines.",
             "target",
             default="-",
             show_default=False,
             type=click.Path(),
         ),
+        option(
+            "--shard-size SIZE",
+            "Largest size of a tar file of webdataset; default 1GB.",
+            "shard_bytes",
+            callback=read_size,
+        ),
     ),
     """Write one row for each sample of JOB, a manifest or a job folder.
+
+    \b
+    jsonl, csv    lines
+    parquet       a file with the same rows (pip install 'batchgen[parquet]')
+    webdataset    a folder of tar files: KEY.png, KEY.json, KEY.txt (the prompt)
+    imagefolder   images and metadata.jsonl, as Hugging Face reads them
+
+    The last two hold only the samples that have an image.
 
     \b
     Examples:
       batchgen export catalog.yaml | jq -r 'select(.state == "refused") | .prompt'
       batchgen export catalog.yaml --format csv --to catalog.csv
+      batchgen export catalog.yaml --format webdataset --to catalog-shards
     """,
     each=EachJob(),
 )

@@ -18,6 +18,7 @@ import batchgen
 from batchgen.cli.doctor_servers import Finding, check_online, check_server
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.run_arguments import load_job
+from batchgen.derivatives.signing import CERTIFICATE_VARIABLE, signing_problem
 from batchgen.engine.routes import missing_key_remedy, on_this_machine, open_account, unused_credentials
 from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import bypass_variable, proxy_for
@@ -78,6 +79,8 @@ def run_checks(invocation: Invocation, manifest: str | None, *, online: bool, qu
             yield check_address(settings, provider)
         yield from check_models(settings, profiles)
         yield folder(job.folder)
+        if any(item.post is not None and item.post.sign for item in job.manifest.items()):
+            yield signature()
         if job.bucket:
             yield bucket(job.bucket, online=online)
     yield from check_links()
@@ -221,6 +224,13 @@ def folder(place: Path) -> Finding:
     if free < FREE_BYTES:
         return Finding("warn", "folder", says, "make room: an image takes 1 to 8 MB")
     return Finding("ok", "folder", says)
+
+
+def signature() -> Finding:
+    """Of derivatives, by signing one."""
+    if problem := signing_problem():
+        return Finding("fail", "signature", f"a derivative {problem}", "correct the variable: `batchgen help files`")
+    return Finding("ok", "signature", f"by {environment()[CERTIFICATE_VARIABLE]}")
 
 
 def bucket(url: str, *, online: bool) -> Finding:

@@ -2,46 +2,109 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import os
-from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO, TypedDict
 
+from batchgen.cli import export_dataset
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
-from batchgen.errors import StoreError
+from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import results_order
 from batchgen.records import CURRENT_STATES, Result
 from batchgen.report import formatting
 from batchgen.sanitize import printable_json, redact_secrets, sanitize
+from batchgen.store.store import Store, open_store_of
 
 # What a spreadsheet takes for the start of a formula (OWASP, CSV injection).
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+SHARD_BYTES = 1_000_000_000
 
 
-def export_command(invocation: Invocation, job: str, output: str | None, form: str, target: str) -> None:
+class Row(TypedDict):
+    """A sample in flat fields, as every form of an export has them. file and what belongs to it are null until there is an
+    image; paths begin in the job folder."""
+
+    key: str
+    id: str
+    n: int
+    state: str
+    model: str
+    file: str | None
+    width: int | None
+    height: int | None
+    format: str | None
+    bytes: int | None
+    sha256: str | None
+    flags: list[str]
+    usd: float | None
+    usd_source: str
+    reason: str
+    message: str
+    attempts: int
+    tags: list[str]
+    prompt: str
+    text: str
+    fingerprint: str
+    updated_at: str
+    drafts: list[str]
+    sidecars: list[str]
+    derivatives: list[str]
+
+
+def export_command(
+    invocation: Invocation, job: str, output: str | None, form: str, target: str, shard_bytes: int | None
+) -> None:
     folder = find_job(job, output).folder
-    secrets = invocation.out.secrets
-    lines = csv_lines if form == "csv" else jsonl_lines
+    _check_target(form, target, shard_bytes)
     with Reader.open(folder) as reader:
-        texts = (
-            redact_secrets(line, secrets)
-            for line in lines(
-                row(result) for result in reader.results_by_item(CURRENT_STATES, results_order(folder, reader.meta))
-            )
-        )
-        if target == "-":
-            invocation.out.stream.writelines(_encodable(texts, invocation.out.stream))
-            return
-        written = write_atomically(target, texts)
-    invocation.err.line(f"{formatting.count(written - (form == 'csv'), 'row')} written to {target}")
+        rows = map(row, reader.results_by_item(CURRENT_STATES, results_order(folder, reader.meta)))
+        if form in ("jsonl", "csv"):
+            lines = csv_lines if form == "csv" else jsonl_lines
+            texts = (redact_secrets(line, invocation.out.secrets) for line in lines(rows))
+            if target == "-":
+                invocation.out.stream.writelines(_encodable(texts, invocation.out.stream))
+                return
+            written, noun = write_lines(target, texts) - (form == "csv"), "row"
+        else:
+            cleaned = (_clean(each, invocation.out.secrets) for each in rows)
+            written = _write_dataset(form, target, cleaned, open_store_of(folder, reader), shard_bytes)
+            noun = "row" if form == "parquet" else "image"
+    invocation.err.line(f"{formatting.count(written, noun)} written to {target}")
 
 
-def row(result: Result) -> dict[str, Any]:
-    """A sample in flat fields. file and what belongs to it are null until there is an image."""
+def _check_target(form: str, target: str, shard_bytes: int | None) -> None:
+    """Raises UsageError."""
+    if shard_bytes is not None and form != "webdataset":
+        raise UsageError("--shard-size is for --format webdataset")
+    if form in ("jsonl", "csv"):
+        return
+    if target == "-":
+        raise UsageError(f"--format {form} writes a {'file' if form == 'parquet' else 'folder'}: name it with --to")
+    if form != "parquet":
+        export_dataset.refuse_taken_folder(target)
+
+
+def _write_dataset(form: str, target: str, rows: Iterator[Row], store: Store, shard_bytes: int | None) -> int:
+    if form == "parquet":
+        return export_dataset.write_parquet(target, rows, Row)
+    samples = (each for each in rows if each["file"] is not None)
+    if form == "webdataset":
+        return export_dataset.write_webdataset(target, samples, store, shard_bytes or SHARD_BYTES)
+    return export_dataset.write_imagefolder(target, samples, store)
+
+
+def _clean(found: Row, secrets: Iterable[str]) -> Row:
+    """Without keys, and without what UTF-8 cannot hold."""
+    text = redact_secrets(json.dumps(found, ensure_ascii=False), secrets)
+    cleaned: Row = json.loads(text.encode(errors="replace"))
+    return cleaned
+
+
+def row(result: Result) -> Row:
     image = result.image
     return {
         "key": result.key,
@@ -72,19 +135,19 @@ def row(result: Result) -> dict[str, Any]:
     }
 
 
-COLUMNS = tuple(row(Result(id="", n=0, state="wanted", model="")))
+COLUMNS = tuple(Row.__annotations__)
 
 
-def jsonl_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+def jsonl_lines(rows: Iterator[Row]) -> Iterator[str]:
     for each in rows:
         yield printable_json(each) + "\n"
 
 
-def csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+def csv_lines(rows: Iterator[Row]) -> Iterator[str]:
     """RFC 4180 with a header; lists are joined by spaces."""
     yield _csv_line(COLUMNS)
     for each in rows:
-        yield _csv_line([cell(each[name]) for name in COLUMNS])
+        yield _csv_line(list(map(cell, each.values())))
 
 
 def _csv_line(values: Any) -> str:
@@ -99,7 +162,10 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, (int, float)):
         return str(value)
-    text = " ".join(value) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        text = " ".join(each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in value)
+    else:
+        text = str(value)
     safe = "\n".join(sanitize(line) for line in text.split("\n"))
     return f"'{safe}" if text.startswith(_FORMULA_STARTS) else safe
 
@@ -111,18 +177,11 @@ def _encodable(texts: Iterator[str], stream: TextIO) -> Iterator[str]:
     return map(encode, texts)
 
 
-def write_atomically(target: str, texts: Iterator[str]) -> int:
-    """Write beside and rename, so that a reader never sees half a file. Answers how many lines. Raises StoreError."""
-    temp_path = f"{target}.{os.getpid()}.part"
+def write_lines(target: str, texts: Iterator[str]) -> int:
+    """Answers how many. Raises StoreError."""
     written = 0
-    try:
-        with open(temp_path, "x", encoding="utf-8", newline="") as file:
-            for text in texts:
-                file.write(text)
-                written += 1
-        os.replace(temp_path, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temp_path)
-        raise StoreError(f"{target}: {error.strerror or error}") from None
+    with export_dataset.replacing(target) as part, open(part, "x", encoding="utf-8", newline="") as file:
+        for text in texts:
+            file.write(text)
+            written += 1
     return written

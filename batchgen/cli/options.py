@@ -16,6 +16,8 @@ from batchgen.manifest.addresses import ALLOWED_VARIABLE
 from batchgen.schedule.timer_spec import TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
 from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMG]B)", re.IGNORECASE)
 RETRY_STATES = ("failed", "refused", "uncertain")
 
 
@@ -44,6 +46,16 @@ def read_duration(ctx: click.Context, param: click.Parameter, value: str | None)
     if (seconds := parse_duration_s(value)) is None:
         raise click.BadParameter(f"{value!r} is not a valid duration (try 90m, 4h or 1h30m)", ctx, param)
     return seconds
+
+
+def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """`500MB`, `2GB`; bytes."""
+    if value is None:
+        return None
+    found = _SIZE.fullmatch(value)
+    if found is None or not (size := round(float(found[1]) * _UNITS[found[2].upper()])):
+        raise click.BadParameter(f"{value!r} is not a valid size (try 500MB or 2GB)", ctx, param)
+    return size
 
 
 def read_deadline(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

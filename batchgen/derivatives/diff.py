@@ -6,11 +6,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from batchgen import __version__
-from batchgen.derivatives.specification import Output, Provenance, RenderedFile, RenderRequest, outputs_of
+from batchgen.derivatives.specification import (
+    WHITE_SUFFIX,
+    Output,
+    Provenance,
+    RenderedFile,
+    RenderRequest,
+    needs_white,
+    outputs_of,
+)
 from batchgen.errors import StoreError
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, SourcePicture
 from batchgen.ledger.reader import Reader
@@ -27,7 +35,7 @@ _NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
 @dataclass(frozen=True, slots=True)
 class RenderTask:
     """The files to make of one picture. present: those that are there already. made_before: sha256 of what this job has put
-    under these paths, of whichever picture."""
+    under these paths, of whichever picture. white: the picture that shows the same on white, where that is needed."""
 
     picture: SourcePicture
     outputs: Mapping[str, Output]
@@ -35,13 +43,14 @@ class RenderTask:
     provenance: Provenance
     present: Sequence[RenderedFile]
     made_before: Mapping[str, str]
+    white: SourcePicture | None = None
 
     @property
     def key(self) -> tuple[str, int]:
         return self.picture.item_id, self.picture.n
 
-    def request(self, source: str, spool: str) -> RenderRequest:
-        """What its worker process is asked for. source: where the original can be read; spool: where the files go."""
+    def request(self, source: str, white: str, spool: str) -> RenderRequest:
+        """What its worker process is asked for. source, white: where the originals can be read; spool: where the files go."""
         return RenderRequest(
             spool=spool,
             source=source,
@@ -51,6 +60,9 @@ class RenderTask:
             provenance=self.provenance,
             outputs=[output.spec for output in self.outputs.values()],
             present=self.present,
+            sign=self.post.sign,
+            on_white=white,
+            white_sha256=self.white.sha256 if self.white else "",
         )
 
     def rows(self, files: Iterable[RenderedFile]) -> Iterator[DerivativeRow]:
@@ -93,10 +105,19 @@ class DerivativeDiffer:
         """items: ids, each with what is to be made of its pictures."""
         found, ids = DerivativeDiff(), [item_id for item_id, _ in items]
         pictures, rows = self._view.pictures(ids), self._view.derivatives(ids)
+        whites = self._view.pictures([item_id + WHITE_SUFFIX for item_id, post in items if needs_white(post)])
         for item_id, post in items:
             for picture in pictures.get(item_id, ()):
                 self._compare(picture, post, rows.get((item_id, picture.n), []), found)
-        return found
+        return self._with_whites(found, whites)
+
+    @staticmethod
+    def _with_whites(found: DerivativeDiff, whites: Mapping[str, Sequence[SourcePicture]]) -> DerivativeDiff:
+        if not whites:
+            return found
+        white = [next(iter(whites.get(due.picture.item_id + WHITE_SUFFIX, ())), None) for due in found.due]
+        due = [replace(due, white=one) for due, one in zip(found.due, white, strict=True)]
+        return DerivativeDiff(due, found.stale, found.touched)
 
     def _compare(
         self, picture: SourcePicture, post: Post | None, rows: Sequence[DerivativeRow], found: DerivativeDiff

@@ -1,7 +1,7 @@
 """Where a picture comes from, as an XMP packet: what was there stays, what is said of its making is added. Pure.
 
 Written with the standard library: pyexiv2 is GPL, python-xmp-toolkit needs a C library of its own, piexif and iptcinfo3 know no
-XMP, c2pa-python signs and so needs a certificate. Pillow takes a packet and puts it in its place.
+XMP, and c2pa-python writes what it signs (signing.py). Pillow takes a packet and puts it in its place.
 Sources: XMP part 1 (ISO 16684-1); IPTC Photo Metadata 2025.1 (digital source type, AI system, AI prompt information).
 """
 
@@ -47,25 +47,31 @@ def clean(text: str) -> str:
     return _UNSAFE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def packet(facts: Provenance, embed: str, source_type: str, existing: bytes | None = None, *, copy: bool) -> bytes:
+def packet(
+    facts: Provenance, embed: str, source_type: str, existing: bytes | None = None, *, keeps_c2pa: bool
+) -> bytes:
     """existing: the original's own packet, whose statements win.
 
-    copy: the pixels are the original's. With `none` only the source type is said, that a picture is emulated, and that a
-    C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
+    keeps_c2pa: a C2PA manifest of the original stays in the file. With `none` only the source type is said, that a picture is
+    emulated, and that a C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
     """
     longest = max(
         (len(text) for name, text in described_properties(facts, embed).items() if name in LONG_PROPERTIES), default=0
     )
     while True:
-        made = _build_packet(facts, embed, source_type, existing, longest, copy=copy)
+        made = _build_packet(facts, embed, source_type, existing, longest, keeps_c2pa=keeps_c2pa)
         if len(made) <= PACKET_MAX_BYTES or longest < 64:
             break
         longest //= 2
-    return made if existing is None or len(made) <= PACKET_MAX_BYTES else packet(facts, embed, source_type, copy=copy)
+    return (
+        made
+        if existing is None or len(made) <= PACKET_MAX_BYTES
+        else packet(facts, embed, source_type, keeps_c2pa=keeps_c2pa)
+    )
 
 
 def _build_packet(
-    facts: Provenance, embed: str, source_type: str, existing: bytes | None, max_chars: int, *, copy: bool
+    facts: Provenance, embed: str, source_type: str, existing: bytes | None, max_chars: int, *, keeps_c2pa: bool
 ) -> bytes:
     for prefix, uri in PREFIXES.items():
         ET.register_namespace(prefix, uri)
@@ -77,7 +83,7 @@ def _build_packet(
             description.remove(child)
     ours = ET.Element(f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})
     existing_names = _property_names(rdf)
-    for name, value in _own_properties(facts, embed, source_type, max_chars, copy=copy):
+    for name, value in _own_properties(facts, embed, source_type, max_chars, keeps_c2pa=keeps_c2pa):
         if name not in existing_names:
             _add_property(ours, name, value)
     rdf.append(ours)
@@ -88,14 +94,14 @@ def _build_packet(
 
 
 def _own_properties(
-    facts: Provenance, embed: str, source_type: str, max_chars: int, *, copy: bool
+    facts: Provenance, embed: str, source_type: str, max_chars: int, *, keeps_c2pa: bool
 ) -> list[tuple[str, Any]]:
     """(qualified name, text, list of texts, or a mapping for a structure)."""
     found: list[tuple[str, Any]] = [(f"{{{IPTC}}}DigitalSourceType", SOURCE_TYPES + source_type)]
     emulated = facts.emulated
     if emulated:
         found.append((f"{{{OWN_NAMESPACE}}}Emulated", "True"))
-    if facts.c2pa and not copy:
+    if facts.c2pa and not keeps_c2pa:
         found.append((f"{{{OWN_NAMESPACE}}}OriginC2PA", C2PA_LOST))
         found.append((f"{{{MM}}}DerivedFrom", {f"{{{REF}}}documentID": f"urn:sha256:{facts.sha256}"}))
     if embed == "none":

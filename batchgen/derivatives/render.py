@@ -13,9 +13,16 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from batchgen.derivatives import containers, provenance
+from batchgen.derivatives import containers, cutout, provenance, signing
 from batchgen.derivatives.decode import FORMATS, UprightImage, decode
-from batchgen.derivatives.specification import UNFINISHED_PREFIX, OutputSpec, RenderedFile, RenderRequest, crop_and_size
+from batchgen.derivatives.specification import (
+    UNFINISHED_PREFIX,
+    WHITE_SUFFIX,
+    OutputSpec,
+    RenderedFile,
+    RenderRequest,
+    crop_and_size,
+)
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
 
@@ -34,11 +41,30 @@ class Source:
         self.xmp = containers.read_xmp(self.data, self.kind)
         self.c2pa = containers.has_c2pa(self.data, self.kind)
         self._upright: UprightImage | None = None
+        self._cut: dict[tuple[str, str], Image.Image] = {}
 
     def upright_image(self) -> UprightImage:
         if self._upright is None:
             self._upright = decode(self.data)
         return self._upright
+
+    def cut_out(self, spec: OutputSpec, request: RenderRequest) -> UprightImage:
+        """The same with real transparency. Raises ValueError, and what Pillow raises."""
+        key, (image, icc, exif) = (spec.cutout or "", spec.background), self.upright_image()
+        if key not in self._cut:
+            if spec.cutout == "key":
+                self._cut[key] = cutout.cut_by_key(_to_rgb(image), spec.background)
+            elif not request.on_white:
+                raise ValueError(
+                    f"there is no image {request.provenance.id}{WHITE_SUFFIX}, which shows the same on white"
+                )
+            else:
+                try:
+                    white = Source(request.on_white, request.white_sha256)
+                except OSError as error:
+                    raise ValueError(f"the image on white cannot be read: {error.strerror}") from None
+                self._cut[key] = cutout.cut_by_difference(_to_rgb(white.upright_image().image), _to_rgb(image))
+        return UprightImage(self._cut[key], icc, exif)
 
 
 def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[RenderedFile]:
@@ -74,16 +100,19 @@ def _render_one(
         return [_write_output(request, spec.path, _sidecar(request, files), (0, 0), "json")]
     if spec.format == "original":
         return _copy(source, request, spec)
-    image, icc, exif = source.upright_image()
+    image, icc, exif = source.cut_out(spec, request) if spec.cutout else source.upright_image()
     framed = crop_and_size(image.size, spec)
     if framed is None:
         return [_not_made(spec, "skipped", f"the image is {image.width} pixels wide")]
     box, size = framed
     if size != image.size or box != (0, 0, *image.size):
         image = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
-    xmp = provenance.packet(request.provenance, request.embed, request.source_type, source.xmp, copy=False)
+    xmp = provenance.packet(request.provenance, request.embed, request.source_type, source.xmp, keeps_c2pa=request.sign)
     texts = provenance.png_texts(request.provenance, request.embed)
     data = encode(image, spec, icc, _resize_exif(exif, size), xmp, texts)
+    if request.sign:
+        definition = signing.manifest_definition(request, spec, size != source.upright_image().image.size)
+        data = signing.sign(data, spec.format, source.data, source.kind, definition)
     return [_write_output(request, spec.path, data, size, spec.format)]
 
 
@@ -96,19 +125,27 @@ def _sidecar(request: RenderRequest, files: Sequence[RenderedFile]) -> bytes:
 
 def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[RenderedFile]:
     """The original's bytes, with its provenance where that harms nothing: a C2PA manifest is signed over the file's bytes, so
-    what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one."""
+    what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one. What is signed
+    has a manifest of its own, with that of the original in it."""
     with Image.open(io.BytesIO(source.data), formats=FORMATS) as image:
         size = image.size
     facts, embed, source_type = request.provenance, request.embed, request.source_type
     data: bytes | None = None
-    if not source.c2pa:
+    if request.sign:
+        xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
+        data = (
+            containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed)) or source.data
+        )
+        definition = signing.manifest_definition(request, spec, size_changed=False)
+        data = signing.sign(data, source.kind, source.data, source.kind, definition)
+    elif not source.c2pa:
         if embed == "none" and provenance.has_source_type(source.xmp):
             return [_write_output(request, spec.path, source.data, size, source.kind)]
-        xmp = provenance.packet(facts, embed, source_type, source.xmp, copy=True)
+        xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
         data = containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed))
     if data is not None:
         return [_write_output(request, spec.path, data, size, source.kind)]
-    packet = provenance.packet(facts, embed, source_type, copy=True)
+    packet = provenance.packet(facts, embed, source_type, keeps_c2pa=True)
     beside = _write_output(request, os.path.splitext(spec.path)[0] + ".xmp", packet, (0, 0), "xmp")
     return [_write_output(request, spec.path, source.data, size, source.kind), beside._replace(message=spec.path)]
 
@@ -139,6 +176,10 @@ def encode(
     else:
         image.save(out, "AVIF", quality=spec.quality, speed=6, max_threads=1, xmp=xmp, **about)
     return out.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return _flatten(image, "#ffffff") if image.mode == "RGBA" else image.convert("RGB")
 
 
 def _flatten(image: Image.Image, background: str) -> Image.Image:

@@ -21,7 +21,7 @@ from batchgen.derivatives.diff import RenderTask
 from batchgen.derivatives.specification import RenderedFile, RenderRequest
 from batchgen.errors import StoreError
 from batchgen.http.time_limit import TimeLimit
-from batchgen.ledger.derivatives import DerivativeRow
+from batchgen.ledger.derivatives import DerivativeRow, SourcePicture
 from batchgen.settings import environment_without_keys
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.store import Store
@@ -108,12 +108,16 @@ async def render_derivatives(process: RenderProcess, due: RenderTask, store: Sto
     """Make the files of one picture, in a process, put them where the picture is, and answer what became of each. Raises
     BucketUnavailable."""
     with contextlib.ExitStack() as copies:
+
+        def copy(picture: SourcePicture | None) -> str:
+            return copies.enter_context(store.local_copy(picture.path)) if picture is not None else ""
+
         try:
-            source = await in_thread(lambda: copies.enter_context(store.local_copy(due.picture.path)))
+            source, white = await in_thread(lambda: (copy(due.picture), copy(due.white)))
         except FileNotFoundError:
             return list(due.failed("the original cannot be read: it has gone from the bucket"))
         try:
-            made = await _render(process, due.request(source, store.spool))
+            made = await _render(process, due.request(source, white, store.spool))
         except RenderProcessDied as died:
             return list(due.failed(f"its worker process {died}, {RENDER_TRIES} times"))
         return list(due.rows(await in_thread(lambda: put_derivatives(made, due.made_before, store))))

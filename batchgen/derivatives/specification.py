@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Self
 from batchgen.records import Derivative, Post
 
 DERIVATIVES = "derivatives"
+MISSING_C2PA = "`sign` needs the library c2pa-python: pip install 'batchgen[c2pa]'"
+WHITE_SUFFIX = "-white"  # of the id of the item that shows the same on white, for a cutout by difference
 UNFINISHED_PREFIX = "derive-"  # files in the spool that have no name yet
 VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
 ENDINGS = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "json": ".json"}
@@ -29,7 +31,7 @@ GRAVITIES: Mapping[str, tuple[float, float]] = {
     "southwest": (0.0, 1.0),
     "southeast": (1.0, 1.0),
 }
-ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` alone asks for
+ORIGINAL_COPY = Derivative(name="original", format="original")  # what `embed` or `sign` alone asks for
 Box = tuple[float, float, float, float]
 
 
@@ -47,6 +49,7 @@ class OutputSpec:
     gravity: str = "center"
     upscale: bool = False
     background: str = "#ffffff"
+    cutout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ class RenderedFile(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderRequest:
     """The files that a worker process is to make of one picture. spool: folder for them; source: path of the original; present:
-    files of the same picture that are there already, for the sidecar."""
+    files of the same picture that are there already, for the sidecar. on_white, white_sha256: of the other picture of a cutout
+    by difference; empty when there is none."""
 
     spool: str
     source: str
@@ -114,6 +118,9 @@ class RenderRequest:
     provenance: Provenance
     outputs: Sequence[OutputSpec]
     present: Sequence[RenderedFile] = ()
+    sign: bool = False
+    on_white: str = ""
+    white_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -135,7 +142,7 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
     if post is None:
         return []
     found: list[Output] = []
-    for derivative in post.derivatives or (() if post.embed == "none" else (ORIGINAL_COPY,)):
+    for derivative in post.derivatives or ((ORIGINAL_COPY,) if post.sign or post.embed != "none" else ()):
         kind = original_format if derivative.format == "original" else derivative.format
         for width in derivative.widths or (None,):
             folder = derivative.name if width is None else f"{derivative.name}-{width}"
@@ -149,6 +156,7 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
                 gravity=derivative.gravity,
                 upscale=derivative.upscale,
                 background=derivative.background,
+                cutout=derivative.cutout,
             )
             found.append(Output(derivative.name, _recipe_hash(asdict(spec), post, job), spec))
     if post.sidecar:
@@ -159,11 +167,17 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
 
 
 def _recipe_hash(recipe: Mapping[str, Any], post: Post, job: str) -> str:
-    """The job's name counts where it is written into the file, the path never."""
-    recipe = {name: value for name, value in recipe.items() if name != "path"}
+    """The job's name counts where it is written into the file, the path never; nor do a cutout and a signature that are not asked
+    for, which older recipes did not know."""
+    recipe = {name: value for name, value in recipe.items() if name != "path" and (name, value) != ("cutout", None)}
     embedded_job = job if post.embed != "none" or recipe["format"] == "json" else ""
-    text = json.dumps([VERSION, recipe, post.embed, post.source_type, embedded_job], sort_keys=True)
+    signed = ["signed"] if post.sign else []
+    text = json.dumps([VERSION, recipe, post.embed, post.source_type, embedded_job, *signed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def needs_white(post: Post | None) -> bool:
+    return post is not None and any(derivative.cutout == "difference" for derivative in post.derivatives)
 
 
 def crop_and_size(size: tuple[int, int], spec: OutputSpec) -> tuple[Box, tuple[int, int]] | None:

@@ -1,4 +1,5 @@
-"""The pictures served: a soft gradient, the prompt in readable type, a mark that says EMULATED; and those behind links."""
+"""The pictures served: a soft gradient, the prompt in readable type, a mark that says EMULATED; one and the same subject on a plain
+colour, where a prompt asks for exactly that background; and those behind links."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
 
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 _MESH = 4  # the gradient is a mesh of so many colours a side, resized: cheap at every size
 _LINES = 9
@@ -35,6 +37,9 @@ _COMMENT_CHARACTERS = 15_000  # a JPEG comment holds 65,533 bytes, and a charact
 _MAX_REFERENCE_PIXELS = 64_000_000
 _KEPT_BYTES = 256 * 1024 * 1024
 _MOST_FETCHED_BYTES = 20 * 1024 * 1024
+
+
+_BACKDROP = re.compile(r"\bpure \w+ background \((#[0-9a-f]{6})\)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,8 @@ def _drawn(picture: Picture) -> Image.Image:
     flaw, count = picture.flaw.partition("=")[0], int(picture.flaw.partition("=")[2] or 0)
     if flaw == "blank":
         return Image.new("RGB", picture.pixels)
+    if (backdrop := _backdrop(picture.prompt)) is not None:
+        return _subject_on(backdrop, picture.pixels)
     if flaw == "twin":
         same = replace(picture, prompt="", index=0, seed=None, references=(), history=(), nonce=1)
         picture = replace(same, title="The same for every prompt")
@@ -171,6 +178,28 @@ def _letter(image: Image.Image, picture: Picture) -> None:
         for offset, fill in ((shadow, (0, 0, 0)), (0, (255, 255, 255))):
             place = (margin + offset, margin + offset)
             draw.multiline_text(place, text, font=font, fill=fill, spacing=size_px * 0.2)
+
+
+def _backdrop(prompt: str) -> str | None:
+    """The colour of the background that is asked for as exactly as for a picture that is to be cut out."""
+    found = _BACKDROP.search(prompt)
+    return found[1] if found else None
+
+
+def _subject_on(backdrop: str, pixels: tuple[int, int]) -> Image.Image:
+    """A disc with soft edges and a translucent half, the same to the pixel on every background."""
+    width, height = pixels
+    side = min(pixels)
+    box = ((width - side * 0.7) / 2, (height - side * 0.7) / 2, (width + side * 0.7) / 2, (height + side * 0.7) / 2)
+    covered = Image.new("L", pixels, 0)
+    ImageDraw.Draw(covered).pieslice(box, 0, 180, fill=140)
+    ImageDraw.Draw(covered).pieslice(box, 180, 360, fill=255)
+    subject = Image.new("RGB", pixels, (208, 96, 40))
+    draw = ImageDraw.Draw(subject)
+    draw.rectangle((0, height / 2, width, height), fill=(60, 110, 190))
+    draw.text((width / 2, height * 0.4), "EMULATED", font=_font(max(8, side // 10)), fill=(255, 255, 255), anchor="mm")
+    covered = covered.filter(ImageFilter.GaussianBlur(side / 200))
+    return Image.composite(subject, Image.new("RGB", pixels, backdrop), covered)
 
 
 def _comment(picture: Picture) -> str:

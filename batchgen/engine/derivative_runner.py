@@ -27,7 +27,7 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.store.stored_files import COPY_PREFIX
 
 log = logging.getLogger("batchgen")
-MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB
+MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB, or 600 MB to cut one out
 MIN_FREE_BYTES = 256_000_000  # of the disk are left to the pictures themselves
 # The next run makes the rest.
 STOP_WITHOUT_WAITING = {StopKind.SIGNAL, StopKind.DISK, StopKind.BUG, StopKind.DEADLINE, StopKind.CANCELLED}

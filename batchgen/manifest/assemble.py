@@ -136,10 +136,10 @@ class Assembler:
                     report(("id",), f"is the same for every item; put a variable into it, such as {{{{ {variable} }}}}")
                     return
                 at = rows.position() if rows is not None else ""
-                for item in ItemValidator(self._context, parsed, {"index": index, **values}, at).items():
-                    if learns:
-                        self._remember(entry, item)
-                    yield item
+                made = ItemValidator(self._context, parsed, {"index": index, **values}, at).items()
+                if learns and len(made) == 1:
+                    self._remember(entry, made[0])
+                yield from made
         except RowError as problem:
             where = f"{_row_position(rows, problem)}: " if problem.line else ""
             report(("from",), where + problem.message)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from batchgen.derivatives.specification import GRAVITIES, QUALITIES, outputs_of
+from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, outputs_of
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.records import Derivative, Post
 
 UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
+TRANSPARENT = ("png", "webp")  # formats of what is cut out
 WIDTH_MAX = {"webp": 16_383, "avif": 65_535, "jpeg": 65_535, "png": 65_535}
 _NAME = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z0-9][a-z0-9_-]{0,39}")
 _CROP = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
@@ -66,7 +68,14 @@ class DerivativeFields(_Strict):
     )
     upscale: bool | None = Field(None, description="Whether a smaller image is made larger; default false.")
     background: Annotated[str, _matches_pattern(_COLOUR, "must look like #ffffff")] | None = Field(
-        None, description="Colour behind transparent parts, in a JPEG; default #ffffff."
+        None,
+        description="Colour behind transparent parts, in a JPEG, default #ffffff; with `cutout: key` the colour to take out, by "
+        "default the border's.",
+    )
+    cutout: Literal["key", "difference"] | None = Field(
+        None,
+        description="Makes the background transparent, in png or webp. key: all that has its colour; difference: asks for the "
+        "image on white as {id}-white, for the same on black as {id}, and computes it from both.",
     )
 
     @model_validator(mode="after")
@@ -80,7 +89,11 @@ class DerivativeFields(_Strict):
             raise _field_error("a PNG has no quality: it loses nothing")
         if self.gravity is not None and self.crop is None:
             raise _field_error("gravity says what a crop keeps, and there is no crop")
-        if self.background is not None and self.format != "jpeg":
+        if self.cutout is not None and self.format not in TRANSPARENT:
+            raise _field_error(f"a cutout needs transparency, which {self.format} is not used for: choose png or webp")
+        if self.background is not None and self.cutout == "difference":
+            raise _field_error("background is for cutout: key; difference asks for white and black itself")
+        if self.background is not None and self.format != "jpeg" and self.cutout is None:
             raise _field_error(f"background is for jpeg: {self.format} keeps what is transparent")
         if max([self.width or 0, *(self.widths or ())]) > WIDTH_MAX.get(self.format, 0) and (self.width or self.widths):
             raise _field_error(f"a {self.format} is at most {WIDTH_MAX[self.format]:,} pixels wide")
@@ -94,6 +107,8 @@ class DerivativeFields(_Strict):
             given["crop"] = tuple(map(int, self.crop.split(":")))
         given["widths"] = tuple(sorted(set(self.widths or ())))
         given["quality"] = self.quality or QUALITIES.get(self.format)
+        if self.cutout == "key":
+            given["background"] = self.background or ""
         return Derivative(**given)
 
 
@@ -130,6 +145,18 @@ class PostFields(_Strict):
         None, description="IPTC digital source type; the second for edits that leave most of a photograph as it was."
     )
 
+    sign: bool | None = Field(
+        None,
+        description="Whether each file gets a C2PA manifest, signed with your certificate, the original as its parent; default "
+        "false.",
+    )
+
+    @model_validator(mode="after")
+    def _check_library(self) -> PostFields:
+        if self.sign and find_spec("c2pa") is None:
+            raise _field_error(MISSING_C2PA)
+        return self
+
     def to_record(self) -> Post:
         derivatives = tuple(one.to_record() for one in self.derivatives or ())
         return Post(
@@ -137,6 +164,7 @@ class PostFields(_Strict):
             embed=self.embed or "none",
             sidecar=self.sidecar or False,
             source_type=self.source_type or "trainedAlgorithmicMedia",
+            sign=self.sign or False,
         )
 
 
@@ -154,6 +182,11 @@ def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | Non
     if value is None:
         return None
     post = (value if isinstance(value, PostFields) else PostFields.model_validate({"derivatives": value})).to_record()
+    return unless_empty(post)
+
+
+def unless_empty(post: Post) -> Post | None:
+    """The one object that says the same; None when nothing is to be made."""
     return _interned.setdefault(post, post) if outputs_of(post, "", "png", "") else None
 
 
@@ -165,7 +198,7 @@ def post_fields(post: Post | None) -> dict[str, Any] | None:
     if post is None:
         return None
     defaults = Post()
-    fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type")}
+    fields = {name: getattr(post, name) for name in ("embed", "sidecar", "source_type", "sign")}
     asked = {name: value for name, value in fields.items() if value != getattr(defaults, name)}
     derivatives = [_derivative_fields(one) for one in post.derivatives]
     return {**({"derivatives": derivatives} if derivatives else {}), **asked}
@@ -176,6 +209,8 @@ def _derivative_fields(one: Derivative) -> dict[str, Any]:
     asked = {name: value for name, value in asdict(one).items() if value != getattr(defaults, name)}
     if one.crop is not None:
         asked["crop"] = f"{one.crop[0]}:{one.crop[1]}"
+    if one.background == "":
+        del asked["background"]
     return {"name": one.name, "format": one.format, **asked}
 
 

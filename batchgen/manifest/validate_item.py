@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.item import Item
-from batchgen.manifest import capability, names, schema
+from batchgen.manifest import capability, cutout_pair, names, schema
 from batchgen.manifest.diagnostics import (
     Diagnostics,
     iter_strings,
@@ -99,8 +99,10 @@ class ItemValidator:
         return bool(self._reported)
 
     def items(self) -> list[Item]:
-        """The item, or one for each turn of a conversation; none when something is wrong."""
+        """The item, the two of a cutout by difference, or one for each turn of a conversation; none when something is wrong."""
         base = self._build_item(self._row or self._parsed.origin)
+        if base is not None and cutout_pair.is_pair(base):
+            return self._pair(base)
         if base is None or not self._turns:
             return [] if base is None else [base]
         return [
@@ -114,6 +116,26 @@ class ItemValidator:
             )
             for turn, prompt in enumerate(self._turns, 1)
         ]
+
+    def _pair(self, base: Item) -> list[Item]:
+        white, black = cutout_pair.pair(base)
+        for name, message in cutout_pair.problems(base):
+            self._report_field((name,), message)
+        if self._turns:
+            self._report_field(
+                ("turns",), "make no pair of images: take `cutout: difference` out, or choose `cutout: key`"
+            )
+        self._check_names(white.id, white.filename)
+        drawn = ReferencePicture(black.references[0], "image/png", 0)
+        for lane in (base.model, *(lane.partition("/")[2] for lane in base.fallback)):
+            profile = self._context.models.profile(lane)
+            requested = {"prompt": white.prompt, "references": list(black.references)}
+            for name, message in (
+                *capability.check(profile, requested, self._context.models.catalogue),
+                *self._reference_problems(profile, {drawn.path: drawn}, None),
+            ):
+                self._report_field(("post",), f"`cutout: difference` asks for an edit on black: {name}: {message}")
+        return [] if self._failed else [white, black]
 
     def _build_item(self, origin: str) -> Item | None:
         fields = self._render_fields()

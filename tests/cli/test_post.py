@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from tests.support.signing_certificate import make_certificate
+
 HEAD = "post: [{name: web, format: webp, widths: [16, 9999]}, {name: thumb, format: png, width: 8}]\n"
 
 
@@ -41,6 +43,19 @@ def test_a_second_run_with_only_derivatives_to_make_says_so(batchgen, write):
     batchgen("run", str(write({"a": "x"})), "--emulate", "-q")
     answer = batchgen("run", str(write({"a": "x"}, HEAD)), "--emulate")
     assert "job: all done: 1 of 1 image made, 2 files made of them" in answer.err
+
+
+def test_doctor_tries_the_certificate_that_a_manifest_signs_with(batchgen, write, tmp_path, monkeypatch):
+    manifest = str(write({"a": "x"}, "post: {sign: true}\n"))
+    found = {check["what"]: check for check in batchgen("doctor", manifest, "--json").json["checks"]}
+    assert found["signature"]["verdict"] == "fail"
+    assert "BATCHGEN_C2PA_CERTIFICATE_FILE is not set" in found["signature"]["says"]
+    for name, path in make_certificate("Nordlicht").write(tmp_path).items():
+        monkeypatch.setenv(name, path)
+    found = {check["what"]: check for check in batchgen("doctor", manifest, "--json").json["checks"]}
+    assert found["signature"] == {
+        "verdict": "ok", "what": "signature", "says": f"by {tmp_path}/chain.pem", "remedy": "",
+    }  # fmt: skip
 
 
 def test_post_without_a_manifest_or_a_job_says_what_to_do(batchgen, write, tmp_path):

@@ -318,7 +318,7 @@ def test_what_the_original_says_of_itself_stays_and_wins(bench, kind):
     b'<!DOCTYPE a [<!ENTITY b "bbbb">]>' + THEIRS.format('dc:title="&b;"').encode(),
 ])  # fmt: skip
 def test_a_packet_that_cannot_be_trusted_is_replaced(theirs):
-    made = provenance.packet(FACTS, "ids", "trainedAlgorithmicMedia", theirs, copy=False)
+    made = provenance.packet(FACTS, "ids", "trainedAlgorithmicMedia", theirs, keeps_c2pa=False)
     assert (provenance.has_source_type(made), b"bbbb" in made) == (True, False)
 
 

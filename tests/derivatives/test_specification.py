@@ -64,13 +64,25 @@ def test_every_file_has_a_folder_of_its_kind_and_the_name_of_its_picture():
     ]  # fmt: skip
 
 
-def test_embedding_alone_makes_a_copy_of_the_original():
-    (output,) = outputs_of(Post(embed="ids"), "mug", "jpeg", "j")
+@pytest.mark.parametrize("post", [Post(embed="ids"), Post(sign=True)])
+def test_embedding_or_signing_alone_makes_a_copy_of_the_original(post):
+    (output,) = outputs_of(post, "mug", "jpeg", "j")
     assert (output.path, output.spec.format) == ("derivatives/original/mug.jpg", "original")
 
 
 def recipes(post, job="j"):
     return {output.path: output.recipe for output in outputs_of(post, "a", "png", job)}
+
+
+def test_a_recipe_from_before_cutouts_is_the_same_and_a_cutout_is_part_of_one():
+    plain = Derivative(name="w", format="png", width=9)
+    (before,) = recipes(Post(derivatives=(plain,))).values()
+    assert before == "b783cf792af88440"  # else every file that there is would be made again
+    kinds = [
+        replace(plain, cutout=cutout, background=colour) for cutout in ("key", "difference") for colour in ("", "#fff")
+    ]
+    assert len({before, *(recipe for kind in kinds for recipe in recipes(Post(derivatives=(kind,))).values())}) == 5
+    assert before not in recipes(Post(derivatives=(plain,), sign=True)).values()
 
 
 @pytest.mark.parametrize(("post", "changed"), [

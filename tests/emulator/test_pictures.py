@@ -46,6 +46,19 @@ def test_pixels_are_the_documented_ones(model, ratio, size, pixels):
     assert GEMINI[model].pixels(ratio, size) == pixels
 
 
+def test_one_subject_is_painted_on_white_and_on_black_where_exactly_that_is_asked_for():
+    white, black = (
+        Image.open(io.BytesIO(render(picture(prompt=f"x on a pure {words}", mime="image/png", references=references))))
+        for words, references in (("white background (#FFFFFF)", ()), ("black background (#000000)", ("ab",)))
+    )
+    assert [image.getpixel((2, 2)) for image in (white, black)] == [(255, 255, 255), (0, 0, 0)]
+    assert white.getpixel((128, 60)) == black.getpixel((128, 60))  # opaque
+    below = [w - b for w, b in zip(white.getpixel((128, 180)), black.getpixel((128, 180)), strict=True)]
+    assert max(abs(each - 115) for each in below) <= 1  # 140 of 255 cover it
+    plain = Image.open(io.BytesIO(render(picture(prompt="x on a pure white background", mime="image/png"))))
+    assert plain.getpixel((2, 2)) != (255, 255, 255)
+
+
 def test_imagen_paints_1408_by_768_for_16_to_9():
     assert IMAGEN["imagen-4.0-generate-001"].pixels("16:9", "1K") == (1408, 768)
 

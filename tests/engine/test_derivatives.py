@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import fields
 from pathlib import Path
 
+import c2pa
 import pytest
 from PIL import Image
 
@@ -38,6 +39,7 @@ from tests.support.derivatives import THUMB, WEB, files, needs_proc, workers
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 from tests.support.postgres import both_ledgers
+from tests.support.signing_certificate import make_certificate
 
 pytestmark = pytest.mark.usefixtures("forked_renders")
 
@@ -64,6 +66,47 @@ def variables(pid: int) -> bytes:
 async def post(bench: Bench, text: str, top: str, **options) -> derivative_runner.DerivativeCounts:
     manifest = batchgen.load(bench.manifest(text, top), output=bench.folder / "out", emulate=True, environ={}).manifest
     return await make_derivatives(manifest, bench.folder / "out", (), bench.events.append, **options)
+
+
+CUT = "{name: sprite, format: png, cutout: difference}"
+
+
+@both_ledgers
+async def test_a_cutout_by_difference_is_bought_as_two_images_and_made_of_both_once(bench):
+    outcome = await bench.run(items("A mug"), head(CUT, WEB))
+    assert (outcome.exit_code, await bench.requests()) == (0, 2)
+    assert sorted(files(bench)) == ["sprite/i0.png", "web-16/i0-white.webp", "web-32/i0-white.webp"]
+    assert bench.lines()["i0"]["derivatives"] == ["derivatives/sprite/i0.png"]
+    image = Image.open(bench.folder / "out" / "derivatives" / "sprite" / "i0.png")
+    corner, upper, lower = (image.getpixel((image.width // 2, round(image.height * y)))[3] for y in (0.02, 0.2, 0.7))
+    assert (image.mode, corner, upper, abs(lower - 140) < 12) == ("RGBA", 0, 255, True)  # as the emulator drew it
+    before = files(bench)
+    assert (await bench.run(items("A mug"), head(CUT, WEB))).derived.made == 0
+    assert (files(bench), await bench.requests()) == (before, 2)
+
+
+async def test_a_cutout_without_its_image_on_white_says_so_and_is_made_once_that_is_there(bench):
+    await bench.run(items("A mug"), head(CUT))
+    (bench.folder / "out" / "i0-white.jpg").unlink()
+    (bench.folder / "out" / "derivatives" / "sprite" / "i0.png").unlink()
+    counts = await post(bench, items("A mug"), head(CUT))
+    assert (counts.made, counts.failed) == (0, 1)
+    with Reader.open(bench.folder / "out") as reader:
+        ((_, why),) = DerivativeReader.from_reader(reader).derivative_failures(9)
+    assert why == "the image on white cannot be read: No such file or directory"
+    outcome = await bench.run(items("A mug"), head(CUT))
+    assert (outcome.exit_code, sorted(files(bench))) == (0, ["sprite/i0.png"])
+
+
+async def test_a_worker_process_signs_with_the_certificate_of_the_environment(bench, tmp_path, monkeypatch):
+    outcome = await bench.run(items("a"), head(WEB, more=", sign: true"))
+    assert (outcome.exit_code, outcome.derived.failed, files(bench)) == (3, 2, {})
+    for name, path in make_certificate("Nordlicht").write(tmp_path).items():
+        monkeypatch.setenv(name, path)
+    outcome = await bench.run(items("a"), head(WEB, more=", sign: true"))
+    assert (outcome.exit_code, outcome.derived.made) == (0, 2)
+    with c2pa.Reader(bench.folder / "out" / "derivatives" / "web-16" / "i0.webp") as reader:
+        assert (reader.get_validation_state(), "Nordlicht" in reader.json()) == ("Valid", True)
 
 
 @both_ledgers

@@ -43,6 +43,8 @@ def test_a_list_is_the_same_as_an_object_with_it(folder):
     "[{name: a, format: png, width: 9}, {name: b, format: jpeg, crop: '4:5', gravity: north, upscale: true, background: '#000000'}]",
     "{derivatives: [{name: a, format: original}], embed: full, sidecar: true, source_type: compositeWithTrainedAlgorithmicMedia}",
     "{embed: ids}",
+    "{sign: true}",
+    "[{name: a, format: png, cutout: key}, {name: b, format: webp, cutout: key, background: '#00ff00'}]",
     "null",
 ])  # fmt: skip
 def test_what_is_read_can_be_written_as_a_manifest_that_says_the_same(folder, text):
@@ -86,6 +88,9 @@ def test_it_never_makes_a_picture_stale(folder):
         ("[{name: w, format: original, width: 9}]", "1:8: post.0: the original is copied as it is: take 'width' away"),
         ("[{name: w, format: png, gravity: north}]", "1:8: post.0: gravity says what a crop keeps, and there is no crop"),
         ("[{name: w, format: webp, background: '#000000'}]", "1:8: post.0: background is for jpeg"),
+        ("[{name: w, format: jpeg, cutout: key}]", "1:8: post.0: a cutout needs transparency, which jpeg is not used for"),
+        ("[{name: w, format: png, cutout: difference, background: '#00ff00'}]", "1:8: post.0: background is for cutout: key"),
+        ("[{name: w, format: original, cutout: key}]", "1:8: post.0: the original is copied as it is: take 'cutout' away"),
         ("[{name: w, format: webp, width: 20000}]", "1:8: post.0: a webp is at most 16,383 pixels wide"),
         ("[{name: w, format: png}, {name: w, format: jpeg}]", "two derivatives would write to derivatives/w/"),
         ("[{name: w-9, format: png}, {name: w, widths: [9], format: jpeg}]", "would write to derivatives/w-9/"),
@@ -94,6 +99,13 @@ def test_it_never_makes_a_picture_stale(folder):
 )  # fmt: skip
 def test_a_mistake_is_said_with_its_place(folder, post, said):
     assert said in folder.complaint(f"post: {post}\n{ITEMS}")
+
+
+def test_signing_without_its_library_is_said_before_anything_is_paid_for(folder, monkeypatch):
+    monkeypatch.setattr("batchgen.manifest.post_section.find_spec", lambda name: None)
+    text = f"post: {{derivatives: [{WEB}], sign: true}}\n{ITEMS}"
+    assert "1:1: post: `sign` needs the library c2pa-python: pip install 'batchgen[c2pa]'" in folder.complaint(text)
+    assert made(folder, text.replace("true", "false"))["a"].sign is False
 
 
 def test_a_mistake_at_an_item_is_said_with_its_place(folder):
