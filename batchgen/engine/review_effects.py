@@ -38,7 +38,8 @@ class ReviewEffects:
     async def apply(
         self, decision: Decision, found: Candidates, current: Candidate, rules: ReviewRules, warning: tuple[str, str]
     ) -> ReviewEnd | None:
-        """What became of it, None for nothing. warning: reason and words of what is only noted, empty for nothing. Raises StoreError, LedgerError."""
+        """What became of it, None for nothing. warning: reason and words of what is only noted, empty for nothing. Raises
+        StoreError, LedgerError."""
         key = sample_key(current.item_id, current.n)
         match decision:
             case Accepted(image):
