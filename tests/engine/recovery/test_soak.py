@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.verdicts import VerdictReader
 from tests.support.bench import Bench, items
 from tests.support.crash import assert_each_turn_is_of_its_picture
 from tests.support.fork_server import PYTHON
@@ -24,6 +25,12 @@ from tests.support.paths import ROOT
 ITEMS, STOPS = 200, 10
 PROMPTS = [f"thing {n}" for n in range(ITEMS)]
 HEAD = "defaults: {model: flash}\nmodels: {gemini-nano-banana-2.1: {rpm: 100000}}\nlimits: {concurrency: 8}\nitems:\n"
+JUDGE = "gemini-3.1-flash-lite"
+REVIEWED = 60
+REVIEW_HEAD = HEAD.replace(
+    "items:",
+    f"check: {{blank: reject}}\njudge: {{model: {JUDGE}, rubric: Is it whole?, again: 2}}\nitems:",
+).replace("models: {", f"models: {{{JUDGE}: {{rpm: 100000}}, ")
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
@@ -105,6 +112,28 @@ async def test_ten_kills_lose_nothing_and_cost_at_most_what_was_in_the_air_each_
     assert (books["holds"], books["wanted"], beyond) == (True, ITEMS, listed)
     assert (open_now, ITEMS <= stats["billed"] <= ITEMS + listed) == (0, True)
     await assert_whole(bench)
+
+
+async def test_ten_kills_of_a_reviewed_run_judge_no_image_twice_and_keep_every_one_that_was_bought(bench):
+    marks = {0: "[[judge:3,8]] ", 1: "[[image:blank,good]] "}  # rejected once, then good
+    bench.manifest(items(*(f"{marks.get(n % 4, '')}thing {n}" for n in range(REVIEWED))), REVIEW_HEAD)
+    rng = random.Random(9)
+    for _ in range(STOPS):
+        requests, seconds = rng.randint(1, 20), rng.uniform(0.0, 0.1)
+        await stop_after(bench, await start(bench), requests, seconds, signal.SIGKILL)
+    await run_to_the_end(bench)
+    made = REVIEWED + REVIEWED // 2  # and the rejected ones
+    with VerdictReader.open(bench.folder / "out") as ledger:
+        images = {(image.item_id, image.file.path) for image in ledger.images()}
+        judged = [verdict for verdict in ledger.all_verdicts() if verdict.by == "judge"]
+        answered = ledger.requests_by_model()
+        open_now, uncertain = ledger.open_attempts(), ledger.attempts().get("uncertain", 0)
+    requests = {(model, outcome): count for model, outcome, count in answered}
+    assert (open_now, len(images), len(bench.pictures())) == ([], made, REVIEWED)
+    assert requests[JUDGE, "succeeded"] == len(judged) == made - REVIEWED // 4  # a blank one is not shown to the judge
+    assert all((bench.folder / "out" / path).exists() for _, path in images)
+    stats = await bench.get("/_emulator/stats")
+    assert made + len(judged) <= stats["billed"] <= made + len(judged) + uncertain
 
 
 async def test_ten_polite_stops_cost_nothing_at_all(bench):
