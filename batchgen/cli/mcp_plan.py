@@ -122,7 +122,10 @@ def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_u
     limits = [max_usd for max_usd in (request.max_usd, job.manifest.limits.budget_usd) if max_usd is not None]
     cap = request.max_usd or (estimate or 0.0) * HEADROOM
     unpriced = [load.model for load in found.forecast.by_model.values() if load.price_unknown and load.requests]
-    self_priced = [own.id for own in job.manifest.catalogue if own.prices != known.resolve(own.id).prices]
+    own_catalogue = job.manifest.catalogue
+    self_priced = [
+        own.id for own in (*own_catalogue, *own_catalogue.judges) if own.prices != known.resolve(own.id).prices
+    ]
     return PricedPlan(
         request=request,
         location=location,

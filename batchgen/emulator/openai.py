@@ -315,6 +315,6 @@ def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
     names = [name for name in names if not options.models or name in options.models]
     entries = [
         {"id": name, "object": "model", "created": 1_764_400_000, "owned_by": "system", "shutdown_date": None}
-        for name in (*names, "gpt-5.3")
+        for name in (*names, "gpt-5.4-nano", "gpt-5.4-mini")
     ]
     return {"object": "list", "data": entries}

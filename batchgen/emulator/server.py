@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, bfl, fal, gemini, google, imagen, openai, replicate, vertex
+from batchgen.emulator import aimlapi, bfl, chat, fal, gemini, google, imagen, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.batches import Batches
@@ -56,6 +56,7 @@ class _Server:
             web.post(one + ":{method}", on_google(self.other_method)),
             *self.files.routes(),
             web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
+            web.post(chat.PATH, partial(handle, endpoint=chat.endpoint(options))),
             web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
             *self.predictions.routes(),
             *self.tasks.routes(),

@@ -15,6 +15,7 @@ from pydantic import OnErrorOmit, TypeAdapter
 
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
+from batchgen.providers import chat
 from batchgen.providers.aimlapi_errors import read_error
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, bearer
@@ -31,7 +32,7 @@ from batchgen.providers.listings import (
     wire_name,
 )
 from batchgen.providers.mapped_fields import encode_checked, encoded, field_names, mapped_input
-from batchgen.records import Inputs, Reply, Request, Response, Sample
+from batchgen.records import Answer, Inputs, Question, Reply, Request, Response, Sample
 
 # For a model without a table of its own: the names most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
@@ -152,3 +153,9 @@ class AimlApi:
 
     def read(self, response: Response) -> Reply:
         return read_reply(response, read_error)
+
+    def build_question(self, question: Question) -> Request:
+        return chat.build_question(self.profile, question)
+
+    def read_answer(self, response: Response) -> Answer:
+        return chat.read_answer(response, read_error)

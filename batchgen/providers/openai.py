@@ -16,7 +16,7 @@ from pydantic import OnErrorOmit, TypeAdapter
 from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, ProviderError, RateLimited
 from batchgen.profiles.profile import Profile
-from batchgen.providers import aimlapi_errors
+from batchgen.providers import aimlapi_errors, chat
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.images_answer import read_reply
@@ -30,7 +30,7 @@ from batchgen.providers.request_body import (
     reference_bytes,
 )
 from batchgen.providers.server_faults import hinted_delay_s
-from batchgen.records import Inputs, ReferenceImage, Reply, Request, Response, Sample
+from batchgen.records import Answer, Inputs, Question, ReferenceImage, Reply, Request, Response, Sample
 
 # Any size whose sides are multiples of 16, at most 3840 long and 3840x2160 pixels in all.
 STEP_PX, LONGEST_PX, MOST_PIXELS = 16, 3840, 3840 * 2160
@@ -52,11 +52,10 @@ _MODELS = TypeAdapter(_Models)
 
 
 def read_models(body: bytes) -> list[ListedModel]:
-    """Those that make images, by their names: the list does not say what a model is for. Raises Malformed."""
+    """Which of them make images is taken from their names: the list does not say what a model is for. Raises Malformed."""
     return [
-        ListedModel(listed_id(model.id))
+        ListedModel(listed_id(model.id), makes_images="image" in model.id or model.id.startswith("dall-e"))
         for model in read_listing(_MODELS, body).data
-        if "image" in model.id or model.id.startswith("dall-e")
     ]
 
 
@@ -159,6 +158,12 @@ class OpenAi:
 
     def read(self, response: Response) -> Reply:
         return read_reply(response, read_error)
+
+    def build_question(self, question: Question) -> Request:
+        return chat.build_question(self.profile, question)
+
+    def read_answer(self, response: Response) -> Answer:
+        return chat.read_answer(response, read_error)
 
 
 def pixels_of(ratio: str, size: str) -> tuple[int, int]:

@@ -247,6 +247,13 @@ async def test_a_price_that_the_manifest_sets_itself_counts_only_when_the_server
         assert (bool(plan["token"]), plan["usd"] > 0.5) == (True, True)
 
 
+async def test_so_does_the_price_of_a_judge(folder, job):
+    job({"mug": "A mug"}, head="models: {gemini-3.1-flash-lite: {prices: {text_usd_per_mtok: 0}}}\n" + FLASH)
+    async with assistant(folder) as at:
+        plan = await at.ask("plan", manifest="job.yaml")
+        assert (plan["token"], "sets the price of gemini-3.1-flash-lite" in plan["no_token_because"]) == (None, True)
+
+
 async def test_nothing_outside_of_the_folder_is_read_or_written(folder, job, tmp_path):
     (tmp_path / "outside.yaml").write_text(f"version: 1\n{FLASH}items: [{{id: a, prompt: A mug}}]\n")
     (folder / "link.yaml").symlink_to(tmp_path / "outside.yaml")

@@ -132,3 +132,11 @@ async def test_a_model_that_writes_makes_no_images_and_one_that_draws_no_json(st
     assert (status, "(TEXT, IMAGE) is not supported by the model" in answer["error"]["message"]) == (400, True)
     status, answer = await ask(client, emulator, "A mug", model="gemini-3-pro-image")
     assert (status, answer["error"]["message"]) == (400, "JSON mode is not enabled for models/gemini-3-pro-image")
+
+
+async def test_a_reset_begins_every_list_anew(start, client):
+    emulator = await start()
+    before = await verdict(client, emulator, "A mug [[judge:3,8]]", noise(1))
+    await client.post(f"{emulator.base_url}/_emulator/reset", {})
+    after = await verdict(client, emulator, "A mug [[judge:3,8]]", noise(2))
+    assert (before[0], after[0]) == (3, 3)

@@ -138,7 +138,85 @@ def test_errors_are_those_of_images(judge, status, body, kind):
         read(judge, body, status)
 
 
+# --- OpenAI's chat completions, and AIML's
+
+
+def chat(text=None, finish="stop", refusal=None, **more):
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    tokens = {"prompt_tokens": 1300, "completion_tokens": 44, "total_tokens": 1344}
+    tokens["completion_tokens_details"] = {"reasoning_tokens": 30}
+    choices = [{"index": 0, "message": message, "finish_reason": finish}]
+    return {"id": "r1", "model": "g-1", "choices": choices, "usage": tokens, **more}
+
+
+@pytest.fixture(params=["gpt-5.4-nano", "somebody/looks"])
+def chat_judge(request, codec):
+    return codec(request.param)
+
+
+def test_a_question_in_a_chat_is_text_and_data_url_with_a_strict_schema(codec):
+    request = codec("gpt-5.4-nano").build_question(QUESTION)
+    link = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+    assert (request.method, request.path, request.timeout_s) == ("POST", "/v1/chat/completions", 60)
+    assert json.loads(request.body) == {
+        "model": "gpt-5.4-nano",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Is it whole?"}, link]}],
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "judgement", "strict": True, "schema": ANSWER_SCHEMA},
+        },
+    }
+
+
+def test_a_chat_has_a_temperature_where_its_model_takes_one(codec):
+    assert json.loads(codec("somebody/looks").build_question(QUESTION).body)["temperature"] == 0
+
+
+def test_an_answer_in_a_chat_is_score_and_remark_with_what_was_used(chat_judge):
+    assert read(chat_judge, chat(GOOD)) == Answer(
+        score=3.5, remark="The handle is missing.", usage=USED, model_version="g-1", reply_id="r1"
+    )
+
+
+def test_credits_and_dollars_that_an_answer_names_are_its_cost(codec):
+    spent = {"usage": {"credits_used": 120, "usd_spent": 0.00006}}
+    usage = read(codec("somebody/looks"), chat(GOOD, meta=spent)).usage
+    assert (usage.credits, usage.usd, usage.prompt_tokens) == (120, 0.00006, 1300)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [chat("It is fine."), chat(None), chat("", "length"), chat(None, choices=[])],
+    ids=["text", "none", "cut", "empty"],
+)
+def test_a_chat_without_the_json_asked_for_is_malformed_and_was_paid_for(chat_judge, body):
+    with pytest.raises(Malformed) as caught:
+        read(chat_judge, body)
+    assert (caught.value.usage, caught.value.reason) == (USED, "malformed")
+
+
+@pytest.mark.parametrize("body", [chat(None, refusal="I can't help with that."), chat('{"sc', "content_filter")])
+def test_a_chat_that_refuses_has_refused_with_usage(chat_judge, body):
+    with pytest.raises(Refused) as caught:
+        read(chat_judge, body)
+    assert caught.value.usage == USED
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (429, {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}, RateLimited),
+        (503, {"error": {"message": "The server is overloaded"}}, ServerFault),
+        (402, {"error": {"message": "Pay"}}, BillingStopped),
+        (200, {"of": "somebody else"}, NotJson),
+    ],
+)
+def test_errors_of_a_chat_are_those_of_images(chat_judge, status, body, kind):
+    with pytest.raises(kind):
+        read(chat_judge, body, status)
+
+
 def test_who_can_judge_is_declared_by_two_methods(codec):
-    able = {name for name in ("flash", "vertex-flash", "imagen", "flux-2", "replicate-flux-schnell")
-            if isinstance(codec(name), SupportsJudge)}  # fmt: skip
-    assert able == {"flash", "vertex-flash"}
+    names = ("flash", "vertex-flash", "gpt-image-2", "aiml-imagen-4")
+    others = ("imagen", "flux-2", "replicate-flux-schnell", "fal-flux-schnell")
+    assert {name for name in (*names, *others) if isinstance(codec(name), SupportsJudge)} == set(names)

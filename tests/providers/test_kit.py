@@ -74,10 +74,12 @@ class TestImagen(OurKit):
 
 class TestAimlApi(OurKit):
     model = "aiml-imagen-4"
+    judge = "google/gemini-2.5-flash"
 
 
 class TestAimlApiWithFields(OurKit):
     model = "aiml-imagen-4"
+    judge = "openai/gpt-4o"
     facts: ClassVar[Mapping[str, Any]] = {"wire": {"fields": {"aspect_ratio": "ratio"}}}
 
 
@@ -93,6 +95,7 @@ class TestVertexImagen(OurKit):
 
 class TestOpenAi(OurKit):
     model = "gpt-image-2.6"
+    judge = "gpt-5.4-nano"
 
 
 class TestReplicate(OurKit):

@@ -178,6 +178,8 @@ async def test_the_model_list_names_the_models_that_answer(start):
         "models/gemini-3.1-flash-lite-image",
         "models/gemini-3.1-flash-image",
         "models/gemini-2.5-flash-image",
+        *(f"models/gemini-{name}" for name in ("3.1-flash-lite", "3.5-flash-lite")),
+        *(f"models/gemini-{name}" for name in ("3.5-flash", "3.6-flash", "3.7-flash")),
     ]
 
 

@@ -17,7 +17,7 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.gemini import Gemini
 from batchgen.providers.registry import provider_for
-from batchgen.records import Inputs, Item, ReferenceImage, Sample
+from batchgen.records import Inputs, Item, Question, ReferenceImage, Sample
 from tests.support.batch_client import BatchClient, quick
 from tests.support.emulator import Client
 from tests.support.third_party import python_with
@@ -142,6 +142,14 @@ def test_a_request_with_every_field_is_a_message_of_the_protocol(parse):
 def test_a_field_is_allowed_for_only_while_the_protocol_does_not_know_it(parse, path):
     others = tuple(other for other in UNKNOWN_REQUEST if other != path)
     assert "has no field named" in parse(REQUEST, known(everything(), others))
+
+
+async def test_a_question_to_a_judge_and_its_answer_are_messages_of_the_protocol(parse, emulator):
+    model = "gemini-3.1-flash-lite"
+    question = Question(model=model, text="A fox [[judge:8]]", images=(ReferenceImage("image/png", PIXEL),))
+    body = json.loads(provider_for(load_catalogue().resolve(model)).build_question(question).body)
+    assert parse(REQUEST, body) == ""
+    assert parse(RESPONSE, known(await answer(emulator, body, model), UNKNOWN_RESPONSE)) == ""
 
 
 def test_a_misspelt_field_is_found(parse):
