@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERDICT_COLUMNS
+from batchgen.ledger.verdict_queries import COLUMNS, verdict_from_row
 from batchgen.records import HAS_IMAGE, Verdict
 
-_COLUMNS = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
 _UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, ("item_id", "n", "sha256", "by", "name"))
 
 
@@ -26,16 +26,16 @@ class VerdictReader(Reader):
 
     def verdicts(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[Verdict]]:
         """All that was said of any image of these items' samples, by item and sample, the earliest first. At most 30,000 ids a call."""
-        sql = f"SELECT {_COLUMNS} FROM verdict v WHERE v.item_id IN ({placeholders(item_ids)}) ORDER BY v.at"
+        sql = f"SELECT {COLUMNS} FROM verdict v WHERE v.item_id IN ({placeholders(item_ids)}) ORDER BY v.at"
         found: dict[tuple[str, int], list[Verdict]] = {}
         for row in self._query(sql, *item_ids):
-            found.setdefault((row[0], row[1]), []).append(_verdict(row))
+            found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
         return found
 
     def all_verdicts(self) -> Iterator[Verdict]:
         """In the order of items and samples."""
-        rows = self._stream_query(f"SELECT {_COLUMNS} FROM verdict v ORDER BY v.item_id, v.n, v.at")
-        return map(_verdict, rows)
+        rows = self._stream_query(f"SELECT {COLUMNS} FROM verdict v ORDER BY v.item_id, v.n, v.at")
+        return map(verdict_from_row, rows)
 
 
 def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]:
@@ -70,8 +70,3 @@ def set_review_state(
 def _row(verdict: Verdict) -> tuple[Any, ...]:
     values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
     return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
-
-
-def _verdict(row: Sequence[Any]) -> Verdict:
-    values = dict(zip(VERDICT_COLUMNS, row, strict=True))
-    return Verdict(**{**values, "details": json.loads(values["details"])})
