@@ -340,6 +340,14 @@ class RunEnded(Event):
         dict[str, int],
         Logged("Images that are missing, and that are not what the ledger recorded.", schema=_COUNTS, left_out=True),
     ] = field(default_factory=dict)
+    accepted: Annotated[int, Logged("Images of this run that are accepted.")] = 0
+    rejected: Annotated[int, Logged("Images of this run that are rejected.", left_out=True)] = 0
+    usd_per_accepted: Annotated[
+        float | None, Logged("All that this run has cost for each of those; null: not known, or none is.", unit="usd")
+    ] = None
+    minutes_per_accepted: Annotated[float | None, Logged("How long this run took for each of those.", unit="rate")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

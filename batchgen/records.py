@@ -317,7 +317,8 @@ HAS_IMAGE = ("succeeded", "rejected")  # states of a sample whose image is there
 class Result:
     """How a sample stands, as `status`, `export` and `results.jsonl` show it. files: its image first; empty without one.
     usd: what it cost, None when that is unknown. folder: where the paths of its files begin, or the address of the bucket;
-    empty when only the ledger was read.
+    empty when only the ledger was read. verdicts: what judge and people say of its image, and what
+    checks have found, the earliest first.
     """
 
     id: str
@@ -338,11 +339,17 @@ class Result:
     sidecars: tuple[str, ...] = ()  # paths of what stands beside its picture
     derivatives: tuple[str, ...] = ()  # paths of what was made of it
     folder: str = ""
+    verdicts: tuple[Verdict, ...] = ()
 
     @property
     def key(self) -> str:
         """Its `id`, with `#2` and so on for the further images of an item."""
         return sample_key(self.id, self.n)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether its image is there and was not rejected."""
+        return self.state == "succeeded"
 
     @property
     def image(self) -> ImageFile | None:

@@ -20,6 +20,10 @@ STATUS = Command(
         option(
             "--billing", "What was billed: by model, by run, uncertain, and for what reason; earlier runs included."
         ),
+        option(
+            "--compare WHAT",
+            "Accepted images, their share and cost side by side: by model, by tag, or by NAME of tags NAME=VALUE.",
+        ),
         option("--watch", "Refresh while a run lasts; Ctrl-C leaves, the run goes on."),
     ),
     """Show counts, money, what is in flight, uncertain or parked, and how the last run went.
@@ -32,6 +36,7 @@ STATUS = Command(
       batchgen status catalog/ --json
       batchgen status catalog.yaml --watch
       batchgen status catalog.yaml --billing
+      batchgen status catalog.yaml --compare tag
     """,
     each=EachJob("out"),
 )

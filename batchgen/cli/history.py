@@ -6,23 +6,27 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, used_folders
 from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.runs import RunRow
 from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.report import formatting, view
+from batchgen.report.acceptance import acceptance_fields
 from batchgen.report.console import Console
 from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_run
 from batchgen.report.run_end import stop_words
-from batchgen.report.view import MoneyView, RunView
+from batchgen.report.view import AcceptanceView, MoneyView, RunView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRun(RunView):
+class JobRun(RunView, AcceptanceView):
     job: str
     folder: str
     emulated: bool
@@ -71,7 +75,15 @@ def load_runs(folder: Path, last: int) -> list[JobRun]:
     with Reader.open(folder) as reader:
         name, emulated = reader.meta("name") or folder.name, reader.meta("emulated") == "yes"
         more = {"job": name, "folder": str(folder), "emulated": emulated}
-        return [read_run(JobRun, reader, run, process_state(run, folder), **more) for run in reader.runs(last)]
+        return [_job_run(reader, run, process_state(run, folder), more) for run in reader.runs(last)]
+
+
+def _job_run(reader: Reader, run: RunRow, state: str, more: dict[str, Any]) -> JobRun:
+    """state: as `process_state` says it."""
+    found, accepted = read_run(RunView, reader, run, state), AcceptanceReader.from_reader(reader)
+    acceptance = accepted.run_acceptance(run.id, found.seconds)
+    rejections = accepted.rejections(run.id) if acceptance.rejected else []
+    return view.view_of(JobRun, found, **acceptance_fields(acceptance, rejections), **more)
 
 
 def print_runs(out: Console, runs: list[JobRun]) -> None:
@@ -84,11 +96,24 @@ def print_runs(out: Console, runs: list[JobRun]) -> None:
             f"{run.made:,}",
             formatting.join_counts(run.not_made) or "-",
             _money(run.usd),
+            f"{run.accepted:,}" if run.made else "-",
+            _each(run),
             _end_text(run),
         )
         for run in runs
     ]
-    out.table(("began", "job", "took", "made", "not made", "money", "end"), rows, right=(2, 3, 5), flexible=6)
+    head = ("began", "job", "took", "made", "not made", "money", "accepted", "each", "end")
+    out.table(head, rows, right=(2, 3, 5, 6, 7), flexible=8)
+
+
+def _each(run: JobRun) -> str:
+    """What an accepted image has cost, in money and time."""
+    if not run.accepted or run.minutes_per_accepted is None:
+        return "-"
+    sign = "~" if run.usd_per_accepted_estimated else ""
+    more = "+?" if run.usd_per_accepted_at_least else ""
+    usd = "unknown" if run.usd_per_accepted is None else f"{sign}{formatting.usd(run.usd_per_accepted)}{more}"
+    return f"{usd}, {formatting.duration(60 * run.minutes_per_accepted)}"
 
 
 def _money(usd: MoneyView) -> str:

@@ -6,13 +6,26 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job
+from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
+from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
+from batchgen.report.acceptance import acceptance_text
 from batchgen.report.billing import BillingView, billing_blocks, load_billing
+from batchgen.report.comparison import (
+    HEAD,
+    NOTES,
+    ComparisonView,
+    comparison_rows,
+    conclusion,
+    load_comparison,
+    read_variants,
+)
 from batchgen.report.console import Console
 from batchgen.report.money_text import money_lines
 from batchgen.report.queries import load_status
@@ -30,6 +43,7 @@ from batchgen.report.view import JobStatus, LastRun, MoneyView, OpenRequest
 
 STATE_COLUMNS = (
     "succeeded",
+    "rejected",
     "running",
     "submitted",
     "wanted",
@@ -47,33 +61,57 @@ CLEAR_SCREEN = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
 NARROW = 80  # below this a table of states does not fit
 
 
-def status_command(
-    invocation: Invocation, job: str, output: str | None, as_json: bool, collect: bool, watch: bool, billing: bool
-) -> None:
-    if watch and billing:
-        raise UsageError("--watch shows how a run goes on: ask for --billing without it")
-    if watch and as_json:
-        raise UsageError("--watch is for people: ask for --json again and again")
-    if collect:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusOptions:
+    """output: the job's folder. compare: what the variants are called that are shown side by side."""
+
+    output: str | None
+    as_json: bool
+    collect: bool
+    watch: bool
+    billing: bool
+    compare: str | None
+
+    def check(self) -> None:
+        """Raises UsageError for two answers at once."""
+        if self.watch and (self.billing or self.compare):
+            other = "--billing" if self.billing else "--compare"
+            raise UsageError(f"--watch shows how a run goes on: ask for {other} without it")
+        if self.billing and self.compare:
+            raise UsageError("--billing and --compare are two answers: ask for one of them")
+        if self.watch and self.as_json:
+            raise UsageError("--watch is for people: ask for --json again and again")
+
+
+def status_command(invocation: Invocation, job: str, **given: Any) -> None:
+    options = StatusOptions(**given)
+    options.check()
+    if options.collect:
         from batchgen.cli.run_arguments import collect_batches  # most who ask for the status want no run
 
-        collect_batches(invocation, job, output)
-    found = find_job(job, output)
-    if billing:
-        show_billing(invocation, load_billing(found.folder), as_json=as_json)
-        return
-    if watch:
+        collect_batches(invocation, job, options.output)
+    found = find_job(job, options.output)
+    if options.billing:
+        show_billing(invocation, load_billing(found.folder), as_json=options.as_json)
+    elif options.compare:
+        show_comparison(invocation, load_comparison(found.folder, options.compare), as_json=options.as_json)
+    elif options.watch:
         with contextlib.suppress(KeyboardInterrupt):
             watch_status(invocation.out, found.folder)
-        return
-    status = load_status(found.folder)
-    if as_json:
-        other = str(found.emulated_folder) if found.emulated_folder else None
-        invocation.answer({**view.as_json(status), "other_folder": other})
-        return
-    show_status(invocation.out, status)
-    if found.emulated_folder is not None:
-        invocation.out.line(f"There is an emulated job too: batchgen status {found.emulated_folder}", "dim")
+    elif options.as_json:
+        _answer(invocation, found)
+    else:
+        show_status(invocation.out, load_status(found.folder))
+        if found.emulated_folder is not None:
+            invocation.out.line(f"There is an emulated job too: batchgen status {found.emulated_folder}", "dim")
+
+
+def _answer(invocation: Invocation, found: JobFolder) -> None:
+    other = str(found.emulated_folder) if found.emulated_folder else None
+    with Reader.open(found.folder) as reader:
+        variants = read_variants(reader)
+    status = view.as_json(load_status(found.folder))
+    invocation.answer({**status, "variants": view.as_json(variants), "other_folder": other})
 
 
 def show_billing(invocation: Invocation, found: BillingView, *, as_json: bool) -> None:
@@ -84,6 +122,20 @@ def show_billing(invocation: Invocation, found: BillingView, *, as_json: bool) -
     invocation.out.line(f"{found.job}{' EMULATED' if found.emulated else ''}: what was billed", "bold")
     for label, lines in billing_blocks(found):
         show_block(invocation.out, label, lines)
+
+
+def show_comparison(invocation: Invocation, found: ComparisonView, *, as_json: bool) -> None:
+    """A line for each variant, and what may be said of them."""
+    if as_json:
+        invocation.out.json(view.as_json(found))
+        return
+    out, kind = invocation.out, found.by if found.by in ("model", "tag") else f"tag {found.by}="
+    out.line(f"{found.job}{' EMULATED' if found.emulated else ''}: accepted images by {kind}", "bold")
+    out.table((found.by, *HEAD[1:]), comparison_rows(found.variants), right=(1, 2, 3, 5, 6))
+    if words := conclusion(found.variants):
+        out.line(words)
+    for note in NOTES:
+        out.line(note, "dim")
 
 
 def watch_status(out: Console, folder: Path) -> None:
@@ -155,6 +207,8 @@ def _blocks(status: JobStatus) -> Iterator[tuple[str, Sequence[str]]]:
     yield "folder", [status.folder]
     if status.bucket:
         yield "bucket", [status.bucket]
+    if text := acceptance_text(status, emulated=status.emulated):
+        yield "accepted", [text]
 
 
 def _show_counts(out: Console, by_model: Mapping[str, Mapping[str, int]]) -> None:

@@ -16,6 +16,7 @@ from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.replay import forget_settled_answers
 from batchgen.errors import LedgerError, StoreError
+from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.pictures import CurrentPicture
 from batchgen.planning.batchable import is_batch
 from batchgen.planning.plan import Forecast
@@ -38,13 +39,15 @@ async def end_run(
     """Looks for discrepancies between the ledger and the store, records the end and tells of it. started: UTC seconds."""
     ledger, reader, store = state.ledger, state.ledger.reader, state.store
     ending = await _count(request, state, reconciliation, ending)
-    money, found = reader.money(ledger.run_id), ending.discrepancies
+    seconds, found = time.time() - started, ending.discrepancies
+    acceptance = AcceptanceReader.from_reader(reader).run_acceptance(ledger.run_id, seconds)
+    money = acceptance.money
     outcome = Outcome(
         run_id=ledger.run_id,
         exit_code=ending.exit_code,
         stop_reason=ending.stop_reason,
         message=ending.message or found.check_failed,
-        seconds=time.time() - started,
+        seconds=seconds,
         kept=reconciliation.kept,
         moved=len(reconciliation.moves),
         left_out=reconciliation.left_out + reconciliation.over_limit,
@@ -71,6 +74,7 @@ async def end_run(
         waiting=ending.waiting_uploads,
         discrepancies=found,
         exposed_ms=ending.exposed_ms,
+        acceptance=acceptance,
     )
     summary = {"made": ending.made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
     compared = {"discrepancies": found.listed} if found.checked else {}

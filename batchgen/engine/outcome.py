@@ -9,6 +9,7 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.events import RunEnded
+from batchgen.ledger.acceptance import Acceptance
 from batchgen.planning.batchable import BatchMode, BatchOptions
 from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -228,7 +229,7 @@ class Outcome:
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
     billed without an image. left: wanted and not tried; left_out: without an image, by --only or --limit. exposed_ms: median
     and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
-    answer.
+    answer. acceptance: of the images that this run made.
     """
 
     run_id: int
@@ -262,6 +263,7 @@ class Outcome:
     bucket: str = ""  # where the pictures are, when not in the folder
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()
+    acceptance: Acceptance = field(default_factory=Acceptance)
 
     @property
     def stopped_by(self) -> str:
@@ -279,4 +281,8 @@ class Outcome:
             counts=dict(self.counts),
             derived=self.derived.counts,
             discrepancies=self.discrepancies.counts,
+            accepted=self.acceptance.accepted,
+            rejected=self.acceptance.rejected,
+            usd_per_accepted=self.acceptance.usd_per_accepted,
+            minutes_per_accepted=self.acceptance.minutes_per_accepted,
         )

@@ -10,7 +10,8 @@ from typing import Self
 from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.verdicts import COLUMNS, VerdictReader, verdict_from_row
+from batchgen.ledger.verdict_queries import COLUMNS, verdict_from_row
+from batchgen.ledger.verdicts import VerdictReader
 from batchgen.records import HAS_IMAGE, ImageFile, Verdict, judge_id
 
 _COLUMNS = ", ".join(f"i.{name}" for name in IMAGE_COLUMNS.split(", "))

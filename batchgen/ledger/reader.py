@@ -150,11 +150,12 @@ class HistoryReader(Reader):
         return map(SampleRow._make, self._stream_query(sql, *ids))
 
     def changed_since(self, at: float) -> set[str]:
-        """Items of samples that were asked for, or ended, or of whose pictures something was made, since then."""
+        """Items of samples that were asked for, or ended, or of whose pictures something was made or said, since then."""
         sql = (
             "SELECT item_id FROM sample WHERE updated_at >= ? UNION SELECT item_id FROM derivative WHERE mtime_ns >= ?"
+            " UNION SELECT item_id FROM verdict WHERE at >= ?"
         )
-        return {item for (item,) in self._query(sql, at, int(at * 1e9))}
+        return {item for (item,) in self._query(sql, at, int(at * 1e9), at)}
 
     def ended_count_since(self, at: float) -> int:
         """Samples that came to an end, a good or a bad one, since then."""

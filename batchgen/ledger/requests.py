@@ -32,7 +32,7 @@ MONEY_COLUMNS = (  # the fields of `Money`
     f" count(*) FILTER (WHERE {MAYBE_BILLED_SQL} AND estimate_usd IS NULL),"
     """ count(*) FILTER (WHERE usd_source IN ('usage', 'guess') AND usage LIKE '%"queries"%')"""
 )
-_COUNTED_SQL = "(outcome IS NOT NULL OR maybe_billed <> 0)"
+COUNTED_SQL = "(outcome IS NOT NULL OR maybe_billed <> 0)"
 LATEST_IMAGE_SQL = (
     "i.role = 'image' AND NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n"
     " AND newer.role = 'image' AND newer.attempt_id > i.attempt_id)"
@@ -223,26 +223,27 @@ class AttemptQueries(BaseReader):
         return int(self._row(sql, lane, since)[0])
 
     def sample_count_by_outcome(self, run_id: int) -> dict[str, int]:
-        """How many samples a run left with which outcome of their last request."""
+        """How many samples a run left with which outcome of their last request, not counting those to a judge."""
         sql = (
             "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, row_number() OVER (PARTITION BY item_id, n"
-            " ORDER BY id DESC) AS place FROM attempt WHERE run_id = ?) ends WHERE place = 1 GROUP BY 1"
+            f" ORDER BY id DESC) AS place FROM attempt WHERE run_id = ? AND item_id NOT LIKE '%{JUDGE_SUFFIX}') ends"
+            " WHERE place = 1 GROUP BY 1"
         )
         rows = self._query(sql, run_id)
         return dict(rows)
 
     def money(self, run_id: int | None = None) -> Money:
         where, values = _of_run("run_id", run_id)
-        return Money(*self._row(f"SELECT {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} {where}", *values))
+        return Money(*self._row(f"SELECT {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} {where}", *values))
 
     def money_by_model(self) -> dict[str, Money]:
         """Of all runs."""
-        sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} GROUP BY 1 ORDER BY 1"
         return {model: Money(*amounts) for model, *amounts in self._query(sql)}
 
     def money_by_run(self) -> dict[int, tuple[int, Money]]:
         """Of each run its requests that have ended, and their money."""
-        sql = f"SELECT run_id, count(*), {MONEY_COLUMNS} FROM attempt a WHERE {_COUNTED_SQL} GROUP BY 1 ORDER BY 1"
+        sql = f"SELECT run_id, count(*), {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} GROUP BY 1 ORDER BY 1"
         return {run_id: (requests, Money(*amounts)) for run_id, requests, *amounts in self._query(sql)}
 
     def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:

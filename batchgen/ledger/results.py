@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from batchgen.errors import StoreError
-from batchgen.ledger.samples import ItemIds, SampleQueries
-from batchgen.records import CURRENT_STATES, Result, Sample
+from batchgen.ledger.samples import ItemIds, SampleQueries, format_utc
+from batchgen.records import CURRENT_STATES, HAS_IMAGE, Result, Sample
 from batchgen.store.spool import FILE_MODE, NO_FOLLOW, disk_error, sync_folder
 
 RESULTS_FILE = "results.jsonl"
@@ -36,13 +36,15 @@ _LINE_START = b'{"id": '  # of every line of ours
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
-    """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown."""
-    first = samples[0]
+    """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown; accepted: whether
+    all of them are."""
+    first, said = samples[0], verdict_records(samples)
     worst = min(samples, key=lambda sample: STATES_WORST_FIRST.index(sample.state))
-    prices = [sample.usd for sample in samples if sample.state == "succeeded"]
+    prices = [sample.usd for sample in samples if sample.state in HAS_IMAGE]
     return {
         "id": first.id,
         "state": worst.state,
+        "accepted": all(sample.accepted for sample in samples),
         "model": first.model,
         "files": [file.path for sample in samples for file in sample.files],
         "sha256": [file.sha256 for sample in samples for file in sample.files],
@@ -57,7 +59,22 @@ def item_line(samples: list[Result]) -> dict[str, Any]:
         "tags": list(first.tags),
         "text": first.text,
         "updated_at": max(sample.updated_at for sample in samples),
+        **({"verdicts": said} if said else {}),
     }
+
+
+def verdict_records(samples: Iterable[Result]) -> list[dict[str, Any]]:
+    """What was said of the images of these samples, as JSON; n: of the sample, left out of the first."""
+    fields = ("by", "name", "ruling", "reason", "message", "score")
+    return [
+        {
+            **({"n": sample.n} if sample.n > 1 else {}),
+            **{name: getattr(each, name) for name in fields},
+            "at": format_utc(each.at),
+        }
+        for sample in samples
+        for each in sample.verdicts
+    ]
 
 
 def group_by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:

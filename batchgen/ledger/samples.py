@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from batchgen.ledger.database import BaseReader, placeholders
+from batchgen.ledger.database import placeholders
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
-from batchgen.records import HAS_IMAGE, ImageFile, KnownSample, Result, sample_key
+from batchgen.ledger.verdict_queries import VerdictQueries
+from batchgen.records import HAS_IMAGE, ImageFile, KnownSample, Result, Verdict, sample_key
 
 PAGE_ROWS = 200
 RESULT_COLUMNS = (
@@ -23,7 +24,7 @@ AT_VENDOR = "at_vendor"  # as the reason of a sample that is submitted: its API 
 WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
 
-class SampleQueries(BaseReader):
+class SampleQueries(VerdictQueries):
     def counts(self) -> dict[str, int]:
         """Samples by state."""
         return dict(self._query("SELECT state, count(*) FROM sample GROUP BY state"))
@@ -87,7 +88,11 @@ class SampleQueries(BaseReader):
             )
             for item_id, n, sha256, path in self._query(sql, *made):
                 derivatives.setdefault((item_id, n, sha256), []).append(path)
-        return [_result(row, pictures.get((row[0], row[1]), ()), derivatives) for row in rows]
+        said = self.notable_verdicts(made) if made else {}
+        return [
+            _result(row, pictures.get((row[0], row[1]), ()), derivatives, said.get((row[0], row[1]), ()))
+            for row in rows
+        ]
 
     def known_samples(self, item_ids: Sequence[str]) -> dict[str, list[KnownSample]]:
         """What the ledger has of these items, by id. At most 30,000 ids a call."""
@@ -158,7 +163,10 @@ def format_utc(at: float | None) -> str:
 
 
 def _result(
-    row: tuple[Any, ...], pictures: Sequence[tuple[Any, ...]], derivatives: Mapping[tuple[str, int, str], Sequence[str]]
+    row: tuple[Any, ...],
+    pictures: Sequence[tuple[Any, ...]],
+    derivatives: Mapping[tuple[str, int, str], Sequence[str]],
+    said: Sequence[Verdict],
 ) -> Result:
     item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, at, text, made = row
     files: tuple[ImageFile, ...] = ()
@@ -186,6 +194,7 @@ def _result(
         text=text,
         sidecars=sidecars(files, json.loads(texts) if texts else ()),
         derivatives=tuple(derivatives.get((item_id, n, files[0].sha256), ())) if files else (),
+        verdicts=tuple(each for each in said if files and each.sha256 == files[0].sha256),
     )
 
 

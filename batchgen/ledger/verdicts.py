@@ -11,10 +11,10 @@ from batchgen.ledger.changes import dump_usage
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import VERDICT_COLUMNS, VERDICT_KEY
+from batchgen.ledger.verdict_queries import COLUMNS, verdict_from_row
 from batchgen.records import HAS_IMAGE, Answer, Verdict
 
 PERSON = "person"  # as the reason of a sample that a person has rejected
-COLUMNS = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
 _UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, VERDICT_KEY)
 # Of two rows that name one path, the later attempt wrote what stands there.
 _CURRENT_SHA256 = (
@@ -128,8 +128,3 @@ def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
 def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
     values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
     return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
-
-
-def verdict_from_row(row: Sequence[Any]) -> Verdict:
-    values = dict(zip(VERDICT_COLUMNS, row, strict=True))
-    return Verdict(**{**values, "details": json.loads(values["details"])})

@@ -105,7 +105,7 @@ class PageParts:
         )
 
 
-GALLERY_SCRIPTS = ("elements", "gallery", "viewer", "export", "runs", "start")
+GALLERY_SCRIPTS = ("elements", "verdicts", "gallery", "viewer", "export", "runs", "start")
 GALLERY = PageParts(styles=("gallery",), bodies=("gallery",), scripts=GALLERY_SCRIPTS)
 
 

@@ -15,14 +15,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue
-from batchgen.records import lane_model
+from batchgen.records import Verdict, lane_model
+from batchgen.report.acceptance import read_acceptance_text
+from batchgen.report.comparison import ComparedView, read_compared
+from batchgen.report.picture_views import PictureView, picture_views
 from batchgen.report.reference_files import ReferenceFiles
 from batchgen.report.run_statistics import RunStatistics, run_statistics
 from batchgen.report.sidecar_files import SidecarFiles, SourcesView, sidecar_files
 from batchgen.report.view import Sparse, view_of
 
 MAX_RUNS = 30
-KINDS = ("image", "draft", "thought", "earlier")  # of pictures, in the order in which a sample shows them
 SampleKey = tuple[str, int]
 JsonObject = Mapping[str, Any]
 R = TypeVar("R", PictureRow, DerivativeFileRow)
@@ -81,21 +83,6 @@ class MadeFile(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureView:
-    """kind: one of KINDS. thumbnail: how the page asks for it. sha: how its SHA-256 begins."""
-
-    kind: str
-    path: str
-    thumbnail: int | str
-    sha: str
-    width: int
-    height: int
-    bytes: int
-    flags: Sequence[str]
-    at: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView(Sparse):
     """settings: their number among those of the page; place: of its item in the manifest. seconds, served_by, tier: of the
     request that brought the picture. files: what stands beside it; thoughts: what the model let see of its thinking. asks: what
@@ -130,7 +117,8 @@ class SampleView(Sparse):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesView:
     """Samples of a job, all or those that have changed, and what is the same for all. settings: what reached the wire, by
-    number; providers: by model, where its id alone would mean another; wanted: by the last run."""
+    number; providers: by model, where its id alone would mean another; wanted: by the last run; accepted: how many images are, and
+    what each has cost, in words."""
 
     job: str
     manifest: str = ""
@@ -139,6 +127,7 @@ class SamplesView:
     wanted: int = 0
     settings: Sequence[JsonObject] = ()
     providers: Mapping[str, str] = field(default_factory=dict)
+    accepted: str = ""
     samples: Sequence[SampleView] = ()
 
 
@@ -146,8 +135,8 @@ class SamplesView:
 class PageView(SamplesView):
     """All that a page begins with. beside: the way from the manifest to the pictures, conversations and post: what a manifest
     that asks again needs. key: of the picks that a browser keeps. base, manifest_base: what stands in a link before the path of
-    an image and of a reference. references: thumbnails of reference files, by SHA-256; a live page asks by that. nights: None
-    where the page asks for them."""
+    an image and of a reference. references: thumbnails of reference files, by SHA-256; a live page asks by that. nights,
+    compared: None where the page asks for them."""
 
     beside: str | None = None
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -157,6 +146,7 @@ class PageView(SamplesView):
     manifest_base: str | None = None
     references: Mapping[str, int] = field(default_factory=dict)
     nights: Sequence[RunStatistics] | None = None
+    compared: Sequence[ComparedView] | None = None
 
 
 class ValueIndex:
@@ -224,7 +214,7 @@ def gallery_page(
     key = hashlib.sha256(repr(first).encode()).hexdigest()[:12]
     references = {sha256: len(thumbnails.values) + number for number, sha256 in enumerate(builder.references)}
     more = {"key": key, "samples": samples, "nights": nights[-MAX_RUNS:], "references": references}
-    page = page_view(ledger, folder, builder, now, **more)
+    page = page_view(ledger, folder, builder, now, compared=read_compared(ledger), **more)
     return page, ThumbnailFiles(thumbnails.values, ReferenceFiles(manifest_info.folder, builder.references))
 
 
@@ -239,6 +229,7 @@ def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: 
         wanted=run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
         settings=settings,
         providers=_unusual_providers(settings, manifest_info.catalogue),
+        accepted=read_acceptance_text(ledger),
         beside=_relative_folder(folder, manifest_info.folder),
         conversations=manifest_info.conversations,
         post=manifest_info.post,
@@ -285,11 +276,18 @@ class SampleBuilder:
     def build(self, ledger: HistoryReader, item_ids: Sequence[str] | None = None) -> Iterator[SampleView]:
         """In the order of the manifest. item_ids: these items alone."""
         pictures, made = _by_sample(ledger.pictures(item_ids)), _by_sample(ledger.derivatives(item_ids))
+        said = ledger.notable_verdicts(item_ids)
         for row in sorted(ledger.samples(item_ids), key=lambda row: self.manifest_info.place(row.item_id)):
             key = row.item_id, row.n
-            yield self._sample(row, pictures.get(key, ()), made.get(key, ()))
+            yield self._sample(row, pictures.get(key, ()), made.get(key, ()), said.get(key, ()))
 
-    def _sample(self, row: SampleRow, pictures: Sequence[PictureRow], made: Sequence[DerivativeFileRow]) -> SampleView:
+    def _sample(
+        self,
+        row: SampleRow,
+        pictures: Sequence[PictureRow],
+        made: Sequence[DerivativeFileRow],
+        said: Sequence[Verdict],
+    ) -> SampleView:
         wire = _parse_object(row.wire)
         prompt = wire.pop("prompt", "")
         wire.pop("v", None)
@@ -297,7 +295,7 @@ class SampleBuilder:
         attempts = self.attempts.of((row.item_id, row.n))
         last = next((a for a in reversed(attempts) if a.outcome == "succeeded" and a.ended_at), None)
         served_by = lane_model(last.lane) if last else None
-        shown = _pictures(row, pictures, self.thumbnail)
+        shown = picture_views(row, pictures, said, self.thumbnail)
         current = next((picture.path for picture in shown if picture.kind == "image"), None)
         return view_of(
             SampleView,
@@ -366,24 +364,3 @@ def _attempt(row: AttemptRow) -> AttemptView:
         run=row.run_id,
         sent_as=row.sent_as or "",
     )
-
-
-def _pictures(
-    row: SampleRow, pictures: Sequence[PictureRow], thumbnail: Callable[[PictureRow], int | str]
-) -> list[PictureView]:
-    """The picture that counts first, then drafts and thoughts of its answer, then earlier versions, the newest first."""
-    made = [each for each in pictures if each.role == "image" and each.fingerprint == row.made_fingerprint]
-    current = made[0].attempt_id if made and row.state in ("succeeded", "superseded") else None
-    found = [
-        view_of(
-            PictureView,
-            each,
-            kind="earlier" if each.role == "image" and each.attempt_id != current else each.role,
-            thumbnail=thumbnail(each),
-            sha=each.sha256[:12],
-            flags=tuple(each.flags.split(",")) if each.flags else (),
-            at=round(each.made_at) if each.made_at else None,
-        )
-        for each in pictures
-    ]
-    return sorted(found, key=lambda each: KINDS.index(each.kind))

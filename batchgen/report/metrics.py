@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
+from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.reader import Reader
 from batchgen.records import lane_model
 from batchgen.report import formatting
@@ -68,6 +69,20 @@ METRICS = {
     "batchgen_left_out_images": MetricDefinition(
         "gauge", ("job", "by"), "Images of the manifest that the last run did not try; by: limit, only or not_asked."
     ),
+    "batchgen_accepted_images": MetricDefinition(
+        "gauge", ("job",), "Images of the job that are there and not rejected."
+    ),
+    "batchgen_rejected_images": MetricDefinition(
+        "gauge", ("job", "reason"), "Images of the job that are rejected; reason: judge, person or what a check found."
+    ),
+    "batchgen_usd_per_accepted_image": MetricDefinition(
+        "gauge",
+        ("job",),
+        "USD of all runs for each accepted image, as far as prices are known; absent when none is, or none is accepted.",
+    ),
+    "batchgen_seconds_per_accepted_image": MetricDefinition(
+        "gauge", ("job",), "Duration of all runs for each accepted image, to the last answer."
+    ),
     "batchgen_run_exit_code": MetricDefinition("gauge", ("job",), "Exit code of the last run that ended."),
     "batchgen_run_duration_seconds": MetricDefinition(
         "gauge", ("job",), "Duration of the run under way, else of the last one that ended."
@@ -111,8 +126,20 @@ def ledger_values(reader: Reader) -> Iterator[MetricValue]:
         yield "batchgen_manifest_images", (), found.totals.images
         for why, images in found.totals.left_out.items():
             yield "batchgen_left_out_images", (why,), images
+    yield from _acceptance_values(AcceptanceReader.from_reader(reader))
     if (success_at := reader.last_success_at()) is not None:
         yield "batchgen_last_success_timestamp_seconds", (), success_at
+
+
+def _acceptance_values(reader: AcceptanceReader) -> Iterator[MetricValue]:
+    found = reader.job_acceptance(0.0)
+    yield "batchgen_accepted_images", (), found.accepted
+    for reason, images in Counter(each.reason or "unknown" for each in reader.rejections()).items():
+        yield "batchgen_rejected_images", (reason,), images
+    if (usd := found.usd_per_accepted) is not None:
+        yield "batchgen_usd_per_accepted_image", (), usd
+    if (minutes := found.minutes_per_accepted) is not None:
+        yield "batchgen_seconds_per_accepted_image", (), 60 * minutes
 
 
 def run_values(run_progress: RunProgress, exposed_s: dict[str, float], now: float) -> Iterator[MetricValue]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
@@ -15,6 +16,7 @@ from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
 from batchgen.report import view
+from batchgen.report.acceptance import acceptance_fields, rejected_samples
 from batchgen.report.billing_check import read_billing
 from batchgen.report.liveness import is_alive_in, run_state
 from batchgen.report.totals import read_totals
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 MAX_REASONS = 3
 MAX_UNCERTAIN = 10
 MAX_BLOCKED = 10
+MAX_REJECTED = 10
 MAX_NEWEST = 5
 MAX_FAILURES = 5
 NOT_MADE_STATES = ("refused", "failed", "uncertain")
@@ -47,6 +50,7 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
     totals = read_totals(reader, samples, manifest)
     return view.JobStatus(
         **_common(reader, samples, totals, run.id if run else None),
+        **_acceptance(reader, AcceptanceReader.from_reader(reader).job_acceptance(now if alive else 0.0)),
         job=reader.meta("name") or os.path.basename(folder),
         manifest=manifest,
         folder=folder,
@@ -83,6 +87,7 @@ def read_summary(
         view.RunSummary,
         outcome,
         **_common(reader, samples, read_totals(reader, samples, manifest), outcome.run_id),
+        **_acceptance(reader, outcome.acceptance, outcome.run_id),
         job=job.manifest.name,
         manifest=manifest,
         discrepancies=view.DiscrepancyView(**outcome.discrepancies.listed),
@@ -176,6 +181,15 @@ def _common(reader: Reader, samples: Mapping[str, int], totals: view.TotalsView,
             view.ReasonView(reason, number, message, REMEDIES.get(reason, ""))
             for reason, number, message in reader.failure_reasons(MAX_REASONS)
         ],
+    }
+
+
+def _acceptance(reader: Reader, found: Acceptance, run_id: int | None = None) -> dict[str, Any]:
+    """run_id: of one run, not of the job."""
+    rejections = AcceptanceReader.from_reader(reader).rejections(run_id) if found.rejected else []
+    return {
+        **acceptance_fields(found, rejections),
+        "rejected_samples": rejected_samples(rejections, MAX_REJECTED),
     }
 
 

@@ -11,6 +11,7 @@ from batchgen.errors import LINK_PENDING_REASONS
 from batchgen.ledger.runs import QueueStatus
 from batchgen.providers.reasons import REMEDIES
 from batchgen.report import formatting, view
+from batchgen.report.acceptance import BY_WHOM, acceptance_text
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
 from batchgen.report.event_text import ongoing_outage, outage_summary
@@ -25,6 +26,7 @@ RETRIED_WORDS = {"failed": "failed", "refused": "was refused", "uncertain": "is 
 LIST_BLOCKS = (
     "why",
     "blocked",
+    "rejected",
     "uncertain",
     "newest",
     "unlike",
@@ -142,6 +144,8 @@ def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
         yield "bucket", [summary.bucket]
     if steps := next_steps(summary):
         yield "next", steps
+    if summary.requests and (text := acceptance_text(summary, emulated=summary.emulated)):
+        yield "accepted", [text]
 
 
 def stop_lines(ended: view.LastRun | view.RunSummary) -> Iterator[tuple[str, list[str]]]:
@@ -185,6 +189,8 @@ def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
         yield "why", lines
     if job.blocked:
         yield "blocked", _blocked(job)
+    if job.rejected_samples:
+        yield "rejected", _rejected(job)
     if job.uncertain:
         yield "uncertain", _uncertain(job)
     if lines := billing_lines(job.account_of_run, job.account):
@@ -235,7 +241,9 @@ def _images(summary: view.RunSummary) -> str:
     parts = [f"{images.made:,} made", f"{images.kept:,} kept"]
     parts += [f"{images.moved:,} moved"] if images.moved else []
     parts += [
-        f"{samples[state]:,} {state}" for state in ("refused", "failed", "uncertain", "blocked") if samples.get(state)
+        f"{samples[state]:,} {state}"
+        for state in ("rejected", "refused", "failed", "uncertain", "blocked")
+        if samples.get(state)
     ]
     parts += [f"{images.left:,} not tried"] if images.left else []
     return " · ".join(parts)
@@ -266,6 +274,20 @@ def _blocked(job: view.JobView) -> list[str]:
     head = f"{formatting.count(total, 'image')} {'waits' if total == 1 else 'wait'} for an image that is not there:"
     lines = [f"    {sample.id}  {short_message(sample.message)}" for sample in job.blocked]
     return [head, *lines, *_more(len(lines), total), f"    → {REMEDIES['blocked']}"]
+
+
+def _rejected(job: view.JobView) -> list[str]:
+    head = f"{formatting.count(job.rejected, 'image')} {'is' if job.rejected == 1 else 'are'} rejected:"
+    lines = [f"    {each.id}  {_why_rejected(each)}" for each in job.rejected_samples]
+    return [head, *lines, *_more(len(lines), job.rejected)]
+
+
+def _why_rejected(sample: view.RejectedSample) -> str:
+    """`text: reads SALE 05%`, `by the judge: the handle is missing`, `anna: too dark`."""
+    if sample.reason == "person" and sample.message:
+        return short_message(sample.message)  # which says who
+    why = BY_WHOM.get(sample.reason, sample.reason)
+    return short_message(f"{why}: {sample.message}" if sample.message else why)
 
 
 def _flagged(summary: view.RunSummary) -> list[str]:

@@ -12,6 +12,7 @@ from batchgen.ledger.runs import QueueStatus, ReadManifest, RunRow
 from batchgen.manifest.file_version import FileState, FileVersion
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
+from batchgen.records import HAS_IMAGE
 from batchgen.report import formatting
 from batchgen.report.view import TotalsView, utc_time
 
@@ -37,7 +38,7 @@ def read_totals(reader: Reader, samples: Mapping[str, int], manifest: str) -> To
 
 def _totals(samples: Mapping[str, int], found: ReadManifest, manifest: str) -> TotalsView:
     asked = found.totals
-    made = max(0, samples.get("succeeded", 0) - asked.outdated)
+    made = max(0, has_image_count(samples) - asked.outdated)
     not_made = _not_made(samples)
     left_out = {why: number for why, number in asked.left_out.items() if number}
     rest = asked.images - made - asked.outdated - sum(not_made.values()) - sum(left_out.values())
@@ -49,6 +50,7 @@ def _totals(samples: Mapping[str, int], found: ReadManifest, manifest: str) -> T
         left_out=left_out,
         limit=asked.limit,
         outdated=asked.outdated,
+        rejected=samples.get("rejected", 0),
         not_tried=max(0, rest),
         not_in_manifest=samples.get("superseded", 0),
         read_by_run=found.run_id,
@@ -59,16 +61,22 @@ def _totals(samples: Mapping[str, int], found: ReadManifest, manifest: str) -> T
 
 def _totals_of_earlier_version(samples: Mapping[str, int], run: RunRow | None) -> TotalsView:
     """What can be said when no run noted what its manifest asks for: of what was tried."""
-    made, not_made = samples.get("succeeded", 0), _not_made(samples)
+    made, not_made = has_image_count(samples), _not_made(samples)
     seen = sum(number for state, number in samples.items() if state != "superseded")
     images = max(seen, run.wanted + run.kept) if run else seen
     return TotalsView(
         images=images,
         made=made,
         not_made=not_made,
+        rejected=samples.get("rejected", 0),
         not_tried=max(0, images - made - sum(not_made.values())),
         not_in_manifest=samples.get("superseded", 0),
     )
+
+
+def has_image_count(samples: Mapping[str, int]) -> int:
+    """Of samples by state: those whose image is there, accepted or not."""
+    return sum(samples.get(state, 0) for state in HAS_IMAGE)
 
 
 def _not_made(samples: Mapping[str, int]) -> dict[str, int]:
@@ -92,7 +100,8 @@ def totals_text(totals: TotalsView, of_those: str = "") -> str:
         rest.append(f"{number:,} {LEFT_OUT_WORDS[why]}{limit}")
     rest += [f"{totals.outdated:,} to be made again"] if totals.outdated else []
     rest += [f"{totals.not_tried:,} not tried"] if totals.not_tried else []
-    made = f"{totals.made:,} of {formatting.count(totals.images, 'image')} made{of_those}"
+    rejected = f", {totals.rejected:,} of them rejected" if totals.rejected else ""
+    made = f"{totals.made:,} of {formatting.count(totals.images, 'image')} made{rejected}{of_those}"
     return "; ".join([made, *([", ".join(rest)] if rest else [])])
 
 

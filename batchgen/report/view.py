@@ -52,6 +52,30 @@ class MoneyView:
         return (self.spent or 0.0) + self.estimated
 
 
+@dataclass(frozen=True, kw_only=True)  # without slots, so that a view may have another base too
+class AcceptanceView:
+    """accepted, rejected: images; rejected_for: of the rejected, how many for which reason.
+    usd_per_accepted: all that was spent for each image that is accepted; None when that is not known, or none is. estimated: a part
+    of it is; at_least: something of unknown price, or maybe billed, is not in it. minutes_per_accepted: of the runs."""
+
+    accepted: int = 0
+    rejected: int = 0
+    rejected_for: Mapping[str, int] = field(default_factory=dict)
+    usd_per_accepted: float | None = None
+    usd_per_accepted_estimated: bool = False
+    usd_per_accepted_at_least: bool = False
+    minutes_per_accepted: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedSample:
+    """One whose image is rejected. reason: a slug, `judge` or `person`; message: in their words."""
+
+    id: str
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class DiscrepancyView:
     """Images that are missing, or not what the ledger recorded: the first of each by path, and how many they are."""
@@ -70,9 +94,10 @@ class UncertainSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalsView:
-    """What the manifest asks for, as a run read it, and how far it is made. images: all of it; not_made: by state; left_out: by
-    why, limit, only or not_asked; outdated: made for an earlier version of their item and left out; not_in_manifest: what the
-    ledger has besides. read_by_run: 0 when only what was tried is known; manifest: same | changed | gone | unknown since."""
+    """What the manifest asks for, as a run read it, and how far it is made. images: all of it; rejected: of those made; not_made:
+    by state; left_out: by why, limit, only or not_asked; outdated: made for an earlier version of their item and left out;
+    not_in_manifest: what the ledger has besides. read_by_run: 0 when only what was tried is known; manifest: same | changed |
+    gone | unknown since."""
 
     images: int
     made: int
@@ -82,6 +107,7 @@ class TotalsView:
     left_out: Mapping[str, int] = field(default_factory=dict)
     limit: int | None = None
     outdated: int = 0
+    rejected: int = 0
     read_by_run: int = 0
     read_at: UtcTime | None = None
     manifest: str = "unknown"
@@ -219,10 +245,10 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
+class JobView(AcceptanceView):
     """What every view of a job shows. samples and requests: how many, by state and by outcome; account: requests of all runs
     that were or may have been billed, and what each was for; account_of_run: of the last run; cluster: what is with workers,
-    None for a job that never was."""
+    None for a job that never was; rejected_samples: the first of them."""
 
     job: str
     manifest: str
@@ -242,6 +268,7 @@ class JobView:
     account_of_run: BillingCheck
     outages: Sequence[OutageView]
     reasons: Sequence[ReasonView]
+    rejected_samples: Sequence[RejectedSample] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,9 +359,9 @@ class FlaggedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary(JobView):
-    """How a run ended. usd, requests and account_of_run: this run's; samples: the job's as it is now. own_folder: whether it is
-    another folder than the manifest's default, so that `--output` has to be typed again. retried: the states that it was to
-    ask for again, of a `retry` alone."""
+    """How a run ended. usd, requests, account_of_run and what is accepted: this run's; samples: the job's as it is now.
+    own_folder: whether it is another folder than the manifest's default, so that `--output` has to be typed again. retried:
+    the states that it was to ask for again, of a `retry` alone."""
 
     run_id: int
     exit_code: int

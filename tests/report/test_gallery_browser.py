@@ -344,9 +344,9 @@ def test_each_run_is_drawn_with_what_held_it_back(visit, gallery):
     assert tab.locator("#night option").count() == 2
     tab.select_option("#night", "1")
     assert tab.inner_text(".verdict").startswith(("Limited by", "Nothing held"))
-    assert tab.locator(".plot").count() == 5
+    assert tab.locator("#nights > div .plot").count() == 5
     assert tab.locator(".plot path.stroke").count() >= 4
-    assert "refused" in tab.inner_text(".plot:last-child")
+    assert "refused" in tab.inner_text("#nights > div .plot:last-child")
     tab.set_viewport_size({"width": 390, "height": 800})
     until(tab, "document.querySelector('.plot svg').viewBox.baseVal.width < 390")
     assert tab.input_value("#night") == "1"

@@ -15,6 +15,7 @@ from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import RunRow
 from batchgen.records import lane_model, sample_key
+from batchgen.report.acceptance import acceptance_text
 from batchgen.report.gallery_data import ManifestInfo, thumbnail_path
 from batchgen.report.liveness import run_state
 from batchgen.report.queries import read_lanes, read_run, read_status
@@ -108,13 +109,14 @@ class ProblemCard:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCard(JobStatus):
     """How a job stands, its manifest without a folder and of what is out the first only. id: in addresses; files: what `post:`
-    asks for, by state; words: how much of the manifest is made; newest: images, the newest first; left_s: to the end of the run,
-    None while that is not known; at: UTC seconds."""
+    asks for, by state; words, accepted_words: how much of the manifest is made, and of that accepted; newest: images, the
+    newest first; left_s: to the end of the run, None while that is not known; at: UTC seconds."""
 
     id: str
     action: RetryView | None
     files: Mapping[str, int]
     words: str
+    accepted_words: str
     newest: Sequence[NewestImage]
     lanes: Sequence[LaneView]
     budgets: Sequence[BudgetView]
@@ -152,6 +154,7 @@ def card_of(
         action=action,
         files=derivative_counts(status.derivatives),
         words=totals_text(status.totals),
+        accepted_words=acceptance_text(status, emulated=status.emulated),
         newest=[NewestImage(sample_key(each.item_id, each.n), thumbnail_path(each)) for each in newest],
         lanes=[lane for lane in lanes if lane.busy],
         budgets=budgets(ledger, manifest_info, last, now, emulated=status.emulated),

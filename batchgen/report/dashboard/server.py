@@ -152,7 +152,7 @@ class Dashboard:
 
     async def nights(self, request: web.Request) -> web.Response:
         watch = await self._watch(request)
-        text = await self.hub.in_reader_thread(lambda: self._text(watch.nights()))
+        text = await self.hub.in_reader_thread(lambda: self._text(watch.runs()))
         return web.Response(text=text, content_type="application/json")
 
     async def picture(self, request: web.Request) -> web.StreamResponse:

@@ -17,6 +17,7 @@ from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in
 from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import ledger_path, unreadable_error
+from batchgen.report.comparison import ComparedView, read_compared
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
 from batchgen.report.gallery_data import (
     MAX_RUNS,
@@ -60,6 +61,14 @@ class Live:
 class LivePage(PageView):
     live: Live
     card: Card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsView:
+    """What a page asks for once its runs are looked at."""
+
+    nights: Sequence[RunStatistics] = ()
+    compared: Sequence[ComparedView] = ()
 
 
 def change_marker(folder: Path) -> ChangeMarker | None:
@@ -157,8 +166,9 @@ class Feed:
         """As they are now: another thread may read them."""
         return ReferenceFiles(self._manifest_info.folder, dict(self._references))
 
-    def nights(self, ledger: HistoryReader) -> list[RunStatistics]:
-        return self._attempts.nights(ledger, self._manifest_info)[-MAX_RUNS:]
+    def runs(self, ledger: HistoryReader) -> RunsView:
+        nights = self._attempts.nights(ledger, self._manifest_info)[-MAX_RUNS:]
+        return RunsView(nights=nights, compared=read_compared(ledger))
 
 
 class WatchedJob:
@@ -266,9 +276,9 @@ class WatchedJob:
             self.refresh(samples=True)
         return self._feed.references if self._feed else ReferenceFiles(None, {})
 
-    def nights(self) -> Sequence[RunStatistics]:
+    def runs(self) -> RunsView:
         self.refresh(samples=True)
         if self._feed is not None:
             with suppress(LedgerError, sqlite3.Error), closing(HistoryReader.open(self.location.folder)) as ledger:
-                return self._feed.nights(ledger)
-        return ()
+                return self._feed.runs(ledger)
+        return RunsView()

@@ -2,7 +2,7 @@
 const TONES = { 0: "good", 3: "warn", 6: "warn", 7: "warn", 8: "warn", 9: "busy", 129: "soft", 130: "soft", 143: "soft" };
 const MARKS = { good: "✓", warn: "!", bad: "✕", busy: "…", soft: "■" };
 const toneOf = (run) => (run.state === "running" ? "busy" : run.state === "died" ? "bad" : run.state === "unknown" ? "warn" : TONES[run.exit_code] || "bad");
-const BAR = [["succeeded", "good"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
+const BAR = [["succeeded", "good"], ["rejected", "warn"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
 const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
 const latest = new Map(); // cards by the id of their job
@@ -48,7 +48,7 @@ function tick(element) {
 const exact = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 setInterval(() => document.querySelectorAll(".tick").forEach(tick), 1000);
 function laneLine(lane, lasts) {
-  const made = lane.samples.succeeded || 0, state = lane.parked_until ? ticking(lane.parked_until, "parked", "open again") : lane.retry_at ? ticking(lane.retry_at, "down", "next try") : lane.cooling_until ? ticking(lane.cooling_until, "cooling", "open") : null;
+  const made = (lane.samples.succeeded || 0) + (lane.samples.rejected || 0), state = lane.parked_until ? ticking(lane.parked_until, "parked", "open again") : lane.retry_at ? ticking(lane.retry_at, "down", "next try") : lane.cooling_until ? ticking(lane.cooling_until, "cooling", "open") : null;
   if (state) tick(state);
   return make("li", {}, make("span", { class: "model" }, lane.model), make("span", { class: "soft" }, `${number(made)} made`),
     lasts || lane.in_flight ? make("span", { class: "soft" }, lasts ? `${lane.in_flight} in flight` : `${lane.in_flight} without an end`) : null,
@@ -112,6 +112,7 @@ function drawJob(card, { full = false, folder = "" } = {}) {
   if (card.budgets.length) list.append(...row("Budgets", make("ul", { class: "lanes" }, ...card.budgets.map((each) => budget(each, card.emulated)))));
   if (card.batches?.length) list.append(...row("Batches", make("ul", { class: "lanes" }, ...card.batches.map(batchLine))));
   if (card.run) list.append(...row("Time", timeOf(card)));
+  if (card.accepted_words) list.append(...row("Accepted", card.accepted_words));
   if (card.samples.uncertain) list.append(...row("Uncertain", `${plural(card.samples.uncertain, "request")} sent and never answered, maybe billed${full ? `: ${card.uncertain.map((entry) => entry.id).join(", ")}` : ""}`));
   if (card.unread?.answers) list.append(...row("Kept", `${plural(card.unread.answers, "answer")} paid for and not readable yet; every run reads them again before it buys anything`));
   if (card.trouble) list.append(...row("Last error", make("div", { class: "trouble" }, `${card.trouble.id}, ${card.trouble.reason || card.trouble.outcome}${card.trouble.status ? ` (HTTP ${card.trouble.status})` : ""}: `, make("q", {}, card.trouble.message || "no words"))));

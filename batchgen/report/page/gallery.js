@@ -1,7 +1,7 @@
 // Everything that came from prompts or servers becomes text through textContent or an attribute, never markup.
 const samples = facts.samples;
 const PER_CHUNK = 100, GAP = 12, LINE = 38, TWO_LINES = 64, NARROW = 200;
-const STATES = ["succeeded", "refused", "failed", "uncertain", "blocked", "running", "submitted", "wanted", "superseded"];
+const STATES = ["succeeded", "rejected", "refused", "failed", "uncertain", "blocked", "running", "submitted", "wanted", "superseded"];
 const SETTINGS_APART = ["model", "provider"];
 
 // Figures
@@ -62,12 +62,14 @@ const decide = (sample, pick) => judge(sample, { pick: decision(sample) === pick
 const rate = (sample, stars) => judge(sample, { stars: starsOf(sample) === stars ? 0 : stars });
 
 // Filters
-const look = { states: new Set(), model: "", tag: "", reason: "", pick: "", search: "", sort: "order" };
+const look = { states: new Set(), model: "", tag: "", ruling: "", reason: "", reviewer: "", given: "", pick: "", search: "", sort: "order" };
+const CHOICES = ["model", "tag", "ruling", "reason", "reviewer", "given", "pick"];
 let shown = [], at = 0;
 const byItem = new Map(); // samples of an item, by its id
 function prepare(sample, order) {
   if (!byItem.get(sample.id)?.includes(sample)) byItem.set(sample.id, [...(byItem.get(sample.id) || []), sample]);
   Object.assign(sample, { order, tags: sample.tags || [], pictures: sample.pictures || [], attempts: sample.attempts || [] });
+  weigh(sample);
   sample.words = `${sample.id} ${sample.prompt || ""} ${sample.tags.join(" ")}`.toLowerCase();
 }
 samples.forEach(prepare);
@@ -76,13 +78,16 @@ const SORTS = {
   newest: (a, b) => b.at - a.at || a.order - b.order,
   cost: (a, b) => (b.usd ?? -1) - (a.usd ?? -1) || a.order - b.order,
   time: (a, b) => (b.seconds ?? -1) - (a.seconds ?? -1) || a.order - b.order,
-  stars: (a, b) => starsOf(b) - starsOf(a) || a.order - b.order,
+  stars: (a, b) => starred(b) - starred(a) || a.order - b.order,
 };
 function matches(sample) {
   return (look.states.size ? look.states.has(sample.state) : sample.state !== "superseded")
     && (!look.model || sample.model === look.model)
     && (!look.tag || sample.tags.includes(look.tag))
-    && (!look.reason || sample.reason === look.reason)
+    && (!look.ruling || sample.ruling === look.ruling)
+    && (!look.reason || sample.reasons.includes(look.reason))
+    && (!look.reviewer || sample.reviewers.includes(look.reviewer))
+    && (!look.given || starred(sample) >= Number(look.given))
     && (!look.pick || (look.pick === "stars" ? starsOf(sample) > 0 : (decision(sample) || "none") === look.pick))
     && look.search.split(/\s+/).every((word) => sample.words.includes(word));
 }
@@ -121,9 +126,9 @@ function counts(values) {
   for (const value of values) if (value) table.set(value, (table.get(value) || 0) + 1);
   return [...table].sort((a, b) => b[1] - a[1]);
 }
-function choices(id, all, entries) {
+function choices(id, all, entries, label = (value) => value) {
   if ($(id) === document.activeElement && $(id).children.length) return; // it may be open
-  $(id).replaceChildren(make("option", { value: "" }, all), ...entries.map(([value, number]) => make("option", { value }, `${value} (${number.toLocaleString("en")})`)));
+  $(id).replaceChildren(make("option", { value: "" }, all), ...entries.map(([value, number]) => make("option", { value }, `${label(value)} (${number.toLocaleString("en")})`)));
   $(id).hidden = entries.length < (id === "model" ? 2 : 1);
   $(id).value = look[id];
 }
@@ -134,7 +139,12 @@ function offerFilters() {
       make("span", { class: "dot" }), state, make("small", {}, (byState.get(state) || 0).toLocaleString("en"))))));
   choices("model", "All models", counts(samples.map((sample) => sample.model)));
   choices("tag", "All tags", counts(samples.flatMap((sample) => sample.tags)));
-  choices("reason", "All reasons", counts(samples.map((sample) => sample.reason)));
+  const rulings = counts(samples.map((sample) => sample.ruling)), any = rulings.some(([ruling]) => ruling !== "none");
+  choices("ruling", "Reviewed or not", any ? rulings : [], (ruling) => RULINGS[ruling]);
+  choices("reason", "All reasons", counts(samples.flatMap((sample) => sample.reasons)));
+  choices("reviewer", "All reviewers", counts(samples.flatMap((sample) => sample.reviewers)));
+  const least = samples.some((sample) => sample.given) ? [5, 4, 3, 2, 1].map((stars) => [String(stars), samples.filter((sample) => starred(sample) >= stars).length]).filter(([, number]) => number) : [];
+  choices("given", "All stars", least, (stars) => (stars === "5" ? "5 stars" : `${stars} or more stars`));
 }
 function setUpFilters() {
   offerFilters();
@@ -146,7 +156,7 @@ function setUpFilters() {
     if (on) look.states.add(state); else look.states.delete(state);
     filter();
   });
-  for (const id of ["model", "tag", "reason", "pick", "sort"]) $(id).addEventListener("change", () => { look[id] = $(id).value; filter(); });
+  for (const id of [...CHOICES, "sort"]) $(id).addEventListener("change", () => { look[id] = $(id).value; filter(); });
   $("search").addEventListener("input", () => { look.search = $("search").value.trim().toLowerCase(); filter(); });
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("clear").addEventListener("click", clearFilters);
@@ -155,16 +165,15 @@ function setUpFilters() {
   $("insets").addEventListener("click", toggleReferences);
 }
 function clearFilters() {
-  Object.assign(look, { model: "", tag: "", reason: "", pick: "", search: "" });
+  for (const id of [...CHOICES, "search"]) $(id).value = look[id] = "";
   look.states.clear();
   for (const button of $("states").children) button.setAttribute("aria-pressed", "false");
-  for (const id of ["model", "tag", "reason", "pick", "search"]) $(id).value = "";
   filter();
 }
 
 // How the grid looks, in this browser: width of a thumbnail in pixels, and whether references are shown.
 const LOOK = "batchgen:look", SIZE_STEP = 40;
-const taste = { size: innerWidth < 760 ? 160 : 208, references: true, ...recall(LOOK) };
+const taste = { size: innerWidth < 760 ? 160 : 208, references: true, boxes: true, ...recall(LOOK) };
 function resize(size_) {
   taste.size = Math.max(Number($("size").min), Math.min(Number($("size").max), size_));
   $("size").value = taste.size;
@@ -263,19 +272,20 @@ function drawCard(sample) {
   if (source) open.append(make("img", { src: source, alt: sample.prompt || name, decoding: "async", draggable: "false" }));
   else open.append(picture ? noPreview(name) : make("span", { class: "words", dir: "auto" }, ...words(sample)));
   const flags = picture?.flags.length ? picture.flags.map((flag) => `other ${flag}`).join(", ") : "";
-  if (flags) open.append(make("span", { class: "flag" }, flags));
+  const said = [...(flags ? [make("span", { class: "flag" }, flags)] : []), ...chips(sample)];
+  if (said.length) open.append(make("span", { class: "flags" }, ...said));
   const reference = inset(sample);
   if (reference) open.append(reference);
   const picks = [["pick", "✓", "Pick"], ["reject", "✕", "Reject"]].map(([pick, sign, label]) =>
     make("button", { type: "button", class: pick, "aria-label": `${label} ${name}`, title: label, "data-pick": pick, disabled: isToCome(sample) }, sign));
-  const card = make("div", { class: `card ${sample.state}`, role: "listitem", "data-key": name },
+  const card = make("div", { class: `card ${sample.state === "rejected" ? "unaccepted" : sample.state}`, role: "listitem", "data-key": name },
     open, make("div", { class: "line" }, make("span", { class: `dot ${sample.state}`, title: sample.state }), nameTag(name), make("span", { class: "stars" }), ...picks));
   card.sample = sample;
   mark(card, sample);
   return card;
 }
 function mark(card, sample) {
-  const pick = decision(sample), stars = starsOf(sample);
+  const pick = decision(sample), stars = starred(sample);
   card.classList.toggle("picked", pick === "pick");
   card.classList.toggle("rejected", pick === "reject");
   for (const name of ["pick", "reject"]) card.querySelector(`.${name}`).setAttribute("aria-pressed", String(pick === name));

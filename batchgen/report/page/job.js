@@ -46,7 +46,7 @@ async function loadNights() {
   loading = true;
   try {
     const answer = await fetch("nights");
-    if (answer.ok) facts.nights = await answer.json();
+    if (answer.ok) Object.assign(facts, await answer.json());
     if (!$("nights").hidden) drawNights();
   } finally {
     await new Promise((done) => setTimeout(done, 3000)); // plots need no more

@@ -96,6 +96,13 @@ function drawNight(night) {
     ),
   ];
 }
+// The share that is accepted of each model and tag of the whole job: a square, on the line of its 95 % interval.
+function drawCompared() {
+  if (!facts.compared?.length) return [];
+  const plots = facts.compared.map(({ by, bars, conclusion }) => plot(`Accepted by ${by}, in all runs`, `Accepted by ${by}`, make("div", {}, ...bars.map(([name, text, share, low, high]) =>
+    row_(name, text, bar_("c0", 1000 * low, 8, Math.max(4, 1000 * (high - low)), 2), bar_("cg", Math.max(0, 1000 * share - 8), 3, 16, 12)))), make("p", { class: "note" }, conclusion ? `${conclusion[0].toUpperCase()}${conclusion.slice(1)}.` : "")));
+  return [make("section", { id: "compared" }, make("h2", {}, "Accepted images"), make("div", { class: "plots" }, ...plots))];
+}
 function drawNights() {
   if (!facts.nights) { $("nights").replaceChildren(make("p", {}, "Loading…")); return; }
   const nights = [...facts.nights].reverse();
@@ -105,7 +112,7 @@ function drawNights() {
   choose.addEventListener("change", () => body.replaceChildren(...drawNight(nights[choose.value])));
   choose.selectedIndex = before;
   body.append(...drawNight(nights[before]));
-  $("nights").replaceChildren(choose, body);
+  $("nights").replaceChildren(choose, body, ...drawCompared());
 }
 function show(name) {
   for (const each of ["pictures", "nights"]) {

@@ -1,7 +1,7 @@
 // Begin
 function total() {
   const current = samples.filter((sample) => sample.state !== "superseded");
-  const made = current.filter((sample) => sample.state === "succeeded");
+  const made = current.filter((sample) => ["succeeded", "rejected"].includes(sample.state));
   const sums = made.reduce((sum, sample) => {
     if (sample.usd == null) sum.unknown += 1;
     else { sum.usd += sample.usd; if (["estimate", "guess"].includes(sample.usd_source)) sum.estimated += sample.usd; }
@@ -13,6 +13,9 @@ function total() {
 function head() {
   $("job").textContent = facts.job;
   $("totals").textContent = total();
+  $("accepted").textContent = `Accepted: ${facts.accepted}`;
+  $("accepted").classList.toggle("reviewed", samples.some(({ ruling }) => ruling && ruling !== "none"));
+  $("accepted").hidden = !facts.accepted || Boolean(facts.live); // a live page has a card that says it
   $("emulated").hidden = !facts.emulated;
   document.body.classList.toggle("emulating", facts.emulated);
 }

@@ -35,7 +35,7 @@ function inputs(sample) {
     return { name, small: preview(hash), href: facts.live ? `references/${hash}` : (facts.manifest_base || "") + percent(name) };
   });
 }
-const canCompare = (sample) => variants(sample).length + inputs(sample).length > 1;
+const canCompare = (sample) => variants(sample).length + inputs(sample).length + twins(sample).length > 1;
 function markViewer() {
   const sample = shown[at], pick = decision(sample), button = (name) => $("viewer").querySelector(`[data-do="${name}"]`);
   for (const name of ["pick", "reject"]) button(name).setAttribute("aria-pressed", String(pick === name));
@@ -46,11 +46,14 @@ function markViewer() {
   }
   button("compare").setAttribute("aria-pressed", String(comparing));
   button("compare").disabled = !canCompare(sample);
+  button("boxes").setAttribute("aria-pressed", String(taste.boxes));
+  button("boxes").hidden = !$("stage").querySelector(".boxes");
+  $("stage").classList.toggle("plain", !taste.boxes);
   button("references").setAttribute("aria-pressed", String(taste.references));
   button("references").hidden = !inputs(sample).length;
 }
 // A figure shows the thumbnail until the file has come, and says when there is none.
-function figure({ kind, name, small, href, alt, why, told: facts_ = [] }) {
+function figure({ kind, name, small, href, alt, why, boxes, told: facts_ = [] }) {
   const caption = make("figcaption", {}, make("b", { dir: "auto" }, name), ...facts_.map((fact) => make("span", {}, fact)));
   const image = make("img", { src: href || small, alt });
   if (!href) {
@@ -58,7 +61,7 @@ function figure({ kind, name, small, href, alt, why, told: facts_ = [] }) {
     image.addEventListener("error", () => image.remove());
     return make("figure", { "data-kind": kind }, make("span", { class: "file" }, small ? image : null), caption);
   }
-  const anchor = make("a", { class: "file", href, target: "_blank", rel: "noopener", title: "Open the file" }, image);
+  const anchor = make("a", { class: "file", href, target: "_blank", rel: "noopener", title: "Open the file" }, image, boxes);
   if (small) anchor.style.backgroundImage = `url("${small}")`;
   image.addEventListener("load", () => { anchor.style.backgroundImage = "none"; });
   image.addEventListener("error", () => {
@@ -68,12 +71,13 @@ function figure({ kind, name, small, href, alt, why, told: facts_ = [] }) {
   return make("figure", { "data-kind": kind }, anchor, caption);
 }
 function pictureFigure({ sample, picture, name }) {
-  const told_ = [`${picture.width} × ${picture.height}`, size(picture.bytes), date(picture.at)];
-  return figure({ kind: picture.kind, name, small: thumbnail(picture.thumbnail), href: link(picture), alt: sample.prompt || keyOf(sample), told: told_ });
+  const judged = (picture.verdicts || []).filter(({ by, score: value }) => by === "judge" && value != null).map((said) => `judge ${points(said.score)}`);
+  const told_ = [...judged, `${picture.width} × ${picture.height}`, size(picture.bytes), date(picture.at)];
+  return figure({ boxes: drawBoxes(picture), kind: picture.kind, name, small: thumbnail(picture.thumbnail), href: link(picture), alt: sample.prompt || keyOf(sample), told: told_ });
 }
 function drawStage(all) {
   const stage = $("stage"), sample = shown[at], sent = comparing || taste.references ? inputs(sample) : [];
-  const made = comparing ? all : [chosen].filter(Boolean);
+  const made = comparing ? [...all.filter((each) => each === chosen), ...twins(sample), ...all.filter((each) => each !== chosen)] : [chosen].filter(Boolean);
   stage.className = comparing ? "many" : sent.length ? "beside" : "";
   stage.style.setProperty("--sent", sent.length);
   stage.replaceChildren(...(made.length ? made.map(pictureFigure) : [make("figure", { "data-kind": "none" }, make("p", { class: "words", dir: "auto" }, ...words(sample)))]),
@@ -102,11 +106,13 @@ function drawDetails(sample, all) {
         comparing = false;
         for (const button of event.currentTarget.parentElement.children) button.setAttribute("aria-current", String(button === event.currentTarget));
         drawStage(all);
+        $("said").replaceChildren(...drawSaid(chosen.picture));
         markViewer();
       } }, small ? make("img", { src: small, alt: "" }) : null, make("span", {}, variant.name));
     })));
   }
-  if (!["succeeded", "wanted", "running", "submitted", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words", dir: "auto" }, sample.message || sample.reason || "nothing"));
+  parts.push(make("div", { id: "said" }, ...drawSaid(chosen?.picture)));
+  if (!["succeeded", "rejected", "wanted", "running", "submitted", "superseded"].includes(sample.state)) section(sample.state === "blocked" ? "Why it was not asked for" : "What the vendor said", make("p", { class: "words", dir: "auto" }, sample.message || sample.reason || "nothing"));
   section("Prompt", make("p", { class: "prompt", dir: "auto" }, sample.prompt || "(none recorded)"));
   const settings = facts.settings[sample.settings] || {};
   section("Settings", rows([["state", sample.reason ? `${sample.state} (${sample.reason})` : sample.state], ["model", settings.model || sample.model], ["served by", sample.served_by], ["provider", settings.provider],
@@ -142,6 +148,7 @@ const ACTIONS = {
   reject: () => decide(shown[at], "reject"),
   compare: () => { if (canCompare(shown[at])) { comparing = !comparing; view(); } },
   references: () => { toggleReferences(); view(); },
+  boxes: () => { taste.boxes = !taste.boxes; remember(LOOK, taste); markViewer(); },
   close: () => $("viewer").close(),
 };
 $("stars").append(...[1, 2, 3, 4, 5].map((number) => make("button", { type: "button", "data-star": number, "aria-label": plural(number, "star"), title: `${plural(number, "star")} (${number})`, onclick: () => rate(shown[at], number) })));
@@ -182,8 +189,8 @@ document.addEventListener("keydown", (event) => {
 });
 function viewerKey(event) {
   const control = event.target.closest?.("button, a");
-  const keys = { ArrowLeft: "previous", ArrowRight: "next", x: "reject", c: "compare", r: "references" };
-  if (event.key === " " && !control?.matches("[data-do=compare], [data-do=close], [data-do=references], .strip button, [data-star]")) { event.preventDefault(); ACTIONS.pick(); }
+  const keys = { ArrowLeft: "previous", ArrowRight: "next", x: "reject", c: "compare", r: "references", b: "boxes" };
+  if (event.key === " " && !control?.matches("[data-do=compare], [data-do=close], [data-do=references], [data-do=boxes], .twin, .strip button, [data-star]")) { event.preventDefault(); ACTIONS.pick(); }
   else if (STARS.test(event.key)) rate(shown[at], Number(event.key));
   else if (keys[event.key]) { event.preventDefault(); ACTIONS[keys[event.key]](); }
 }

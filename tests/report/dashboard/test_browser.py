@@ -178,7 +178,7 @@ def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, 
     until(tab, "[...document.querySelectorAll('#stage img')].filter((i) => i.complete && i.naturalWidth).length === 2")
     tab.keyboard.press("Escape")
     tab.click("#show-nights")
-    until(tab, "document.querySelectorAll('.plot').length === 5")
+    until(tab, "document.querySelectorAll('#nights > div .plot').length === 5")
     assert tab.locator("#night option").count() == 2
 
 
