@@ -72,9 +72,9 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def spawn(processes: list[subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
     """`python -m batchgen` as a process of its own."""
 
-    def start(*argv: str, module: str = "batchgen", **environ: str) -> subprocess.Popen[str]:
+    def start(*argv: str, module: str = "batchgen", python: str = PYTHON, **environ: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [PYTHON, "-m", module, *argv],
+            [python, "-m", module, *argv],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

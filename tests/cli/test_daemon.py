@@ -25,15 +25,17 @@ from batchgen.ledger.reader import Reader
 from batchgen.schedule.due import ScheduledRun
 from batchgen.store.lock import JobLock
 from tests.support.command_line import environment, until
+from tests.support.fork_server import EXECUTABLE, PARENT, PYTHON
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
 
 @pytest.fixture(autouse=True)
-def _same_code(monkeypatch):
-    """The runs, too, are of this tree."""
+def _runs(monkeypatch):
+    """They, too, are of this tree; those of a daemon in this process are forked."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(sys, "executable", PYTHON)
 
 
 def last_of(state: Path, path: Path) -> ScheduledRun | None:
@@ -197,7 +199,7 @@ def test_a_daemon_killed_half_way_leaves_its_run_to_finish_and_buys_nothing_twic
     url = emulator("--latency", "0.3")
     refused = {f"r{number}": "[[fault:safety]]" for number in range(8)}  # each is told, to a log that is gone
     path = overdue({"a": "A mug", "b": "A mug", **refused, "c": "A mug", "d": "A mug"}, more=", max_duration: 1h")
-    daemon = spawn("daemon")
+    daemon = spawn("daemon", python=PARENT)
     until(lambda: billed(url) >= 1)
     daemon.kill()
     daemon.communicate()
@@ -214,7 +216,7 @@ def test_a_daemon_killed_half_way_leaves_its_run_to_finish_and_buys_nothing_twic
 def test_killed_together_with_its_run_it_goes_on_where_it_was(spawn, batchgen, overdue, emulator, state):
     url = emulator("--latency", "0.2")
     path = overdue({f"i{number}": "A mug" for number in range(12)})
-    daemon = spawn("daemon")
+    daemon = spawn("daemon", python=EXECUTABLE)  # which has no children but its runs
     until(lambda: made(path.with_suffix("")) >= 3)
     runs = children(daemon.pid)
     assert [os.getpgid(run) for run in runs] == runs  # a Ctrl-C on a terminal reaches them through the daemon alone
@@ -240,7 +242,7 @@ def test_told_to_stop_it_lets_the_run_finish_what_is_in_flight_and_goes_on_when_
 ):
     url = emulator("--latency", "0.5")
     path = overdue({f"i{number}": "A mug" for number in range(15)})
-    daemon = spawn("daemon")
+    daemon = spawn("daemon", python=PARENT)
     until(lambda: made(path.with_suffix("")) >= 1)
     daemon.send_signal(signal.SIGTERM)
     err = log_of(daemon)
@@ -257,7 +259,7 @@ def test_after_the_grace_or_a_second_signal_a_run_gives_up_what_is_in_flight(
 ):
     url = emulator("--latency", "60")
     path = overdue({"a": "A mug"})
-    daemon = spawn("daemon", "--grace", grace)
+    daemon = spawn("daemon", "--grace", grace, python=PARENT)
     until(lambda: stats(url)["requests"] == 1)
     daemon.send_signal(signal.SIGTERM)
     if signals == 2:
@@ -292,7 +294,7 @@ except ChildProcessError:
 @pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: only Linux can make a process adopt orphans")
 def test_orphans_that_end_up_with_it_are_reaped(python):
     with subprocess.Popen(
-        [sys.executable, "-c", ADOPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        [EXECUTABLE, "-c", ADOPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stdout.readline() == "ready\n"
         out, _ = process.communicate("x", timeout=20)
@@ -393,7 +395,7 @@ async def test_an_edited_schedule_holds_without_a_restart(write, state):
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", "2>/dev/full"])
 def test_a_night_is_made_though_what_it_says_reaches_nobody(overdue, emulator, redirections):
     url, _ = emulator("--latency", "0"), overdue({"a": "A mug"})
-    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-m", "batchgen", "daemon", "--once"]
+    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", EXECUTABLE, "-m", "batchgen", "daemon", "--once"]
     assert (subprocess.run(command, env=environment(), timeout=30).returncode, billed(url)) == (0, 1)
 
 

@@ -26,10 +26,15 @@ from batchgen.cli.main import cli
 from batchgen.ledger.reader import Reader
 from tests.docs.pages import blocks, page
 from tests.support.command_line import FLASH, environment, requests, until
-from tests.support.fork_server import PYTHON
+from tests.support.fork_server import PARENT, preload
 
 PRICED = "models: {gemini-nano-banana-2.1: {prices: {image_usd: {1K: 0.5}, image_usd_per_mtok: null}}}\n" + FLASH
 SECRET = "a-key-that-somebody-pasted-5f1d0c7e"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library():
+    preload("mcp.server.mcpserver.exceptions", "mcp.server.stdio")
 
 
 class Assistant:
@@ -74,7 +79,7 @@ class Assistant:
 @asynccontextmanager
 async def assistant(folder: Path, *options: str, max_cost: float = 5, **environ: str) -> AsyncIterator[Assistant]:
     argv = ["-m", "batchgen", "mcp", "--folder", str(folder), "--max-cost", str(max_cost), *options]
-    server = StdioServerParameters(command=PYTHON, args=argv, env=environment(**environ))
+    server = StdioServerParameters(command=PARENT, args=argv, env=environment(**environ))
     with (folder.parent / "stderr.txt").open("a+", encoding="utf-8") as errors:
         async with Client(stdio_client(server, errors)) as client:
             yield Assistant(client)

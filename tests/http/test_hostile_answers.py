@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -87,19 +88,29 @@ def server(status: str = "200 OK", requests: list[str] | None = None):
     return speaking(talk)
 
 
-async def child(*argv: str, **environ: str) -> tuple[int, str]:
-    """(megabytes by which its peak rose, what it said)."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.memory_child", *argv, cwd=ROOT, stderr=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL, env={**os.environ, **environ},
-    )  # fmt: skip
-    _, err = await process.communicate()
-    found = json.loads(err.decode().splitlines()[-1])
-    return found["mb"], found["said"]
+@pytest.fixture(scope="module")
+def parent() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.support.memory_child"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.communicate()
+
+
+@pytest.fixture
+def child(parent: subprocess.Popen[str]) -> Callable[..., Awaitable[tuple[int, str]]]:
+    """Answers (megabytes by which its peak rose, what it said)."""
+
+    async def ask(*argv: str, **environ: str) -> tuple[int, str]:
+        assert parent.stdin is not None and parent.stdout is not None
+        print(json.dumps([argv, {**os.environ, **environ}]), file=parent.stdin, flush=True)
+        found = json.loads(await asyncio.to_thread(parent.stdout.readline))
+        return found["mb"], found["said"]
+
+    return ask
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_an_answer_that_would_take_gigabytes_takes_some_megabytes_and_says_what_was_too_much(name):
+async def test_an_answer_that_would_take_gigabytes_takes_some_megabytes_and_says_what_was_too_much(name, child):
     async with server() as url:
         mb, said = await child("send", f"{url}/{name}")
     assert mb < MOST_MB
@@ -108,7 +119,7 @@ async def test_an_answer_that_would_take_gigabytes_takes_some_megabytes_and_says
 
 @pytest.mark.parametrize("way", ["ask", "fetch"])
 @pytest.mark.parametrize("name", ["lists", "bomb"])
-async def test_so_does_every_other_way_of_reading_an_answer(way, name):
+async def test_so_does_every_other_way_of_reading_an_answer(way, name, child):
     async with server() as url:
         mb, said = await child(way, f"{url}/{name}")
     assert mb < MOST_MB
@@ -120,7 +131,7 @@ async def test_so_does_every_other_way_of_reading_an_answer(way, name):
                                  ("ask", "429 Slow", "429"), ("download", "404 Gone", "404")]
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["lists", "bomb"])
-async def test_an_error_that_never_ends_is_judged_by_its_status_and_its_beginning(way, status, means, name):
+async def test_an_error_that_never_ends_is_judged_by_its_status_and_its_beginning(way, status, means, name, child):
     async with server(status) as url:
         mb, said = await child(way, f"{url}/{name}")
     assert (mb < MOST_MB, said.startswith(means)) == (True, True), (mb, said)
@@ -161,21 +172,21 @@ ANSWERS: dict[str, Pieces] = {**HOSTILE, **LARGE, "one_megabyte": one_megabyte}
 
 
 @pytest.mark.parametrize("name", LARGE)
-async def test_the_largest_answer_that_is_read_takes_bounded_memory_too(name):
+async def test_the_largest_answer_that_is_read_takes_bounded_memory_too(name, child):
     async with server() as url:
         mb, said = await child("send", f"{url}/{name}")
     assert mb < MOST_MB
     assert "holds more than" not in said
 
 
-async def test_many_small_values_in_a_short_answer_are_too_much_too():
+async def test_many_small_values_in_a_short_answer_are_too_much_too(child):
     async with server() as url:
         _, said = await child("ask", f"{url}/one_megabyte")
     assert "holds more than 100,000 JSON values" in said
 
 
 @pytest.mark.parametrize("name", ["strings", "text"])
-async def test_a_line_of_a_batch_is_never_whole_in_memory(tmp_path, name):
+async def test_a_line_of_a_batch_is_never_whole_in_memory(tmp_path, name, child):
     with (tmp_path / "results").open("wb") as file:
         file.write(b'{"key": "1", "response": ')
         file.writelines(HOSTILE[name]())
@@ -184,7 +195,7 @@ async def test_a_line_of_a_batch_is_never_whole_in_memory(tmp_path, name):
     assert "the answer holds more than" in said
 
 
-async def test_a_run_that_is_answered_so_says_so_and_buys_no_more_than_of_any_broken_answer(tmp_path):
+async def test_a_run_that_is_answered_so_says_so_and_buys_no_more_than_of_any_broken_answer(tmp_path, child):
     (tmp_path / "job.yaml").write_text("items: [{id: a, prompt: A mug, model: gemini-3-pro-image}]\n")
     requests: list[str] = []
     async with server(requests=requests) as url:
@@ -196,7 +207,7 @@ async def test_a_run_that_is_answered_so_says_so_and_buys_no_more_than_of_any_br
 
 
 @pytest.mark.parametrize("name", ["objects", "bomb"])
-async def test_a_list_of_models_that_never_ends_is_an_answer_that_doctor_does_not_take(name):
+async def test_a_list_of_models_that_never_ends_is_an_answer_that_doctor_does_not_take(name, child):
     async with server() as url:
         where = {"BATCHGEN_GEMINI_BASE_URL": f"{url}/{name}", "GEMINI_API_KEY": KEY}
         mb, said = await child("doctor", "--online", **where)

@@ -4,6 +4,9 @@ Start PYTHON where you would start `sys.executable`, with `-m MODULE` or `-c COD
 is this one's own child, with the environment, folder, streams and umask it was given and signals at their defaults; it ends,
 and dies, for real. What only a start can pass on, such as an ignored signal or PYTHONIOENCODING, makes it one. Start
 `sys.executable` where a test is about starting, what is imported, or memory.
+
+PARENT is for programs that start batchgen themselves: the processes that such a one starts by its `sys.executable` are forked
+too, by a child of its own that it does not know of.
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-PYTHON = f"{sys.executable} (forked)" if sys.platform == "linux" else sys.executable
+EXECUTABLE = sys.executable
+PYTHON, PARENT = EXECUTABLE, EXECUTABLE
+if sys.platform == "linux":
+    PYTHON, PARENT = f"{EXECUTABLE} (forked)", f"{EXECUTABLE} (forked, and what it starts)"
 READ_AT_START = re.compile(
     "PYTHON(?!UNBUFFERED)|LC_|LANG|SSL_CERT_"
 )  # variables that only a start or an import looks at
@@ -46,11 +52,12 @@ HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "psycopg", "structlog", "PIL.
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _parameters = inspect.signature(_execute_child)
 _one_at_a_time = threading.Lock()
+_forked = {PYTHON, PARENT} - {EXECUTABLE}  # names of the program
 
 
 def _start(self: Any, args: Any, *more: Any) -> None:
     """In place of `Popen._execute_child`."""
-    if not isinstance(args, list | tuple) or args[0] != PYTHON:
+    if not isinstance(args, list | tuple) or args[0] not in _forked:
         _execute_child(self, args, *more)
         return
     given = _parameters.bind(self, args, *more).arguments
@@ -58,9 +65,10 @@ def _start(self: Any, args: Any, *more: Any) -> None:
     with _one_at_a_time:
         server, of_server = _server()
         if _needs_a_start(given, env, of_server):
-            _execute_child(**{**given, "args": [sys.executable, *args[1:]], "executable": None})
+            _execute_child(**{**given, "args": [EXECUTABLE, *args[1:]], "executable": None})
             return
         asked = {
+            "is_parent": args[0] == PARENT,
             "argv": [os.fsdecode(each) for each in args[1:]],
             "env": env,
             "cwd": os.fsdecode(given["cwd"] or os.getcwd()),
@@ -85,13 +93,24 @@ def _needs_a_start(given: dict[str, Any], env: dict[str, str], of_server: dict[s
     """Whether something is given that only exec(3) or an interpreter's start can pass on."""
     seen = {name: value for name, value in env.items() if READ_AT_START.match(name)}
     handlers = [signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}]
+    option = next((each for each in given["args"][1:] if each != "-P"), "")
     return (
-        any(given[name] not in (None, (), False) for name in ONLY_WITH_EXEC)
+        option not in ("-m", "-c")
+        or any(given[name] not in (None, (), False) for name in ONLY_WITH_EXEC)
         or any(
             value not in (of_server.get(name), str(ROOT)) for name, value in seen.items()
         )  # PYTHONPATH: it knows ROOT
         or signal.SIG_IGN in handlers
     )
+
+
+def preload(*modules: str) -> None:
+    """What many processes of a file of tests import, and few others."""
+    if _forked:
+        with _one_at_a_time:
+            server, _ = _server()
+            server.send(json.dumps({"import": modules}).encode())
+            server.recv(32)
 
 
 @functools.cache
@@ -101,7 +120,7 @@ def _server() -> tuple[socket.socket, dict[str, str]]:
     environment = dict(os.environ)
     with theirs:
         fd = theirs.fileno()
-        command = [sys.executable, "-m", __name__, str(fd)]
+        command = [EXECUTABLE, "-m", __name__, str(fd)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[fd])
     atexit.register(process.wait)
     atexit.register(ours.close)  # done before
@@ -115,39 +134,71 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
     sys.path.insert(1, str(ROOT))
     for module in pkgutil.walk_packages(batchgen.__path__, "batchgen."):
         if not module.name.endswith("__main__"):
-            with suppress(ImportError):
-                import_module(module.name)
-    for name in HEAVY:
-        with suppress(ImportError):
-            import_module(name)
+            _import(module.name)
+    _import(*HEAVY)
     gc.collect()
     gc.freeze()
-    for number in (signal.SIGHUP, signal.SIGINT):  # from the terminal: the tests that it serves decide
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # for the group: the processes that it serves decide
         signal.signal(number, lambda *_: None)
+    environment = dict(os.environ)
     while True:
         message, streams, *_ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:
             return None
+        asked: dict[str, Any] = json.loads(message)
+        if "import" in asked:
+            _import(*asked["import"])
+            gc.freeze()
+            connection.send(b"done")
+            continue
         assert len(os.listdir("/proc/self/task")) == 1  # a lock that another thread held would stay locked
         born, adopted = os.pipe(), os.pipe()
         if not (between := os.fork()):
             if child := os.fork():
                 os.write(born[1], b"%d" % child)
                 os._exit(0)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.close(adopted[1])
             os.read(adopted[0], 1)  # ends when the process between has, and the server has seen it
-            for number, fd in enumerate(streams):
-                os.dup2(fd, number)
             connection.detach()
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            asked: dict[str, Any] = json.loads(message)
+            to_server = None
+            if asked["is_parent"]:
+                to_server, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                if not os.fork():  # its own server, which goes on here
+                    os.closerange(3, connection.fileno())
+                    os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+                    to_server.detach()
+                    continue
+                connection.detach()
+            _begin(streams, to_server, environment)
             return asked
         os.waitpid(between, 0)
         connection.send(os.read(born[0], 32))
         for fd in (*born, *adopted, *streams):
             os.close(fd)
+
+
+def _import(*modules: str) -> None:
+    for name in modules:
+        with suppress(ImportError):
+            import_module(name)
+
+
+def _begin(streams: list[int], to_server: socket.socket | None, environment: dict[str, str]) -> None:
+    """Leave behind what was the server's, in the process that it has forked."""
+    global _server
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    kept = to_server.fileno() if to_server else 3
+    os.closerange(3, kept)
+    os.closerange(kept + (to_server is not None), os.sysconf("SC_OPEN_MAX"))
+    if to_server:
+        _server = functools.cache(lambda: (to_server, environment))
+        _forked.clear()
+        _forked.add(EXECUTABLE)
+        subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
 
 
 def _be(asked: dict[str, Any]) -> None:
@@ -167,8 +218,9 @@ def _be(asked: dict[str, Any]) -> None:
         stream = io.TextIOWrapper(raw, was.encoding, was.errors, "\n" if fd else None, by_line, bool(fd and unbuffered))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    option, what, *argv = asked["argv"]
-    sys.path[0] = asked["cwd"] if option == "-m" else ""
+    is_safe = asked["argv"][0] == "-P"
+    option, what, *argv = asked["argv"][is_safe:]
+    sys.path[:1] = [] if is_safe else [asked["cwd"] if option == "-m" else ""]
     sys.argv = [option, *argv]
     if option == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
@@ -200,5 +252,5 @@ def _end(main: Callable[[dict[str, Any]], None], asked: dict[str, Any]) -> None:
 if __name__ == "__main__":
     if (asked := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _end(_be, asked)
-elif sys.executable != PYTHON:
+elif _forked:
     subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]

@@ -1,12 +1,15 @@
-"""Reads an answer in one of several ways and prints by how many megabytes that has raised this process's peak.
+"""Reads answers, each in one of several ways and in a process of its own, and says by how many megabytes that has raised its peak.
 
-`memory_child WAY ADDRESS`. The peak is VmHWM: what getrusage calls so is that of the parent, for a process started by vfork.
+Each line of stdin asks for one: `[[WAY, ADDRESS], {the environment}]`. Its process is forked from this one, which has imported
+what is needed and done nothing else: its peak begins at what is in use then. The peak is VmHWM: what getrusage calls so is that
+of the parent, for a process started by vfork.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 import tempfile
@@ -66,8 +69,7 @@ async def over_http(way: Callable[..., Awaitable[str | None]], url: str) -> str:
             return await way(transport, url) or ""
 
 
-def main(way: str, address: str) -> None:
-    provider_for(load_catalogue().resolve("gemini-3-pro-image"))
+def measure(way: str, address: str) -> dict[str, int | str]:
     before_mb, said = peak_mb(), ""
     try:
         if way == "line":
@@ -80,8 +82,23 @@ def main(way: str, address: str) -> None:
             )
     except (ProviderError, SettingsError) as error:
         said = str(error)
-    print(json.dumps({"mb": peak_mb() - before_mb, "said": said}), file=sys.stderr)
+    return {"mb": peak_mb() - before_mb, "said": said}
+
+
+def main() -> None:
+    provider_for(load_catalogue().resolve("gemini-3-pro-image"))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a command prints is no answer
+    for asked in sys.stdin:
+        argv, environment = json.loads(asked)
+        if not (child := os.fork()):
+            os.environ.clear()
+            os.environ.update(environment)
+            print(json.dumps(measure(*argv)), file=answers, flush=True)
+            os._exit(0)
+        if status := os.waitpid(child, 0)[1]:
+            print(json.dumps({"ended": status}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
