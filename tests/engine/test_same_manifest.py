@@ -11,6 +11,7 @@ from batchgen.emulator import EmulatorOptions, serve
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import BUILT_IN
 
+pytestmark = pytest.mark.usefixtures("forked_renders")
 MODELS = [
     "flash",
     "imagen",

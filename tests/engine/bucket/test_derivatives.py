@@ -13,6 +13,7 @@ from batchgen.store.objects import ObjectStorage
 from tests.support.bench import items
 from tests.support.bucket_bench import ADDRESS
 
+pytestmark = pytest.mark.usefixtures("forked_renders")
 TWO = items("a", "b")
 PATHS = ["derivatives/web/i0.webp", "derivatives/web/i1.webp"]
 
