@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[2] / "batchgen"
 
@@ -127,3 +128,22 @@ def _reachable(start: str, arrows: Mapping[str, Set[str]]) -> set[str]:
         seen |= new
         ahead += new
     return seen
+
+
+def for_each(values: Collection[Any]) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """One test of all values, which says what is wrong with each. Thousands of modules times rules as tests of their own would
+    cost more to collect than to run."""
+
+    def one_test(check: Callable[[Any], None]) -> Callable[[], None]:
+        def test() -> None:
+            faults = []
+            for value in values:
+                try:
+                    check(value)
+                except AssertionError as fault:
+                    faults.append(f"{value}: {fault}")
+            assert values and not faults, "\n".join(faults)
+
+        return test
+
+    return one_test

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.house import figures
-from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, graph, imports_of, nodes
+from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, for_each, graph, imports_of, nodes
 
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
 STARTS_EMULATOR = {"api", "cli.emulate"}
@@ -52,7 +52,7 @@ def floor_of(module: str) -> int:
     return max(found)[1]
 
 
-@pytest.mark.parametrize("module", OURS)
+@for_each(OURS)
 def test_arrows_only_point_down(module):
     for each in imports_of(OURS[module]):
         if each.module.split(".")[0] == EMULATOR:
@@ -63,7 +63,7 @@ def test_arrows_only_point_down(module):
             )
 
 
-@pytest.mark.parametrize("module", [name for name in PATHS if name not in OURS])
+@for_each([name for name in PATHS if name not in OURS])
 def test_the_emulator_imports_nothing_of_ours(module):
     found = [each.module for each in imports_of(PATHS[module]) if each.module.split(".")[0] != EMULATOR]
     assert not found, f"{module} imports {found}"
@@ -73,7 +73,7 @@ def test_no_module_reaches_itself_also_by_late_imports_and_by_those_for_types():
     assert not circles(graph())
 
 
-@pytest.mark.parametrize("module", PATHS)
+@for_each(PATHS)
 def test_an_import_inside_a_function_says_why_it_is_there(module):
     lines = PATHS[module].read_text(encoding="utf-8").splitlines()
     late = {each.line for each in imports_of(PATHS[module]) if each.late}
@@ -85,19 +85,19 @@ def test_every_file_of_the_engine_has_its_row():
     assert files == set(ROW)
 
 
-@pytest.mark.parametrize("module", ROW)
+@for_each(ROW)
 def test_files_of_the_engine_import_only_from_rows_before_theirs(module):
     for each in imports_of(OURS[module]):
         if each.module in ROW:
             assert ROW[each.module] < ROW[module], f"{module}:{each.line} imports {each.module}"
 
 
-@pytest.mark.parametrize("module", [name for name in OURS if name.split(".")[0] in ("engine", "scheduling", "api")])
+@for_each([name for name in OURS if name.split(".")[0] in ("engine", "scheduling", "api")])
 def test_a_file_of_the_engine_knows_fifteen_of_ours_at_most(module):
     assert figures.own_imports(module) <= 15
 
 
-@pytest.mark.parametrize("module", OURS)
+@for_each(OURS)
 def test_a_function_takes_seven_things_at_most(module):
     assert figures.most_parameters(module) <= 7
 
@@ -139,7 +139,7 @@ PROVIDERS = ("gemini", "imagen", "aiml")
 KNOW_PROVIDERS = ("providers", "profiles", EMULATOR)
 
 
-@pytest.mark.parametrize("module", [name for name in OURS if name.split(".")[0] not in KNOW_PROVIDERS])
+@for_each([name for name in OURS if name.split(".")[0] not in KNOW_PROVIDERS])
 def test_no_provider_has_a_name_outside_of_its_codec_and_its_facts(module):
     named = [
         (node.lineno, name)  # type: ignore[attr-defined]

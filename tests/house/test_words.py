@@ -6,11 +6,9 @@ import ast
 import functools
 import re
 
-import pytest
-
 import batchgen
 from batchgen.providers import contract
-from tests.house.modules import PACKAGE, PATHS, nodes
+from tests.house.modules import PACKAGE, PATHS, for_each, nodes
 
 DROPPED = re.compile(
     r"\bamiss\b|\banew\b(?!`)|\bchoose of\b|\btold\b|\bfor who(?:ever)?\b|\b(?:take|taken|takes) (?:it |them )?up\b(?! to)"
@@ -47,7 +45,7 @@ def _text(node: ast.AST) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-@pytest.mark.parametrize("module", PATHS)
+@for_each(PATHS)
 def test_no_message_has_a_habit_that_was_dropped(module):
     assert [text for text in texts(module) if DROPPED.search(GITHUB_INPUT.sub("", text))] == []
 
@@ -72,12 +70,12 @@ def test_such_a_habit_is_found():
         assert not DROPPED.search(text), text
 
 
-@pytest.mark.parametrize("module", [name for name in PATHS if name != "money"])
+@for_each([name for name in PATHS if name != "money"])
 def test_no_message_writes_money_by_hand(module):
     assert [text for text in texts(module) if OTHER_MONEY.search(text)] == []
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=lambda path: path.name)
+@for_each([*PAGES, *SCRIPTS])
 def test_no_page_writes_money_its_own_way(path):
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if OTHER_MONEY.search(line)]
     assert lines == ([line for line in lines if "$${size" in line][:1] if path.name == "elements.js" else [])
@@ -97,23 +95,23 @@ def test_money_that_is_written_by_hand_is_found():
         assert not OTHER_MONEY.search(text), text
 
 
-@pytest.mark.parametrize("module", [name for name in PATHS if name not in SIMULATED])
+@for_each([name for name in PATHS if name not in SIMULATED])
 def test_users_read_of_images_and_never_of_pictures(module):
     assert [text for text in texts(module) if PICTURE.search(text)] == []
 
 
-@pytest.mark.parametrize("path", [*PAGES, PACKAGE / "manifest" / "starter.yaml"], ids=lambda path: path.name)
+@for_each([*PAGES, PACKAGE / "manifest" / "starter.yaml"])
 def test_no_page_speaks_of_pictures(path):
     assert PICTURE.findall(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@for_each(SCRIPTS)
 def test_no_script_of_a_page_speaks_of_pictures(path):
     texts = STRING.findall(path.read_text(encoding="utf-8"))
     assert [text for text in texts if " " in text and PICTURE.search(VALUE_OF_SCRIPT.sub("", text))] == []
 
 
-@pytest.mark.parametrize("name", [name for name in (*batchgen.__all__, *CONTRACT) if not name.startswith("_")])
+@for_each([name for name in (*batchgen.__all__, *CONTRACT) if not name.startswith("_")])
 def test_no_docstring_of_a_public_name_has_pictures_or_a_habit_that_was_dropped(name):
     value = getattr(batchgen, name) if name in batchgen.__all__ else getattr(contract, name)
     for documented in [value, *(each for key, each in vars(value).items() if not key.startswith("_"))]:
@@ -126,7 +124,7 @@ def test_such_a_word_is_found():
     assert not PICTURE.search("s3://pictures/shop, picture_px and --picture: photographs")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@for_each(PAGES)
 def test_no_page_has_a_habit_that_was_dropped(path):
     prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     sentences = re.split(r"[|\n]|(?<=[.:;]) ", prose)
