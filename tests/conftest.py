@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ import pytest
 from batchgen.store import spool
 
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
+from tests.support import fork_server  # noqa: E402
 from tests.support.paths import ROOT  # noqa: E402
 from tests.support.postgres import running  # noqa: E402
 from tests.support.virtual_time import VirtualLoop  # noqa: E402
@@ -82,6 +84,14 @@ WAITING = (
 def pytest_xdist_auto_num_workers() -> int:
     """Twice as many as there are cores: tests wait for other processes much of the time."""
     return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Workers are forked from a process that has imported all but the tests."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = shlex.quote(fork_server.WORKER)
 
 
 def pytest_configure() -> None:

@@ -6,7 +6,8 @@ and dies, for real. What only a start can pass on, such as an ignored signal or 
 `sys.executable` where a test is about starting, what is imported, or memory.
 
 PARENT is for programs that start batchgen themselves: the processes that such a one starts by its `sys.executable` are forked
-too, by a child of its own that it does not know of.
+too, by a child of its own that it does not know of. WORKER is for processes of pytest-xdist, which have such a child from the
+start in place of a server that has to import everything once more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import functools
 import gc
 import inspect
 import io
+import itertools
 import json
 import os
 import pkgutil
@@ -38,9 +40,10 @@ from typing import Any
 from tests.support.paths import ROOT
 
 EXECUTABLE = sys.executable
-PYTHON, PARENT = EXECUTABLE, EXECUTABLE
+PYTHON, PARENT, WORKER = EXECUTABLE, EXECUTABLE, EXECUTABLE
 if sys.platform == "linux":
-    PYTHON, PARENT = f"{EXECUTABLE} (forked)", f"{EXECUTABLE} (forked, and what it starts)"
+    PYTHON, PARENT, WORKER = (f"{EXECUTABLE} (forked{more})" for more in ("", ", and what it starts", ", with a server"))
+INHERITED = "TESTS_FORK_SERVER"  # environment variable of a worker: the descriptor that leads to its server
 READ_AT_START = re.compile(
     "PYTHON(?!UNBUFFERED)|LC_|LANG|SSL_CERT_"
 )  # variables that only a start or an import looks at
@@ -52,7 +55,7 @@ HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "psycopg", "structlog", "PIL.
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _parameters = inspect.signature(_execute_child)
 _one_at_a_time = threading.Lock()
-_forked = {PYTHON, PARENT} - {EXECUTABLE}  # names of the program
+_forked = {PYTHON, PARENT, WORKER} - {EXECUTABLE}  # names of the program
 
 
 def _start(self: Any, args: Any, *more: Any) -> None:
@@ -68,7 +71,7 @@ def _start(self: Any, args: Any, *more: Any) -> None:
             _execute_child(**{**given, "args": [EXECUTABLE, *args[1:]], "executable": None})
             return
         asked = {
-            "is_parent": args[0] == PARENT,
+            "as": args[0],
             "argv": [os.fsdecode(each) for each in args[1:]],
             "env": env,
             "cwd": os.fsdecode(given["cwd"] or os.getcwd()),
@@ -93,7 +96,7 @@ def _needs_a_start(given: dict[str, Any], env: dict[str, str], of_server: dict[s
     """Whether something is given that only exec(3) or an interpreter's start can pass on."""
     seen = {name: value for name, value in env.items() if READ_AT_START.match(name)}
     handlers = [signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}]
-    option = next((each for each in given["args"][1:] if each != "-P"), "")
+    option = next((each for each in given["args"][1:] if each not in ("-P", "-u")), "")
     return (
         option not in ("-m", "-c")
         or any(given[name] not in (None, (), False) for name in ONLY_WITH_EXEC)
@@ -116,6 +119,8 @@ def preload(*modules: str) -> None:
 @functools.cache
 def _server() -> tuple[socket.socket, dict[str, str]]:
     """A server of this process's own, which ends with it, and the environment that it was started in."""
+    if _inherited:
+        return socket.socket(fileno=int(_inherited)), _environment
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = dict(os.environ)
     with theirs:
@@ -161,7 +166,7 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
             os.read(adopted[0], 1)  # ends when the process between has, and the server has seen it
             connection.detach()
             to_server = None
-            if asked["is_parent"]:
+            if asked["as"] in (PARENT, WORKER):
                 to_server, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 if not os.fork():  # its own server, which goes on here
                     os.closerange(3, connection.fileno())
@@ -169,7 +174,11 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                     to_server.detach()
                     continue
                 connection.detach()
-            _begin(streams, to_server, environment)
+            _leave(streams, to_server)
+            if to_server and asked["as"] == WORKER:
+                asked["env"][INHERITED] = str(to_server.detach())
+            elif to_server:
+                _fork_what_this_one_starts(to_server, environment)
             return asked
         os.waitpid(between, 0)
         connection.send(os.read(born[0], 32))
@@ -183,9 +192,8 @@ def _import(*modules: str) -> None:
             import_module(name)
 
 
-def _begin(streams: list[int], to_server: socket.socket | None, environment: dict[str, str]) -> None:
+def _leave(streams: list[int], to_server: socket.socket | None) -> None:
     """Leave behind what was the server's, in the process that it has forked."""
-    global _server
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -194,11 +202,16 @@ def _begin(streams: list[int], to_server: socket.socket | None, environment: dic
     kept = to_server.fileno() if to_server else 3
     os.closerange(3, kept)
     os.closerange(kept + (to_server is not None), os.sysconf("SC_OPEN_MAX"))
-    if to_server:
-        _server = functools.cache(lambda: (to_server, environment))
-        _forked.clear()
-        _forked.add(EXECUTABLE)
-        subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+
+
+def _fork_what_this_one_starts(to_server: socket.socket, environment: dict[str, str]) -> None:
+    global _server
+    _server = functools.cache(lambda: (to_server, environment))
+    _forked.clear()
+    _forked.add(EXECUTABLE)
+    subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
 
 
 def _be(asked: dict[str, Any]) -> None:
@@ -210,7 +223,8 @@ def _be(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["env"])
     time.tzset()
-    unbuffered = bool(asked["env"].get("PYTHONUNBUFFERED"))
+    options = [*itertools.takewhile(lambda each: each in ("-P", "-u"), asked["argv"])]
+    unbuffered = "-u" in options or bool(asked["env"].get("PYTHONUNBUFFERED"))
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         was = getattr(sys, f"__{name}__")
         raw = open(fd, "wb" if fd else "rb", 0 if fd and unbuffered else -1, closefd=False)  # noqa: SIM115
@@ -218,9 +232,8 @@ def _be(asked: dict[str, Any]) -> None:
         stream = io.TextIOWrapper(raw, was.encoding, was.errors, "\n" if fd else None, by_line, bool(fd and unbuffered))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    is_safe = asked["argv"][0] == "-P"
-    option, what, *argv = asked["argv"][is_safe:]
-    sys.path[:1] = [] if is_safe else [asked["cwd"] if option == "-m" else ""]
+    option, what, *argv = asked["argv"][len(options) :]
+    sys.path[:1] = [] if "-P" in options else [asked["cwd"] if option == "-m" else ""]
     sys.argv = [option, *argv]
     if option == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
@@ -253,4 +266,5 @@ if __name__ == "__main__":
     if (asked := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _end(_be, asked)
 elif _forked:
+    _inherited, _environment = os.environ.pop(INHERITED, ""), dict(os.environ)
     subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
