@@ -41,6 +41,7 @@ from tests.support.postgres import both_ledgers
 
 pytestmark = pytest.mark.usefixtures("forked_renders")
 
+
 def head(*made: str, more: str = "") -> str:
     return f"defaults: {{model: flash}}\npost: {{derivatives: [{', '.join(made)}]{more}}}\nitems:\n"
 

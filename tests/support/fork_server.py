@@ -12,6 +12,7 @@ start in place of a server that has to import everything once more.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import functools
@@ -42,7 +43,9 @@ from tests.support.paths import ROOT
 EXECUTABLE = sys.executable
 PYTHON, PARENT, WORKER = EXECUTABLE, EXECUTABLE, EXECUTABLE
 if sys.platform == "linux":
-    PYTHON, PARENT, WORKER = (f"{EXECUTABLE} (forked{more})" for more in ("", ", and what it starts", ", with a server"))
+    PYTHON, PARENT, WORKER = (
+        f"{EXECUTABLE} (forked{more})" for more in ("", ", and what it starts", ", with a server")
+    )
 INHERITED = "TESTS_FORK_SERVER"  # environment variable of a worker: the descriptor that leads to its server
 READ_AT_START = re.compile(
     "PYTHON(?!UNBUFFERED)|LC_|LANG|SSL_CERT_"
@@ -135,12 +138,15 @@ def _server() -> tuple[socket.socket, dict[str, str]]:
 def _serve(connection: socket.socket) -> dict[str, Any] | None:
     """What a process was forked for, in that process; None in the server, at its end."""
     import batchgen
+    from batchgen.profiles.file import built_in_profiles
 
     sys.path.insert(1, str(ROOT))
     for module in pkgutil.walk_packages(batchgen.__path__, "batchgen."):
         if not module.name.endswith("__main__"):
             _import(module.name)
     _import(*HEAVY)
+    built_in_profiles()  # read once; they are the package's own, whatever a process is given
+    asyncio.run(_serve_nothing())  # compiles the addresses of its routes
     gc.collect()
     gc.freeze()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # for the group: the processes that it serves decide
@@ -165,6 +171,8 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
             os.close(adopted[1])
             os.read(adopted[0], 1)  # ends when the process between has, and the server has seen it
             connection.detach()
+            if asked["new_session"]:
+                os.setsid()
             to_server = None
             if asked["as"] in (PARENT, WORKER):
                 to_server, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -184,6 +192,12 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
         connection.send(os.read(born[0], 32))
         for fd in (*born, *adopted, *streams):
             os.close(fd)
+
+
+async def _serve_nothing() -> None:
+    from batchgen.emulator import serve
+
+    await (await serve()).close()
 
 
 def _import(*modules: str) -> None:
@@ -216,8 +230,6 @@ def _fork_what_this_one_starts(to_server: socket.socket, environment: dict[str, 
 
 def _be(asked: dict[str, Any]) -> None:
     """Run the module or the code as the interpreter would have."""
-    if asked["new_session"]:
-        os.setsid()
     os.umask(asked["umask"])
     os.chdir(asked["cwd"])
     os.environ.clear()
