@@ -77,13 +77,14 @@ WAITING = (
     "engine",
     "cli",
     "report",
+    "scheduling",
 )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are cores: tests wait for other processes much of the time."""
-    return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    """Four times as many as there are cores: a test waits for other processes, servers and clocks twice as long as it runs."""
+    return 4 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -132,13 +133,12 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rooms that wait come first, and in each its largest files: a long one begun last would be waited for alone."""
     tests = Counter(item.path for item in items)
-
-    def turn(item: pytest.Item) -> tuple[int, int]:
-        path = item.path.relative_to(ROOT / "tests").as_posix()
-        room = next((n for n, name in enumerate(WAITING) if path.startswith(f"{name}/")), len(WAITING))
-        return room, -tests[item.path]
-
-    items.sort(key=turn)
+    turns = dict[Path, tuple[int, int]]()
+    for path, count in tests.items():
+        within = path.relative_to(ROOT / "tests").as_posix()
+        room = next((n for n, name in enumerate(WAITING) if within.startswith(f"{name}/")), len(WAITING))
+        turns[path] = room, -count
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.fixture(autouse=True)
