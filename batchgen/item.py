@@ -114,7 +114,6 @@ class Item:
     model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
     references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the image of another item.
     origin: `file:line` of the entry, for messages. None means: not asked for.
-    remark: what was said against the image before, for the next request to mind.
     tier_until: UTC seconds after which it is asked for at the standard service tier, when it was given one that is slow.
     A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
     """
@@ -239,7 +238,6 @@ class Item:
     checks: tuple[Check, ...] = DEFAULT_CHECKS
     judge: Judge | None = None
     on_reject: OnReject = OnReject()
-    remark: str = ""
     origin: str = ""
 
 

@@ -22,7 +22,8 @@ class Sample:
     """The n-th of an item's `count` (from 1). `images` > 1: one request asks for samples n … n + images - 1.
 
     fingerprint: hash of all that reaches the wire for this sample; wire: the same facts, readable, for `plan` to say
-    what changed. known: the ledger has this sample already, so `results.jsonl` may have its line.
+    what changed. known: the ledger has this sample already, so `results.jsonl` may have its line. remarks: what was said of the
+    image that this one is to replace, for the prompt; empty unless somebody asked for that.
     """
 
     item: Item
@@ -31,6 +32,7 @@ class Sample:
     wire: str  # canonical JSON, without reference bytes
     images: int = 1
     known: bool = False
+    remarks: str = ""
 
     @property
     def key(self) -> str:

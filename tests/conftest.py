@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ import pytest
 from batchgen.store import spool
 
 pytest.register_assert_rewrite("tests.support")  # before anything of it is imported
+from tests.support import fork_server  # noqa: E402
 from tests.support.paths import ROOT  # noqa: E402
 from tests.support.postgres import running  # noqa: E402
 from tests.support.virtual_time import VirtualLoop  # noqa: E402
@@ -75,13 +77,22 @@ WAITING = (
     "engine",
     "cli",
     "report",
+    "scheduling",
 )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Twice as many as there are cores: tests wait for other processes much of the time."""
-    return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    """Four times as many as there are cores: a test waits for other processes, servers and clocks twice as long as it runs."""
+    return 4 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[Any]) -> None:
+    """Workers are forked from a process that has imported all but the tests."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = shlex.quote(fork_server.WORKER)
 
 
 def pytest_configure() -> None:
@@ -122,13 +133,12 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Rooms that wait come first, and in each its largest files: a long one begun last would be waited for alone."""
     tests = Counter(item.path for item in items)
-
-    def turn(item: pytest.Item) -> tuple[int, int]:
-        path = item.path.relative_to(ROOT / "tests").as_posix()
-        room = next((n for n, name in enumerate(WAITING) if path.startswith(f"{name}/")), len(WAITING))
-        return room, -tests[item.path]
-
-    items.sort(key=turn)
+    turns = dict[Path, tuple[int, int]]()
+    for path, count in tests.items():
+        within = path.relative_to(ROOT / "tests").as_posix()
+        room = next((n for n, name in enumerate(WAITING) if within.startswith(f"{name}/")), len(WAITING))
+        turns[path] = room, -count
+    items.sort(key=lambda item: turns[item.path])
 
 
 @pytest.fixture(autouse=True)

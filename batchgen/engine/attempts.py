@@ -69,6 +69,9 @@ async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInput
         raise BadRequest(message) from error
 
 
+REMARKS_HEAD = "Comments on an earlier version, to be taken into account:"
+
+
 def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = "") -> tuple[Sample, str]:
     """The sample as it is asked for after what was tried, and in words how that departs from what was wished. why_tier: why its
     service tier is not the one that was, empty when it is. Pure."""
@@ -77,9 +80,9 @@ def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = 
     if suffix and retry_state.spent.get("no_image"):
         words.append("prompt with no_image_suffix")
         sample = replace(sample, item=replace(sample.item, prompt=f"{sample.item.prompt} {suffix}"))
-    if remark := sample.item.remark:
-        words.append("prompt with what was said against the image before")
-        prompt = f"{sample.item.prompt}\n\nAn earlier image was rejected. Mind this: {remark}"
+    if sample.remarks:
+        words.append(f"prompt with comments on the last image: {sample.remarks}")
+        prompt = f"{sample.item.prompt}\n\n{REMARKS_HEAD} {sample.remarks}"
         sample = replace(sample, item=replace(sample.item, prompt=prompt))
     return sample, "; ".join(words)
 

@@ -86,10 +86,10 @@ class ReviewEffects:
         """Another image may be bought of it, unless the run has noted a lane for that already."""
         self._backlog.keep(item, lane_key(item.provider, item.model))
 
-    def _ask_again(self, item: Item, lane: str, image: Candidate, found: Candidates, remark: str) -> None:
-        again = replace(item, remark=remark)
+    def _ask_again(self, item: Item, lane: str, image: Candidate, found: Candidates, remarks: str) -> None:
         self._backlog.add(
-            lane, [Sample(item=again, n=image.n, fingerprint=found.fingerprint, wire=found.wire, known=True)]
+            lane,
+            [Sample(item=item, n=image.n, fingerprint=found.fingerprint, wire=found.wire, known=True, remarks=remarks)],
         )
         self._on_supplied(lane)
 

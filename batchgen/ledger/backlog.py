@@ -173,13 +173,17 @@ def dump_sample(sample: Sample) -> str:
         if value is not None and value != () and value != {}:
             item[name] = value
     return json.dumps(
-        [sample.n, sample.images, sample.known, sample.fingerprint, sample.wire, item], ensure_ascii=False, default=dict
+        [sample.n, sample.images, sample.known, sample.fingerprint, sample.wire, item, sample.remarks],
+        ensure_ascii=False,
+        default=dict,
     )
 
 
 def load_sample(body: str) -> Sample:
-    n, images, known, fingerprint, wire, item = json.loads(body)
+    n, images, known, fingerprint, wire, item, *remarks = json.loads(body)  # none in a queue of an earlier version
     for name in _TUPLE_FIELDS:
         if name in item:
             item[name] = tuple(item[name])
-    return Sample(item=Item(**item), n=n, fingerprint=fingerprint, wire=wire, images=images, known=known)
+    return Sample(
+        item=Item(**item), n=n, fingerprint=fingerprint, wire=wire, images=images, known=known, remarks="".join(remarks)
+    )

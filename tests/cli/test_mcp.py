@@ -13,13 +13,10 @@ from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
-from mcp.types import CallToolResult
 from PIL import Image
 
 from batchgen.cli.main import cli
@@ -27,6 +24,13 @@ from batchgen.ledger.reader import Reader
 from tests.docs.pages import blocks, page
 from tests.support.command_line import FLASH, environment, requests, until
 from tests.support.fork_server import PARENT, preload
+<<<<<<< HEAD
+=======
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.types import CallToolResult
+>>>>>>> speed
 
 PRICED = "models: {gemini-nano-banana-2.1: {prices: {image_usd: {1K: 0.5}, image_usd_per_mtok: null}}}\n" + FLASH
 SECRET = "a-key-that-somebody-pasted-5f1d0c7e"
@@ -78,6 +82,9 @@ class Assistant:
 
 @asynccontextmanager
 async def assistant(folder: Path, *options: str, max_cost: float = 5, **environ: str) -> AsyncIterator[Assistant]:
+    from mcp import Client, StdioServerParameters  # half a second, for each worker that only collects this file
+    from mcp.client.stdio import stdio_client
+
     argv = ["-m", "batchgen", "mcp", "--folder", str(folder), "--max-cost", str(max_cost), *options]
     server = StdioServerParameters(command=PARENT, args=argv, env=environment(**environ))
     with (folder.parent / "stderr.txt").open("a+", encoding="utf-8") as errors:

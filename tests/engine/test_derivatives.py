@@ -43,6 +43,8 @@ from tests.support.signing_certificate import make_certificate
 
 pytestmark = pytest.mark.usefixtures("forked_renders")
 
+pytestmark = pytest.mark.usefixtures("forked_renders")
+
 
 def head(*made: str, more: str = "") -> str:
     return f"defaults: {{model: flash}}\npost: {{derivatives: [{', '.join(made)}]{more}}}\nitems:\n"

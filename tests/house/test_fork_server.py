@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.command_line import environment
-from tests.support.fork_server import PYTHON
+from tests.support.command_line import environment, until
+from tests.support.fork_server import EXECUTABLE, PARENT, PYTHON, WORKER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are started, not forked")
 
@@ -118,3 +118,57 @@ def test_what_only_a_start_can_pass_on_makes_it_one():
         assert facts(PYTHON)["signals"] == facts(sys.executable)["signals"] != usual
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+STARTS_ANOTHER = """
+import os, subprocess, sys
+options = {"capture_output": True, "stdin": subprocess.DEVNULL, "text": True, "check": True}
+done = subprocess.run([sys.executable, *sys.argv[1:]], start_new_session=True, **options)
+print(os.getpid(), done.stdout)
+"""
+
+
+def test_what_a_parent_starts_is_its_own_child_and_as_clean_as_a_started_one():
+    found = []
+    for python in (PARENT, EXECUTABLE):
+        command = [python, "-c", STARTS_ANOTHER, "-P", "-c", FACTS, "one"]
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, check=True, env=dict(os.environ)
+        )
+        parent, child = done.stdout.split(" ", 1)
+        found.append(json.loads(child))
+        assert (found[-1].pop("parent"), found[-1].pop("leads")) == (int(parent), True)
+        del found[-1]["group"], found[-1]["path"]  # with -P that is wherever this Python has its library
+    assert found[0] == found[1]
+
+
+STARTS_FOREVER = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_what_a_parent_started_lives_on_when_it_is_killed_and_its_server_does_not():
+    process = subprocess.Popen([PARENT, "-c", STARTS_FOREVER], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    assert set(of_session(process.pid)) > {process.pid, child}  # and the server
+    process.kill()
+    process.wait()
+    until(lambda: of_session(process.pid) == [child])
+    os.kill(child, signal.SIGKILL)
+    process.stdout.close()
+
+
+def of_session(leader: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_a_worker_has_a_server_from_the_start():
+    code = "import subprocess; from tests.support import fork_server as f; import sys\n"
+    code += "subprocess.run([f.PYTHON, '-c', 'import os; print(os.getppid())']); print(f._server()[0].fileno() > 2)"
+    with subprocess.Popen([WORKER, "-u", "-c", code], stdout=subprocess.PIPE, text=True, env=environment()) as worker:
+        assert worker.communicate()[0] == f"{worker.pid}\nTrue\n"

@@ -53,7 +53,6 @@ NOT_SENT = {
     "checks": (),  # what is done with the image that came
     "judge": Judge(model="m", provider="gemini", rubric="r"),
     "on_reject": OnReject(again=1),
-    "remark": "r",  # as `no_image_suffix` it is a request's, and not the item's
     "no_image_suffix": "s",  # only after an answer without a picture
     "origin": "f:1",
 }

@@ -90,7 +90,7 @@ class Cluster(Bench):
     async def until(self, true: Any, timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not await asyncio.to_thread(true):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
 
     def open_of(self, name: str) -> int:
         """Requests of a worker that have no end yet."""

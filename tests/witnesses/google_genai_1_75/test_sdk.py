@@ -32,19 +32,13 @@ async def ask(python: Path, *prompts: str, script: str = "generate_images.py") -
     return found
 
 
-async def test_the_old_sdk_gets_both_pictures_in_the_documented_size(old_sdk):
-    assert await ask(old_sdk, "a fox") == {"a fox": [[1408, 768], [1408, 768]]}
-
-
-async def test_the_old_sdk_reads_the_reason_of_a_filtered_picture(old_sdk):
-    prompt = "a fox [[fault:rai_filtered]]"
-    picture, reason = (await ask(old_sdk, prompt))[prompt]
+async def test_the_old_sdk_gets_both_pictures_in_the_documented_size_or_reads_why_they_were_filtered(old_sdk):
+    some, every = "a fox [[fault:rai_filtered]]", "a fox [[fault:rai_all]]"
+    found = await ask(old_sdk, "a fox", some, every)  # one interpreter for all: it takes most of a second to import
+    assert found["a fox"] == [[1408, 768], [1408, 768]]
+    picture, reason = found[some]
     assert (picture, "Responsible AI" in reason) == ([1408, 768], True)
-
-
-async def test_all_filtered_is_an_empty_list_for_the_old_sdk(old_sdk):
-    prompt = "a fox [[fault:rai_all]]"
-    assert await ask(old_sdk, prompt) == {prompt: []}
+    assert found[every] == []
 
 
 async def test_the_old_sdk_holds_a_chat_of_three_turns_and_uses_an_uploaded_file(old_sdk):
