@@ -24,13 +24,10 @@ from batchgen.ledger.reader import Reader
 from tests.docs.pages import blocks, page
 from tests.support.command_line import FLASH, environment, requests, until
 from tests.support.fork_server import PARENT, preload
-<<<<<<< HEAD
-=======
 
 if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import CallToolResult
->>>>>>> speed
 
 PRICED = "models: {gemini-nano-banana-2.1: {prices: {image_usd: {1K: 0.5}, image_usd_per_mtok: null}}}\n" + FLASH
 SECRET = "a-key-that-somebody-pasted-5f1d0c7e"
@@ -252,13 +249,6 @@ async def test_a_price_that_the_manifest_sets_itself_counts_only_when_the_server
     async with assistant(folder, "--manifest-prices") as at:
         plan = await at.ask("plan", manifest="job.yaml")
         assert (bool(plan["token"]), plan["usd"] > 0.5) == (True, True)
-
-
-async def test_so_does_the_price_of_a_judge(folder, job):
-    job({"mug": "A mug"}, head="models: {gemini-3.1-flash-lite: {prices: {text_usd_per_mtok: 0}}}\n" + FLASH)
-    async with assistant(folder) as at:
-        plan = await at.ask("plan", manifest="job.yaml")
-        assert (plan["token"], "sets the price of gemini-3.1-flash-lite" in plan["no_token_because"]) == (None, True)
 
 
 async def test_nothing_outside_of_the_folder_is_read_or_written(folder, job, tmp_path):

@@ -6,12 +6,8 @@ and dies, for real. What only a start can pass on, such as an ignored signal or 
 `sys.executable` where a test is about starting, what is imported, or memory.
 
 PARENT is for programs that start batchgen themselves: the processes that such a one starts by its `sys.executable` are forked
-<<<<<<< HEAD
-too, by a child of its own that it does not know of.
-=======
 too, by a child of its own that it does not know of. WORKER is for processes of pytest-xdist, which have such a child from the
 start in place of a server that has to import everything once more.
->>>>>>> speed
 """
 
 from __future__ import annotations
@@ -45,18 +41,12 @@ from typing import Any
 from tests.support.paths import ROOT
 
 EXECUTABLE = sys.executable
-<<<<<<< HEAD
-PYTHON, PARENT = EXECUTABLE, EXECUTABLE
-if sys.platform == "linux":
-    PYTHON, PARENT = f"{EXECUTABLE} (forked)", f"{EXECUTABLE} (forked, and what it starts)"
-=======
 PYTHON, PARENT, WORKER = EXECUTABLE, EXECUTABLE, EXECUTABLE
 if sys.platform == "linux":
     PYTHON, PARENT, WORKER = (
         f"{EXECUTABLE} (forked{more})" for more in ("", ", and what it starts", ", with a server")
     )
 INHERITED = "TESTS_FORK_SERVER"  # environment variable of a worker: the descriptor that leads to its server
->>>>>>> speed
 READ_AT_START = re.compile(
     "PYTHON(?!UNBUFFERED)|LC_|LANG|SSL_CERT_"
 )  # variables that only a start or an import looks at
@@ -68,11 +58,7 @@ HEAVY = ("aiohttp.web", "jinja2", "obstore.store", "psycopg", "structlog", "PIL.
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 _parameters = inspect.signature(_execute_child)
 _one_at_a_time = threading.Lock()
-<<<<<<< HEAD
-_forked = {PYTHON, PARENT} - {EXECUTABLE}  # names of the program
-=======
 _forked = {PYTHON, PARENT, WORKER} - {EXECUTABLE}  # names of the program
->>>>>>> speed
 
 
 def _start(self: Any, args: Any, *more: Any) -> None:
@@ -88,11 +74,7 @@ def _start(self: Any, args: Any, *more: Any) -> None:
             _execute_child(**{**given, "args": [EXECUTABLE, *args[1:]], "executable": None})
             return
         asked = {
-<<<<<<< HEAD
-            "is_parent": args[0] == PARENT,
-=======
             "as": args[0],
->>>>>>> speed
             "argv": [os.fsdecode(each) for each in args[1:]],
             "env": env,
             "cwd": os.fsdecode(given["cwd"] or os.getcwd()),
@@ -117,11 +99,7 @@ def _needs_a_start(given: dict[str, Any], env: dict[str, str], of_server: dict[s
     """Whether something is given that only exec(3) or an interpreter's start can pass on."""
     seen = {name: value for name, value in env.items() if READ_AT_START.match(name)}
     handlers = [signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}]
-<<<<<<< HEAD
-    option = next((each for each in given["args"][1:] if each != "-P"), "")
-=======
     option = next((each for each in given["args"][1:] if each not in ("-P", "-u")), "")
->>>>>>> speed
     return (
         option not in ("-m", "-c")
         or any(given[name] not in (None, (), False) for name in ONLY_WITH_EXEC)
@@ -167,11 +145,8 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
         if not module.name.endswith("__main__"):
             _import(module.name)
     _import(*HEAVY)
-<<<<<<< HEAD
-=======
     built_in_profiles()  # read once; they are the package's own, whatever a process is given
     asyncio.run(_serve_nothing())  # compiles the addresses of its routes
->>>>>>> speed
     gc.collect()
     gc.freeze()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # for the group: the processes that it serves decide
@@ -196,15 +171,10 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
             os.close(adopted[1])
             os.read(adopted[0], 1)  # ends when the process between has, and the server has seen it
             connection.detach()
-<<<<<<< HEAD
-            to_server = None
-            if asked["is_parent"]:
-=======
             if asked["new_session"]:
                 os.setsid()
             to_server = None
             if asked["as"] in (PARENT, WORKER):
->>>>>>> speed
                 to_server, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 if not os.fork():  # its own server, which goes on here
                     os.closerange(3, connection.fileno())
@@ -212,15 +182,11 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                     to_server.detach()
                     continue
                 connection.detach()
-<<<<<<< HEAD
-            _begin(streams, to_server, environment)
-=======
             _leave(streams, to_server)
             if to_server and asked["as"] == WORKER:
                 asked["env"][INHERITED] = str(to_server.detach())
             elif to_server:
                 _fork_what_this_one_starts(to_server, environment)
->>>>>>> speed
             return asked
         os.waitpid(between, 0)
         connection.send(os.read(born[0], 32))
@@ -228,29 +194,20 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
             os.close(fd)
 
 
-<<<<<<< HEAD
-=======
 async def _serve_nothing() -> None:
     from batchgen.emulator import serve
 
     await (await serve()).close()
 
 
->>>>>>> speed
 def _import(*modules: str) -> None:
     for name in modules:
         with suppress(ImportError):
             import_module(name)
 
 
-<<<<<<< HEAD
-def _begin(streams: list[int], to_server: socket.socket | None, environment: dict[str, str]) -> None:
-    """Leave behind what was the server's, in the process that it has forked."""
-    global _server
-=======
 def _leave(streams: list[int], to_server: socket.socket | None) -> None:
     """Leave behind what was the server's, in the process that it has forked."""
->>>>>>> speed
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -259,13 +216,6 @@ def _leave(streams: list[int], to_server: socket.socket | None) -> None:
     kept = to_server.fileno() if to_server else 3
     os.closerange(3, kept)
     os.closerange(kept + (to_server is not None), os.sysconf("SC_OPEN_MAX"))
-<<<<<<< HEAD
-    if to_server:
-        _server = functools.cache(lambda: (to_server, environment))
-        _forked.clear()
-        _forked.add(EXECUTABLE)
-        subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
-=======
     for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[name]
 
@@ -276,7 +226,6 @@ def _fork_what_this_one_starts(to_server: socket.socket, environment: dict[str, 
     _forked.clear()
     _forked.add(EXECUTABLE)
     subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
->>>>>>> speed
 
 
 def _be(asked: dict[str, Any]) -> None:
@@ -295,14 +244,8 @@ def _be(asked: dict[str, Any]) -> None:
         stream = io.TextIOWrapper(raw, was.encoding, was.errors, "\n" if fd else None, by_line, bool(fd and unbuffered))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-<<<<<<< HEAD
-    is_safe = asked["argv"][0] == "-P"
-    option, what, *argv = asked["argv"][is_safe:]
-    sys.path[:1] = [] if is_safe else [asked["cwd"] if option == "-m" else ""]
-=======
     option, what, *argv = asked["argv"][len(options) :]
     sys.path[:1] = [] if "-P" in options else [asked["cwd"] if option == "-m" else ""]
->>>>>>> speed
     sys.argv = [option, *argv]
     if option == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
@@ -335,8 +278,5 @@ if __name__ == "__main__":
     if (asked := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _end(_be, asked)
 elif _forked:
-<<<<<<< HEAD
-=======
     _inherited, _environment = os.environ.pop(INHERITED, ""), dict(os.environ)
->>>>>>> speed
     subprocess.Popen._execute_child = _start  # type: ignore[attr-defined]
