@@ -9,6 +9,7 @@ from typing import Any, Literal
 COUNT_MAX = 1000
 TURNS_MAX = 50
 FALLBACKS_MAX = 5
+AGAIN_MAX = 20
 AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 
 
@@ -235,9 +236,22 @@ class Item:
     post: Post | None = field(
         default=None, metadata=_declared("Files to make of the image: a list of them, or an object; never sent.")
     )
-    checks: tuple[Check, ...] = DEFAULT_CHECKS
-    judge: Judge | None = None
-    on_reject: OnReject = OnReject()
+    checks: tuple[Check, ...] = field(
+        default=DEFAULT_CHECKS,
+        metadata=_declared(
+            "What to look for in the image, by name: off, warn, reject or options; blank and twin warn unless they are off.",
+            name="check",
+        ),
+    )
+    judge: Judge | None = field(
+        default=None, metadata=_declared("An AI model that gives points for how well the image meets a rubric.")
+    )
+    on_reject: OnReject = field(
+        default=OnReject(),
+        metadata=_declared(
+            "What becomes of a rejected image: keep (default), hold, or {again: N, then: keep or hold}."
+        ),
+    )
     origin: str = ""
 
 

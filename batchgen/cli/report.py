@@ -16,6 +16,7 @@ from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.location import server_address
 from batchgen.ledger.reader import HistoryReader
 from batchgen.manifest.post_section import post_fields
+from batchgen.manifest.review_section import review_fields
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Post
 from batchgen.report import contact_sheet, formatting, gallery
@@ -152,5 +153,5 @@ def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[s
         "fallback": [lane.partition("/")[2] for lane in item.fallback],
         "fallback_on": sorted(item.fallback_on) if item.fallback else [],
     }
-    own = {} if item.post == post else {"post": post_fields(item.post)}
+    own = {**({} if item.post == post else {"post": post_fields(item.post)}), **review_fields(item)}
     return {**{name: value for name, value in wanted.items() if value}, **own}

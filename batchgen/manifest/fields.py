@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from batchgen.item import MANIFEST_FIELDS, Item
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.manifest.post_section import PostValue
+from batchgen.manifest.review_section import CheckValue, JudgeValue, OnRejectValue
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -38,6 +39,7 @@ def _check_tags(value: Any) -> Any:
 
 # What YAML and people make of a value before its type is looked at.
 _VALIDATORS = {"image_size": BeforeValidator(_size_text), "tags": BeforeValidator(_check_tags)}
+_SECTIONS = {"post": PostValue, "check": CheckValue, "judge": JudgeValue, "on_reject": OnRejectValue}
 _HINTS = get_type_hints(Item)
 _SLOT_NAMES = {
     slot.metadata["manifest"].name or slot.name: slot.name for slot in fields(Item) if "manifest" in slot.metadata
@@ -47,8 +49,8 @@ _SLOT_NAMES = {
 def _manifest_type(name: str) -> Any:
     """A field's type as JSON and YAML know it: texts that are not empty, lists, mappings."""
     declared = MANIFEST_FIELDS[name]
-    if name == "post":
-        return PostValue
+    if name in _SECTIONS:
+        return _SECTIONS[name]
     wanted = _written(declared.kind or _HINTS[_SLOT_NAMES[name]])
     pattern = declared.limits.get("pattern")
     if pattern is not None:

@@ -28,6 +28,7 @@ from batchgen.manifest.diagnostics import (
 from batchgen.manifest.duplicates import Duplicates
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
+from batchgen.manifest.review_section import REVIEW_FIELDS, merge_checks
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
@@ -169,8 +170,10 @@ class Manifest:
                 yield each, raw
 
     def _locate_default(self, path: FieldPath) -> tuple[Position, FieldPath]:
-        """Of a field that the head gives to all items: `post` stands in it also outside of `defaults`."""
-        path = path if path[0] == "post" and "post" in self._header.entry else ("defaults", *path)
+        """Of a field that the head gives to all items: some stand in it also outside of `defaults`."""
+        name, head = str(path[0]), self._header.entry
+        in_defaults = name in (head.get("defaults") or {}) or name not in head
+        path = ("defaults", *path) if in_defaults else path
         return self._source.position(self._header, path), path
 
     def _warn(self, message: str) -> None:
@@ -182,8 +185,10 @@ class Manifest:
         raw = self._source.header(diagnostics)
         header = self._valid_header(raw)
         self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
-        if header.post is not None:
-            self._defaults.setdefault("post", header.model_dump(exclude_none=True)["post"])
+        at_head = header.model_dump(exclude_none=True, include={"post", *REVIEW_FIELDS})
+        if "check" in at_head:
+            self._defaults["check"] = merge_checks(at_head["check"], self._defaults.get("check", {}))
+        self._defaults = {**at_head, **self._defaults}
         self.post = post_record(header.defaults.post if header.defaults and header.defaults.post else header.post)
         self._variables = header.vars or {}
         self._reference_folders = header.reference_folders or []

@@ -13,9 +13,11 @@ from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, par
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
 from batchgen.manifest.fields import ItemFields, Strict, Text
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
+from batchgen.manifest.review_section import REVIEW_FIELDS, CheckValue, JudgeValue, OnRejectValue, check_schema
 from batchgen.manifest.schedule_section import Schedule, accept_bare_time
 from batchgen.profiles.catalogue import UsageTier, load_usage_tiers
 from batchgen.providers.registry import key_variables
+from batchgen.review.checks import check_names
 from batchgen.scheduling.window import Budget
 
 _AGE_S = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -181,6 +183,15 @@ class Header(Strict):
     post: PostValue | None = Field(
         None, description="What is made of every image, unless defaults or its item say otherwise."
     )
+    check: CheckValue | None = Field(
+        None, description="What to look for in every image; defaults and items add to it, by name."
+    )
+    judge: JudgeValue | None = Field(
+        None, description="Who judges every image, unless defaults or its item say otherwise."
+    )
+    on_reject: OnRejectValue | None = Field(
+        None, description="What becomes of every rejected image, unless defaults or its item say otherwise."
+    )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
 
@@ -233,7 +244,9 @@ def validation_problems(error: ValidationError) -> Iterator[tuple[FieldPath, str
             path, known = _strip_union_tags(path)
         else:
             known = _FIELDS_AT.get(path[:-1], frozenset())
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] == "problems":
+            yield from (((*path, *inside), words) for inside, words in detail["ctx"]["problems"])
+        elif detail["type"] == "extra_forbidden":
             yield path, unknown_field(str(path[-1]), known)
         else:
             yield path, _message(detail["type"], detail.get("ctx", {}), detail["input"])
@@ -295,9 +308,13 @@ def json_schema() -> dict[str, Any]:
     schema = ManifestFile.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["schedule"]["anyOf"].append({"type": "string"})
+    checks = check_schema(check_names())
+    schema["properties"]["check"]["anyOf"][:1] = checks["anyOf"]
     for model in ("Entry", "ItemFields"):
-        for name, field in schema["$defs"][model]["properties"].items():
-            if name != "post":
+        fields = schema["$defs"][model]["properties"]
+        fields["check"]["anyOf"][:1] = checks["anyOf"]
+        for name, field in fields.items():
+            if name not in ("post", *REVIEW_FIELDS):
                 _allow_template(field, name)
     return schema
 

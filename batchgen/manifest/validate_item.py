@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from batchgen.item import Item
+from batchgen.item import Item, Judge
 from batchgen.manifest import capability, cutout_pair, names, schema
 from batchgen.manifest.diagnostics import (
     Diagnostics,
@@ -25,8 +25,10 @@ from batchgen.manifest.item_references import find_references
 from batchgen.manifest.models import Models, UnusableModelError
 from batchgen.manifest.names import DefaultIds
 from batchgen.manifest.post_section import post_record
+from batchgen.manifest.review_section import checks_record, judge_record, merge_checks, on_reject_record
 from batchgen.manifest.sources import FieldPath, Position
 from batchgen.profiles.profile import Profile
+from batchgen.providers.registry import can_judge
 from batchgen.references.local import ReferencePicture, References
 from batchgen.scheduling.fallback import DEFAULT_FALLBACK_CAUSES
 
@@ -151,6 +153,7 @@ class ItemValidator:
             self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
         pictures = self._find_references(profile, checked.references or [], checked.mask)
         fallback = self._fallback_lanes(profile, checked, fields, pictures)
+        judge = self._judge(checked)
         if self._failed or profile is None:
             return None
         resolved = {
@@ -164,6 +167,9 @@ class ItemValidator:
             "fallback_on": tuple(checked.fallback_on or DEFAULT_FALLBACK_CAUSES) if fallback else (),
             "max_age_s": schema.age_s(checked.max_age) if checked.max_age else None,
             "post": post_record(checked.post),
+            "checks": checks_record(checked.check),
+            "judge": judge,
+            "on_reject": on_reject_record(checked.on_reject, checked.judge),
         }
         asked = {**item_values(checked), **resolved}
         return Item(id=names.to_nfc(item_id), provider=profile.provider, origin=origin, **asked)
@@ -185,6 +191,8 @@ class ItemValidator:
     def _render_fields(self) -> Values:
         """All fields with their templates rendered, `id` first, so that the others may use it."""
         merged = {**self._context.defaults, **self._entry}
+        if self._entry.get("check") is not None:
+            merged["check"] = merge_checks(self._context.defaults.get("check"), self._entry["check"])
         if not self._parsed.literal:
             self._warn_of_comments(merged)
         fields: Values = {}
@@ -292,6 +300,23 @@ class ItemValidator:
         except UnusableModelError as problem:
             self._report_field(path, str(problem))
             return problem.profile
+
+    def _judge(self, checked: ItemFields) -> Judge | None:
+        if checked.judge in (None, False, "off"):
+            return None
+        if isinstance(checked.on_reject, dict) and None not in (
+            checked.on_reject.get("again"),
+            checked.judge.get("again"),
+        ):
+            self._report_field(("judge", "again"), "is said in on_reject too: leave it out here")
+        profile = self._resolve_profile(checked.judge["model"], ("judge", "model"))
+        if profile is None:
+            return None
+        if not can_judge(profile.provider):
+            self._report_field(
+                ("judge", "model"), f"{profile.id}: provider {profile.provider} cannot be asked about an image"
+            )
+        return judge_record(checked.judge, profile.provider, profile.id)
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:
         requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}

@@ -8,7 +8,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from batchgen.review.checks import FAILED, Asked, Finding, check_type
+from batchgen.review.check_type import Asked, Finding
+from batchgen.review.checks import FAILED, check_type
 from batchgen.review.image import CheckImage
 
 Examine = Callable[[CheckImage, Mapping[str, Any], Asked], Finding]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from batchgen.derivatives.decode import decode
+from batchgen.derivatives.decode import FORMATS, decode
 from batchgen.store.sniff import sniff
 
 THUMBNAIL_PX = 256  # its longer side, at most
@@ -27,6 +28,12 @@ class CheckImage:
         if hashlib.sha256(self.data).hexdigest() != sha256:
             raise ValueError("the file is not as the ledger has it: batchgen verify")
         self.references = references
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the file says, before it is turned upright. Raises what Pillow raises."""
+        with Image.open(io.BytesIO(self.data), formats=FORMATS) as image:
+            return image.size
 
     @cached_property
     def pixels(self) -> Image.Image:
@@ -66,7 +73,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 def print_of(image: Image.Image) -> bytes:
     """Mean colours of PRINT_PX times PRINT_PX fields. image: in RGB."""
-    return image.resize((PRINT_PX, PRINT_PX), Image.Resampling.BOX).tobytes()
+    return image.resize((PRINT_PX, PRINT_PX), Image.Resampling.HAMMING).tobytes()
 
 
 @lru_cache(maxsize=256)

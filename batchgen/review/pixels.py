@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter, ImageStat
 
-from batchgen.review.checks import Asked, Finding
-from batchgen.review.image import CheckImage, print_of
+from batchgen.review.check_type import Asked, Finding
+from batchgen.review.image import CheckImage, opaque, print_of
 from batchgen.review.perceptual_hash import perceptual_hash
+from batchgen.store.check import ImageInfo, mismatch_flags
 
 BLANK_RANGE = 16  # of 255: levels between the darkest and the lightest field of a blank image, in any colour
 BLANK_FIELDS = 48  # fields a side
 COPY_TOLERANCE = 12  # of 255, in any of 32 x 32 fields
+SHARP_PX = 1024  # the longer side at which an image is looked at
+BLUR_RADIUS = 4
+EDGE_SHARE = 0.02  # of the shorter side: how wide the frame is whose pixels are the background
+PLAIN_TOLERANCE = 24  # of 255, in any channel
+CLEAR = 8  # of 255: opacity that nobody sees
 
 
 def blank(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
@@ -30,14 +37,14 @@ def blank(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Findin
 
 
 def twin(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Its hash and mean colours, for the comparison with other images (`review/twins.py`); and whether it is a copy of a reference.
+    """Its hash and fields, for the comparison with other images (`review/twins.py`); and whether it is a copy of a reference.
     A blank image has neither. score: of a copy, by how many levels of 255 a field differs at most."""
     if _levels(image) <= BLANK_RANGE:
         return Finding()
     seen = image.opaque_thumbnail
     details: dict[str, Any] = {
         "hash": f"{perceptual_hash(seen):016x}",
-        "colours": seen.resize((3, 3), Image.Resampling.BOX).tobytes().hex(),
+        "fields": _fields(seen).hex(),
     }
     fields = print_of(seen)
     for path, reference in image.reference_prints():
@@ -48,6 +55,94 @@ def twin(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding
                 reason="copy_of_reference", message=f"is its reference {path}, unchanged", score=away, details=details
             )
     return Finding(details=details)
+
+
+def sharp(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
+    """Whether it loses much when it is blurred, as only what is sharp does. score: 0 to 100; None of a blank image.
+
+    Source: Crete, Dolmiere, Ladret, Nicolas, The blur effect: perception and estimation with a new no-reference perceptual blur metric
+    (SPIE 2007), of which this is 100 (1 - blur).
+    """
+    if _levels(image) <= BLANK_RANGE:
+        return Finding()
+    grey = opaque(image.pixels).convert("L")
+    grey.thumbnail((SHARP_PX, SHARP_PX), Image.Resampling.BOX)
+    score = round(100 * min(_lost(grey, 1, 0), _lost(grey, 0, 1)), 1)
+    if score >= options["least"]:
+        return Finding(score=score)
+    return Finding(
+        reason="blurred", message=f"is blurred: {score:g} of 100, at least {options['least']:g} asked for", score=score
+    )
+
+
+def size(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
+    """Whether it has the ratio and size asked for, by the rule of the flags that every file gets."""
+    wide, high = image.size
+    flags = mismatch_flags(ImageInfo("png", wide, high), asked.aspect_ratio, asked.expected)
+    if not flags:
+        return Finding()
+    wanted = f"{asked.expected[0]} x {asked.expected[1]}" if asked.expected else str(asked.aspect_ratio)
+    return Finding(reason=flags[0], message=f"has {wide} x {high} pixels where {wanted} was asked for")
+
+
+def background(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
+    """Whether the edges have one colour, or none. score: their share, from 0 to 1."""
+    edges = _edges(image.thumbnail.convert("RGBA"))
+    clear = [alpha <= CLEAR for _, _, _, alpha in edges]
+    if options["kind"] == "transparent":
+        share = round(sum(clear) / len(edges), 3)
+        if share >= options["share"]:
+            return Finding(score=share)
+        missing = "nothing is" if not any(clear) else f"only {share:.0%} of its edges are"
+        return Finding(reason="background", message=f"{missing} transparent along its edges", score=share)
+    wanted = options["colour"]
+    colour = (
+        tuple(sorted(channel)[len(channel) // 2] for channel in list(zip(*edges, strict=True))[:3])
+        if wanted is None
+        else tuple(bytes.fromhex(wanted[1:]))
+    )
+    same = [
+        not gone and max(abs(a - b) for a, b in zip(pixel[:3], colour, strict=True)) <= PLAIN_TOLERANCE
+        for pixel, gone in zip(edges, clear, strict=True)
+    ]
+    share = round(sum(same) / len(edges), 3)
+    if share >= options["share"]:
+        return Finding(score=share)
+    named = wanted or "one colour"
+    return Finding(reason="background", message=f"{share:.0%} of its edges are of {named}", score=share)
+
+
+def _lost(grey: Image.Image, across: int, down: int) -> float:
+    """The part of its differences between neighbours that a blur takes away, along one axis."""
+    blurred = grey.filter(ImageFilter.BoxBlur((BLUR_RADIUS * across, BLUR_RADIUS * down)))
+    sharp_differences = _differences(grey, across, down)
+    lost = ImageChops.subtract(sharp_differences, _differences(blurred, across, down))
+    return ImageStat.Stat(lost).sum[0] / max(1.0, ImageStat.Stat(sharp_differences).sum[0])
+
+
+def _differences(grey: Image.Image, across: int, down: int) -> Image.Image:
+    wide, high = grey.size
+    return ImageChops.difference(grey.crop((across, down, wide, high)), grey.crop((0, 0, wide - across, high - down)))
+
+
+def _edges(thumbnail: Image.Image) -> list[tuple[int, int, int, int]]:
+    """The pixels of a frame along all four edges. thumbnail: in RGBA."""
+    wide, high = thumbnail.size
+    frame = max(1, round(min(wide, high) * EDGE_SHARE))
+    boxes = (
+        (0, 0, wide, frame),
+        (0, high - frame, wide, high),
+        (0, frame, frame, high - frame),
+        (wide - frame, frame, wide, high - frame),
+    )
+    pixels = b"".join(thumbnail.crop(box).tobytes() for box in boxes)
+    return list(struct.iter_unpack("4B", pixels))
+
+
+def _fields(image: Image.Image) -> bytes:
+    """Mean brightness of 8 x 8 fields, then mean colours of 3 x 3. image: in RGB."""
+    grey = image.convert("L").resize((8, 8), Image.Resampling.HAMMING).tobytes()
+    return grey + image.resize((3, 3), Image.Resampling.HAMMING).tobytes()
 
 
 def _levels(image: CheckImage) -> int:

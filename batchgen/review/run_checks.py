@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from batchgen.derivatives.render_process import RenderProcess, RenderProcessDied
 from batchgen.item import Check
 from batchgen.records import Verdict
-from batchgen.review.checks import FAILED, Asked, Finding, basis_of, ruling_of
+from batchgen.review.check_type import Asked, Finding
+from batchgen.review.checks import FAILED, basis_of, ruling_of
 from batchgen.review.twins import TwinIndex
 
 EXAMINE = "batchgen.review.examine:answer"

@@ -2,7 +2,8 @@
 
 The hash is cut into four bands of 16 bits. Two hashes that differ in at most seven bits differ in at most one bit of some band,
 so that looking at the 17 nearest values of each band finds all of them (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).
-The mean colours of nine fields tell images apart that differ in colour alone, which the hash does not see.
+Hashes of images that are built alike are near each other, such as of two mugs on white: the mean brightness and colours of some
+fields tell them apart.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import replace
 
 from batchgen.item import Check
 from batchgen.records import Verdict, sample_key
-from batchgen.review.checks import Finding, check_type, ruling_of
+from batchgen.review.check_type import Finding
+from batchgen.review.checks import check_type, ruling_of
 
 BANDS = 4
 BAND_BITS = 16
-COLOURS = 27  # bytes: red, green and blue of three times three fields
-COLOUR_TOLERANCE = 24  # of 255, in any of them
+FIELDS = 8 * 8 + 3 * 3 * 3  # bytes: brightness of 8 x 8 fields, red, green and blue of 3 x 3
+TOLERANCE = 12  # of 255, in any of them: what compression and scaling make
 _MASK = (1 << BAND_BITS) - 1
 _NEAR = (0, *(1 << bit for bit in range(BAND_BITS)))
 _ABANDONED = ""  # owner of an image that another has replaced
@@ -44,11 +46,11 @@ class _Chains:
 
 
 class TwinIndex:
-    """The images of one job that have been looked at: one for each sample, the latest. About 120 bytes each."""
+    """The images of one job that have been looked at: one for each sample, the latest. About 200 bytes each."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
-        self._colours = bytearray()
+        self._fields = bytearray()
         self._owners: list[str] = []
         self._bands = [_Chains() for _ in range(BANDS)]
         self._by_owner = _Chains()
@@ -81,15 +83,15 @@ class TwinIndex:
             verdict, ruling=ruling, reason="twin", message=finding.message, score=finding.score, details=details
         )
 
-    def _append(self, owner: str, hashed: int, colours: bytes) -> None:
+    def _append(self, owner: str, hashed: int, fields: bytes) -> None:
         self._hashes.append(hashed)
-        self._colours += colours
+        self._fields += fields
         self._owners.append(owner)
         self._by_owner.append(hash(owner) & _MASK)
         for number, chains in enumerate(self._bands):
             chains.append(hashed >> number * BAND_BITS & _MASK)
 
-    def _find(self, owner: str, hashed: int, colours: bytes, distance: int) -> tuple[str, int] | None:
+    def _find(self, owner: str, hashed: int, fields: bytes, distance: int) -> tuple[str, int] | None:
         """A sample whose image is as near as that, and how near; any of them."""
         for number, chains in enumerate(self._bands):
             band = hashed >> number * BAND_BITS & _MASK
@@ -97,18 +99,17 @@ class TwinIndex:
                 for slot in chains.of(band ^ bit):
                     away = (self._hashes[slot] ^ hashed).bit_count()
                     if away <= distance and self._owners[slot] not in (owner, _ABANDONED):
-                        at = slot * COLOURS
-                        if colours_match(self._colours[at : at + COLOURS], colours):
+                        at = slot * FIELDS
+                        if _match(self._fields[at : at + FIELDS], fields):
                             return self._owners[slot], away
         return None
 
 
-def colours_match(left: bytes | bytearray, right: bytes) -> bool:
-    """Whether no field differs by more than compression makes it."""
-    return all(abs(a - b) <= COLOUR_TOLERANCE for a, b in zip(left, right, strict=True))
+def _match(left: bytes | bytearray, right: bytes) -> bool:
+    return all(abs(a - b) <= TOLERANCE for a, b in zip(left, right, strict=True))
 
 
 def _known_of(verdict: Verdict) -> tuple[int, bytes] | None:
-    """Hash and colours, as `twin` says them in its details."""
-    hashed, colours = verdict.details.get("hash"), verdict.details.get("colours")
-    return (int(hashed, 16), bytes.fromhex(colours)) if hashed and colours else None
+    """Hash and fields, as `twin` says them in its details."""
+    hashed, fields = verdict.details.get("hash"), verdict.details.get("fields")
+    return (int(hashed, 16), bytes.fromhex(fields)) if hashed and fields else None

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from batchgen.derivatives.render_process import RenderProcess
 from batchgen.item import DEFAULT_CHECKS, Check
 from batchgen.records import Verdict
-from batchgen.review.checks import CHECKS, basis_of
+from batchgen.review.checks import CHECKS, Asked, basis_of
 from batchgen.review.run_checks import CheckTask, run_checks
 from batchgen.review.twins import TwinIndex
 from tests.support.derivatives import needs_proc, workers
@@ -54,7 +54,7 @@ def install_check(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, code
     """A package with a check that does this and then finds nothing."""
     text = (
         "import os\n"
-        "from batchgen.review.checks import CheckType, Finding\n"
+        "from batchgen.review.check_type import CheckType, Finding\n"
         f"CHECK = CheckType(name='{name}', description='Of a test.', examine='{name}:examine')\n"
         f"def examine(image, options, asked):\n    {code}\n    return Finding(score=len(image.data))\n"
     )
@@ -191,3 +191,57 @@ def test_the_default_checks_import_no_more_than_pillow_needs():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+
+
+async def test_other_checks_say_what_was_measured_and_where(desk):
+    path = desk.save("fox.png", scene())
+    found = await desk.check(
+        path,
+        Check(name="sharp", rejects=True, options=(("least", 99.9),)),
+        Check(name="size"),
+        Check(name="background", options=(("kind", "transparent"),)),
+        Check(name="faces", options=(("count", 2),)),
+        Check(name="text", options=(("text", "SALE"),)),
+        Check(name="unsafe"),
+        asked=Asked(aspect_ratio="1:1"),
+    )
+    assert {name: (each.ruling, each.reason) for name, each in found.items()} == {
+        "sharp": ("reject", "blurred"),
+        "size": ("warn", "ratio"),
+        "background": ("warn", "background"),
+        "faces": ("warn", "faces"),
+        "text": ("warn", "text"),
+        "unsafe": ("accept", ""),
+    }
+    assert found["size"].message == "has 400 x 300 pixels where 1:1 was asked for"
+    assert found["background"].message == "nothing is transparent along its edges"
+    assert found["faces"].message == "shows 0 faces where 2 should be"
+
+
+async def test_boxes_of_text_lie_in_parts_of_the_image(desk):
+    image = Image.new("RGB", (800, 400), "white")
+    ImageDraw.Draw(image).text((200, 100), "SALE 50%", font=ImageFont.load_default(80), fill="black")
+    check = Check(name="text", options=(("text", "SALE 50%"),))
+    found = (await desk.check(desk.save("sale.png", image), check))["text"]
+    (box,) = found.details["boxes"]
+    assert (found.ruling, box[4]) == ("accept", "SALE 50%")
+    assert [abs(part - wanted) < 0.05 for part, wanted in zip(box, (0.25, 0.27, 0.45, 0.2), strict=False)] == [True] * 4
+
+
+def test_checks_with_models_need_no_network():
+    code = (
+        "import socket\n"
+        "def refuse(*_): raise SystemExit('asked the network')\n"
+        "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
+        "import hashlib, sys\n"
+        "from batchgen.review.examine import answer\n"
+        "path = sys.argv[1]\n"
+        "sha256 = hashlib.sha256(open(path, 'rb').read()).hexdigest()\n"
+        "checks = [['text', {'text': 'x'}], ['faces', {'count': 0}], ['unsafe', {}]]\n"
+        "asked = {'prompt': '', 'aspect_ratio': None, 'expected': None}\n"
+        "request = {'path': path, 'sha256': sha256, 'references': [], 'checks': checks, 'asked': asked}\n"
+        "print([found['reason'] for found in answer(request, lambda: True)])\n"
+    )
+    photo = ROOT / "jobs" / "photos" / "NL-101.jpg"
+    run = subprocess.run([sys.executable, "-c", code, str(photo)], capture_output=True, text=True, cwd=ROOT)
+    assert (run.stdout.strip(), run.returncode) == ("['text', '', '']", 0), run.stderr
