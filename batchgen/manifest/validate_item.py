@@ -28,7 +28,6 @@ from batchgen.manifest.post_section import post_record
 from batchgen.manifest.review_section import checks_record, judge_record, merge_checks, on_reject_record
 from batchgen.manifest.sources import FieldPath, Position
 from batchgen.profiles.profile import Profile
-from batchgen.providers.registry import can_judge
 from batchgen.references.local import ReferencePicture, References
 from batchgen.scheduling.fallback import DEFAULT_FALLBACK_CAUSES
 
@@ -293,12 +292,12 @@ class ItemValidator:
             self._report_field(("filename",), "comes without an extension: what the image is decides it")
         return stem
 
-    def _resolve_profile(self, name: str | None, path: FieldPath = ("model",)) -> Profile | None:
+    def _resolve_profile(self, name: str | None) -> Profile | None:
         """None when nothing is known of it."""
         try:
             return self._context.models.usable(name)
         except UnusableModelError as problem:
-            self._report_field(path, str(problem))
+            self._report_field(("model",), str(problem))
             return problem.profile
 
     def _judge(self, checked: ItemFields) -> Judge | None:
@@ -309,13 +308,11 @@ class ItemValidator:
             checked.judge.get("again"),
         ):
             self._report_field(("judge", "again"), "is said in on_reject too: leave it out here")
-        profile = self._resolve_profile(checked.judge["model"], ("judge", "model"))
-        if profile is None:
+        try:
+            profile = self._context.models.judge(checked.judge["model"])
+        except UnusableModelError as problem:
+            self._report_field(("judge", "model"), str(problem))
             return None
-        if not can_judge(profile.provider):
-            self._report_field(
-                ("judge", "model"), f"{profile.id}: provider {profile.provider} cannot be asked about an image"
-            )
         return judge_record(checked.judge, profile.provider, profile.id)
 
     def _check_capabilities(self, profile: Profile, fields: Values) -> None:

@@ -64,11 +64,6 @@ def encoded_fields(profile: Profile) -> frozenset[str]:
     return contract.encoded_fields(provider_class(profile.provider), profile)
 
 
-def can_judge(provider: str) -> bool:
-    """Whether its models can be asked about an image. Raises UsageError when there is no such provider."""
-    return getattr(provider_class(provider), "build_question", None) is not None
-
-
 def endpoint_of(provider: str) -> Endpoint:
     """Raises UsageError when there is no such provider."""
     return contract.endpoint_of(provider_class(provider), provider)

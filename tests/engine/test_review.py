@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 
 import pytest
@@ -19,15 +18,15 @@ JUDGE = {"model": "gemini-3.1-flash-lite", "rubric": "Is it a whole mug?"}
 
 
 def head(**rules: object) -> str:
-    os.environ["TEMP_RULES"] = json.dumps(rules)
-    return "defaults: {model: flash}\nlimits: {concurrency: 8}\nitems:\n"
+    """JSON is YAML."""
+    said = "".join(f"{name}: {json.dumps(value)}\n" for name, value in rules.items())
+    return f"defaults: {{model: flash}}\nlimits: {{concurrency: 8}}\n{said}items:\n"
 
 
 @pytest.fixture
 async def bench(tmp_path):
     async with await serve(FAST) as emulator:
         yield Bench(emulator.base_url, tmp_path)
-    os.environ.pop("TEMP_RULES", None)
 
 
 def rows(bench: Bench, sql: str) -> list[tuple]:

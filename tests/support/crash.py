@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from batchgen.ledger.reader import Reader
-from tests.support.bench import Bench, items
+from tests.support.bench import HEAD, Bench, items
 from tests.support.fork_server import PYTHON
 from tests.support.paths import ROOT
 
@@ -18,9 +18,9 @@ PROMPTS = [f"thing {n}" for n in range(12)]
 
 
 async def start_child(
-    bench: Bench, place: str = "-", k: int = 0, entries: str = items(*PROMPTS)
+    bench: Bench, place: str = "-", k: int = 0, entries: str = items(*PROMPTS), head: str = HEAD
 ) -> asyncio.subprocess.Process:
-    manifest = bench.manifest(entries)
+    manifest = bench.manifest(entries, head)
     return await asyncio.create_subprocess_exec(
         PYTHON, "-m", "tests.support.crash_child", str(manifest), str(bench.folder / "out"), bench.url, place, str(k), cwd=ROOT,
     )  # fmt: skip

@@ -4,7 +4,6 @@ and none is bought twice."""
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 
 import pytest
@@ -33,13 +32,14 @@ JUDGE = {"model": "gemini-3.1-flash-lite", "rubric": "Is it a whole mug?"}
 async def bench(tmp_path):
     async with await serve(FAST) as emulator:
         yield Bench(emulator.base_url, tmp_path)
-    os.environ.pop("TEMP_RULES", None)
 
 
-async def die_and_run_again(bench: Bench, entries: str, place: str, k: int) -> None:
-    child = await start_child(bench, place, k, entries)
+async def die_and_run_again(bench: Bench, rules: dict[str, object], entries: str, place: str, k: int) -> None:
+    said = "".join(f"{name}: {json.dumps(value)}\n" for name, value in rules.items())
+    head = f"defaults: {{model: flash}}\n{said}items:\n"
+    child = await start_child(bench, place, k, entries, head)
     assert await child.wait() == 9, "it was not killed there"
-    await bench.run(entries)
+    await bench.run(entries, head)
 
 
 def check_books(bench: Bench) -> dict[str, str]:
@@ -66,8 +66,8 @@ def check_books(bench: Bench) -> dict[str, str]:
 
 @pytest.mark.parametrize(("place", "k"), PLACES)
 async def test_killed_in_a_review_it_buys_and_judges_what_an_undisturbed_run_would(bench, place, k):
-    os.environ["TEMP_RULES"] = json.dumps({"judge": {**JUDGE, "again": 1}, "check": {"blank": "reject"}})
-    await die_and_run_again(bench, items("[[judge:3,8]] a", "[[image:blank,good]] b", "c"), place, k)
+    rules = {"judge": {**JUDGE, "again": 1}, "check": {"blank": "reject"}}
+    await die_and_run_again(bench, rules, items("[[judge:3,8]] a", "[[image:blank,good]] b", "c"), place, k)
     assert check_books(bench) == {"i0": "succeeded", "i1": "succeeded", "i2": "succeeded"}
     assert sorted(bench.pictures()) == ["i0.jpg", "i1.jpg", "i2.jpg"]
     assert 5 <= await images_served(bench) <= 5 + uncertain(bench)
@@ -75,8 +75,8 @@ async def test_killed_in_a_review_it_buys_and_judges_what_an_undisturbed_run_wou
 
 @pytest.mark.parametrize(("place", "k"), CHOICE)
 async def test_killed_while_the_best_gets_its_name_it_has_it_in_the_end(bench, place, k):
-    os.environ["TEMP_RULES"] = json.dumps({"judge": {**JUDGE, "of": 3}})
-    await die_and_run_again(bench, items("[[judge:8,9,7]] a"), place, k)
+    rules = {"judge": {**JUDGE, "of": 3}}
+    await die_and_run_again(bench, rules, items("[[judge:8,9,7]] a"), place, k)
     assert check_books(bench) == {"i0": "succeeded"}
     with sqlite3.connect(bench.folder / "out" / ".batchgen" / "ledger.sqlite") as db:
         best = db.execute("SELECT sha256 FROM verdict WHERE by = 'judge' AND score = 9").fetchone()
