@@ -292,12 +292,12 @@ class ItemValidator:
             self._report_field(("filename",), "comes without an extension: what the image is decides it")
         return stem
 
-    def _resolve_profile(self, name: str | None) -> Profile | None:
+    def _resolve_profile(self, name: str | None, path: FieldPath = ("model",)) -> Profile | None:
         """None when nothing is known of it."""
         try:
             return self._context.models.usable(name)
         except UnusableModelError as problem:
-            self._report_field(("model",), str(problem))
+            self._report_field(path, str(problem))
             return problem.profile
 
     def _judge(self, checked: ItemFields) -> Judge | None:
