@@ -123,7 +123,7 @@ async def test_a_copy_of_its_reference_is_found_and_a_small_edit_of_it_is_none(d
     references = [str(unreadable), str(reference)]
     copied = await desk.check(desk.save("a.png", scene().resize((800, 600))), references=references)
     edited = scene()
-    ImageDraw.Draw(edited).rectangle((20, 20, 44, 44), fill="white")
+    ImageDraw.Draw(edited).rectangle((20, 20, 44, 44), fill=(60, 60, 60))
     changed = await desk.check(desk.save("b.png", edited), references=references)
     assert (copied["twin"].reason, copied["twin"].details["reference"]) == ("copy_of_reference", str(reference))
     assert changed["twin"].reason != "copy_of_reference"
