@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -72,6 +73,11 @@ async def desk(tmp_path) -> AsyncIterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
     await desk.process.close()
+
+
+async def there(path: Path) -> None:
+    while path.name not in os.listdir(path.parent):
+        await asyncio.sleep(0.01)
 
 
 def scene(colour: str = "firebrick", at: int = 60) -> Image.Image:
@@ -191,6 +197,20 @@ def test_the_default_checks_import_no_more_than_pillow_needs():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+
+
+@needs_proc
+async def test_a_check_that_nobody_waits_for_any_more_does_not_answer_the_next(desk, monkeypatch):
+    started = desk.folder / "started"
+    install_check(monkeypatch, desk.folder, "slow", f"import time; open({str(started)!r}, 'w'); time.sleep(60)")
+    path = desk.save("fox.png", scene())
+    waiting = asyncio.create_task(desk.check(path, Check(name="slow")))
+    await there(started)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    assert workers(os.getpid()) == []
+    assert (await desk.check(path))["blank"].ruling == "accept"
 
 
 async def test_other_checks_say_what_was_measured_and_where(desk):
