@@ -62,6 +62,9 @@ class RenderProcess:
                 if not answer.endswith(b"\n"):
                     await process.wait()
             return list(json.loads(answer))
+        except asyncio.CancelledError:
+            await self.close()  # its answer would be taken for that to the next request
+            raise
         except TimeoutError as error:
             await self.close()
             raise RenderProcessDied(f"was stopped because it took more than {TASK_TIMEOUT_S:.0f} s") from error

@@ -57,7 +57,10 @@ BACKGROUND = CheckType(
     options={
         "kind": Option(kind="text", description="What it should be.", choices=("plain", "transparent")),
         "colour": Option(
-            kind="text", description="Of a plain one, such as #ffffff.", pattern="#[0-9a-fA-F]{6}", form="like #ffffff"
+            kind="text",
+            description="Which one a plain background has, such as #ffffff.",
+            pattern="#[0-9a-fA-F]{6}",
+            form="like #ffffff",
         ),
         "share": Option(
             kind="number",

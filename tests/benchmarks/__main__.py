@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tests.benchmarks.batch import batch
 from tests.benchmarks.case import Case, report
+from tests.benchmarks.checks import checks
 from tests.benchmarks.cluster import cluster
 from tests.benchmarks.cluster_post import cluster_post
 from tests.benchmarks.dashboard import dashboard
@@ -40,6 +41,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "dashboard": dashboard,
     "shared": shared,
     "outage": outage,
+    "checks": checks,
 }
 
 

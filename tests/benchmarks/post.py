@@ -120,20 +120,20 @@ class Watch:
 
     def _look(self) -> None:
         while not self._over.wait(0.2):
-            self.own_mb = max(self.own_mb, _peak_mb(self._pid))
+            self.own_mb = max(self.own_mb, peak_mb(self._pid))
             for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and _parent(entry) == self._pid:
-                    self._most_mb = max(self._most_mb, _peak_mb(int(entry.name)))
+                if entry.name.isdigit() and parent(entry) == self._pid:
+                    self._most_mb = max(self._most_mb, peak_mb(int(entry.name)))
 
 
-def _parent(entry: Path) -> int:
+def parent(entry: Path) -> int:
     try:
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return 0
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import re
 import shutil
 import subprocess
@@ -12,9 +14,14 @@ from PIL import Image
 
 import batchgen
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
+from batchgen.providers import gemini
 from batchgen.report.log_events import LOG_EVENTS
+from batchgen.review.checks import Asked, check_type
+from batchgen.review.image import CheckImage
+from tests.docs.check_table import check_table
 from tests.docs.field_table import field_table
 from tests.docs.pages import MANUAL, PAGES, README, blocks, page
+from tests.support.packages import forget, install
 from tests.support.paths import ROOT
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
@@ -56,6 +63,32 @@ def test_a_manifest_of_the_manual_is_valid(tmp_path, state_home, name, number, i
     (tmp_path / "m.yaml").write_text(blocks(page(name), "yaml")[number])
     plan = batchgen.plan(batchgen.load(tmp_path / "m.yaml", environ={"XDG_STATE_HOME": str(state_home)}))
     assert (plan.forecast.images, plan.warnings) == (images, ())
+
+
+def test_the_checks_of_the_manual_are_valid(tmp_path, monkeypatch):
+    monkeypatch.setattr(gemini.Gemini, "build_question", lambda *_: None, raising=False)
+    (tmp_path / "m.yaml").write_text(blocks(page("checks"), "yaml")[0])
+    items = {item.id: item for item in batchgen.load(tmp_path / "m.yaml", environ={}).manifest.items()}
+    assert [check.name for check in items["mug"].checks] == ["blank", "sharp", "background"]
+    assert [check.name for check in items["sale-poster"].checks] == ["blank", "sharp", "text", "faces"]
+    assert (items["fog"].checks, items["fog"].judge) == ((), None)
+
+
+def test_the_table_of_checks_is_that_of_the_code():
+    assert check_table() in page("checks"), f"put this in its place:\n{check_table()}"
+
+
+def test_the_check_that_the_manual_writes_works(tmp_path, monkeypatch):
+    code = blocks(page("checks"), "python")[0]
+    install(monkeypatch, tmp_path, "my-checks", {"batchgen.checks:square": "my_checks:SQUARE"}, {"my_checks.py": code})
+    Image.new("RGB", (9, 5)).save(tmp_path / "a.png")
+    image = CheckImage(str(tmp_path / "a.png"), hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest())
+    try:
+        kind = check_type("square")
+        found = importlib.import_module("my_checks").square(image, kind.values({"within": 2}), Asked())
+    finally:
+        forget()
+    assert (found.reason, found.message, found.score) == ("not_square", "is 4 pixels off", 4)
 
 
 def test_the_post_of_the_manual_is_valid(tmp_path):

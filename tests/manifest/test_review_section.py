@@ -116,7 +116,7 @@ items:
 
 
 def test_items_that_say_the_same_share_their_records(read):
-    entry = "{id: %s, prompt: %s, check: {sharp: 40}, judge: {model: gemini-3.1-flash-lite, rubric: r}, on_reject: {again: 2}}"
+    entry = "{id: %s, prompt: p, tags: [%s], check: {sharp: 40}, judge: {model: gemini-3.1-flash-lite, rubric: r}, on_reject: {again: 2}}"
     a, b = read("items:\n" + "".join(f"  - {entry % (name, name)}\n" for name in "ab")).values()
     assert (a.checks is b.checks, a.judge is b.judge, a.on_reject is b.on_reject) == (True, True, True)
 

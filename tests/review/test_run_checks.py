@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -74,6 +75,11 @@ async def desk(tmp_path) -> AsyncIterator[Desk]:
     await desk.process.close()
 
 
+async def there(path: Path) -> None:
+    while path.name not in os.listdir(path.parent):
+        await asyncio.sleep(0.01)
+
+
 def scene(colour: str = "firebrick", at: int = 60) -> Image.Image:
     image = Image.linear_gradient("L").resize((400, 300)).convert("RGB")
     draw = ImageDraw.Draw(image)
@@ -123,7 +129,7 @@ async def test_a_copy_of_its_reference_is_found_and_a_small_edit_of_it_is_none(d
     references = [str(unreadable), str(reference)]
     copied = await desk.check(desk.save("a.png", scene().resize((800, 600))), references=references)
     edited = scene()
-    ImageDraw.Draw(edited).rectangle((20, 20, 44, 44), fill="white")
+    ImageDraw.Draw(edited).rectangle((20, 20, 44, 44), fill=(60, 60, 60))
     changed = await desk.check(desk.save("b.png", edited), references=references)
     assert (copied["twin"].reason, copied["twin"].details["reference"]) == ("copy_of_reference", str(reference))
     assert changed["twin"].reason != "copy_of_reference"
@@ -191,6 +197,20 @@ def test_the_default_checks_import_no_more_than_pillow_needs():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+
+
+@needs_proc
+async def test_a_check_that_nobody_waits_for_any_more_does_not_answer_the_next(desk, monkeypatch):
+    started = desk.folder / "started"
+    install_check(monkeypatch, desk.folder, "slow", f"import time; open({str(started)!r}, 'w'); time.sleep(60)")
+    path = desk.save("fox.png", scene())
+    waiting = asyncio.create_task(desk.check(path, Check(name="slow")))
+    await there(started)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    assert workers(os.getpid()) == []
+    assert (await desk.check(path))["blank"].ruling == "accept"
 
 
 async def test_other_checks_say_what_was_measured_and_where(desk):
