@@ -11,11 +11,10 @@ import binascii
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from batchgen.emulator import openai
-from batchgen.emulator.accounting import QuotaExceeded
 from batchgen.emulator.answers import Answer, ApiError, as_json, clean
 from batchgen.emulator.faults import OPENAI_FAULTS
 from batchgen.emulator.judge import Sight, judge, look_at
@@ -41,7 +40,8 @@ class ChatSpec(Spec):
 
 
 def endpoint(options: EmulatorOptions) -> Endpoint:
-    api = replace(openai.generations(options).api, over_quota=_over_quota)
+    """Its keys, its quotas and their words are those of images."""
+    api = openai.generations(options).api
     return Endpoint(api=api, faults=OPENAI_FAULTS, parse=lambda _, body: _parse(body, options), compose=_compose)
 
 
@@ -53,13 +53,6 @@ def _error(status: int, message: str, param: str | None = None, code: str | None
 def _require(holds: Any, message: str, param: str | None = None, code: str | None = None) -> None:
     if not holds:
         raise _error(400, message, param, code)
-
-
-def _over_quota(model: Model, over: QuotaExceeded) -> ApiError:
-    limit = f"on requests per min (RPM): Limit {over.limit}, Used {over.limit}, Requested 1."
-    message = f"Rate limit reached for {model.id} in organization org-emulated {limit}"
-    error = {"message": f"{message} Please try again in {max(0.001, over.retry_s):.3g}s.", "type": "requests"}
-    return ApiError(429, as_json({"error": {**error, "param": None, "code": "rate_limit_exceeded"}}))
 
 
 def _parse(body: bytes, options: EmulatorOptions) -> ChatSpec:

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from batchgen.errors import ProviderError
 from batchgen.http.transport import Transport
-from batchgen.profiles.catalogue import Catalogue
 from batchgen.providers import contract, registry
-from batchgen.providers.credentials import FoundCredentials
 from batchgen.records import Answer, Question, ReferenceImage, Request, Response
 from batchgen.testing.answers import BODIES, PIXEL, odd_bodies, outcome, require
 from batchgen.testing.server import EchoingVendor, VendorServer, serving
+from batchgen.testing.subject import KEY, Subject
 
-KEY = "kit/KEY+91c5a7=never-to-be-written"
 
-
-class JudgeTests:
+class JudgeTests(Subject):
     """judge: id of a model that its API can ask about an image; none of these tests does anything for a codec without
     `build_question`."""
 
     judge: ClassVar[str] = ""
     _answer: ClassVar[Response]  # made once for all tests of a class
 
-    codec: Any
-    catalogue: Any
-    credentials: Callable[[], FoundCredentials]
-    vendor: Callable[[], AbstractAsyncContextManager[VendorServer]]
-
     def judging(self) -> contract.SupportsJudge | None:
         """The codec of the model that judges; None when its API cannot be asked."""
         if not isinstance(self.codec, contract.SupportsJudge):
             return None
         require(self.judge, "the codec has `build_question`: name a model that judges as `judge` of the class")
-        catalogue: Catalogue = self.catalogue
-        profile = catalogue.resolve(self.judge)
+        profile = self.catalogue.resolve(self.judge)
         require(profile.may_judge, f"{profile.id} does not judge: `makes: [text]` is missing in its facts")
         codec = registry.provider_for(profile)
         assert isinstance(codec, contract.SupportsJudge)  # noqa: S101 - it is of the same class

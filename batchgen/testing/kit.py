@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,18 +19,17 @@ from batchgen.item import MANIFEST_FIELDS, SENT_FIELDS
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.planning.fingerprint import wire_facts
-from batchgen.profiles.catalogue import Catalogue, load_catalogue
+from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.file import built_in_profiles
 from batchgen.profiles.package_models import package_models
-from batchgen.profiles.profile import Profile
 from batchgen.providers import contract, registry
-from batchgen.providers.credentials import FoundCredentials
 from batchgen.records import Inputs, PendingJob, ReferenceImage, Reply, Request, Response, Sample
 from batchgen.settings import environment
 from batchgen.testing.answers import BODIES, PIXEL, STATUSES, Read, images_of, odd_bodies, outcome, require, with_files
 from batchgen.testing.dying import EXIT_KILLED
-from batchgen.testing.judge import KEY, JudgeTests
+from batchgen.testing.judge import JudgeTests
 from batchgen.testing.server import EchoingVendor, VendorServer, serving
+from batchgen.testing.subject import KEY
 
 # One value for each field that reaches the wire, as a manifest has it.
 FIELD_VALUES: Mapping[str, Any] = {
@@ -85,15 +83,11 @@ def is_about(refused: ManifestError, field: str) -> bool:
 class CodecKit(JudgeTests):
     """Tests of one model's codec.
 
-    model: id or alias. judge: id of one that judges, where the codec asks models about images. facts: what a manifest's
-    `models:` says of `model` besides. stranger: id of a model of which nothing is known, where the API's ids have a form.
-    emulator: by default that which the package has registered. python: what starts the processes that are killed.
+    stranger: id of a model of which nothing is known, where the API's ids have a form. python: what starts the processes that
+    are killed. The rest is said at `Subject` and `JudgeTests`.
     """
 
-    model: ClassVar[str]
-    facts: ClassVar[Mapping[str, Any]] = {}
     stranger: ClassVar[str] = "kit/any"
-    emulator: ClassVar[type[contract.Emulator] | None] = None
     python: ClassVar[str] = sys.executable
     _exchange: ClassVar[list[tuple[Read, Response]]]  # made once for all tests of a class
 
@@ -107,32 +101,6 @@ class CodecKit(JudgeTests):
         }
         for name in set(cases) & set(metafunc.fixturenames):
             metafunc.parametrize(name, cases[name], ids=str)
-
-    # ------------------------------------------------------------------------------------------- what is judged
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return load_catalogue().with_packages().with_overrides({self.model: self.facts} if self.facts else {})
-
-    @property
-    def profile(self) -> Profile:
-        return self.catalogue.resolve(self.model)
-
-    @property
-    def codec(self) -> contract.Provider:
-        return registry.provider_for(self.profile)
-
-    def new_emulator(self, base_url: str) -> contract.Emulator:
-        return (self.emulator or registry.emulator_class(self.profile.provider))(base_url)
-
-    def credentials(self) -> FoundCredentials:
-        found = contract.find_credentials(type(self.codec), KEY, {})
-        if found is None:
-            raise AssertionError("a key is set, and the codec finds no credentials by it")
-        return found
-
-    def vendor(self) -> AbstractAsyncContextManager[VendorServer]:
-        return serving(self.new_emulator)
 
     # --------------------------------------------------------------------------------------------- declarations
 

@@ -64,4 +64,4 @@ async def test_faults_and_quota_are_those_of_the_api(start, client):
     _, empty = await ask(client, emulator, "A mug [[fault:empty]]")
     status, limited = await ask(client, emulator, "A mug")
     assert (refused["choices"][0]["message"]["refusal"], empty["choices"]) == ("I'm sorry, I can't help with that.", [])
-    assert (status, "on requests per min (RPM): Limit 2" in limited["error"]["message"]) == (429, True)
+    assert (status, limited["error"]["code"]) == (429, "rate_limit_exceeded")

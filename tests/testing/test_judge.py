@@ -106,7 +106,7 @@ def test_a_mistake_fails_with_a_sentence(kit, file, right, wrong, test, sentence
     text = {"__init__": JUDGING, "models": MODELS.rstrip() + JUDGE}[file]
     at = text.rindex(right)
     extra = "\nfrom batchgen.records import Answer\n"
-    extra += "from batchgen.testing.judge import KEY\nKEYS = KEY\n" if "KEYS" in wrong else ""
+    extra += "from batchgen.testing.subject import KEY\nKEYS = KEY\n" if "KEYS" in wrong else ""
     changed = text[:at] + wrong + text[at + len(right) :]
     with pytest.raises(AssertionError) as failed:
         TESTS[test](judged(kit, **{file: changed + (extra if file == "__init__" else "")}))
