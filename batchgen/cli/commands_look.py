@@ -93,6 +93,41 @@ REPORT = Command(
     """,
     each=EachJob(),
 )
+REVIEW = Command(
+    "review",
+    "What people say of the images; verdicts from a file or into one.",
+    (
+        *(*EACH_JOB, FOLDER),
+        option(
+            "--import FILE|-",
+            "Take in what a gallery saved as JSON; - is stdin.",
+            "source",
+            type=click.Path(),
+        ),
+        option(
+            "--name NAME", "Whose verdicts --import brings, where the file does not say.  [default: your login name]"
+        ),
+        option(
+            "--export FILE|-",
+            "Write everybody's verdicts in the same format; - is stdout.",
+            "target",
+            type=click.Path(),
+        ),
+        json_option(),
+    ),
+    """Show how many images of each JOB people have accepted and rejected, who, and on which they differ.
+
+    A rejected image no longer counts and stays where it is; `batchgen retry JOB --rejected` makes it again. Of two people the
+    later word counts, and people outrank checks and the judge. It may be called while a run goes on.
+
+    \b
+    Examples:
+      batchgen review catalog.yaml
+      batchgen review catalog.yaml --import catalog-picks.json --name Ann
+      batchgen review catalog.yaml --export - | jq '.rejected[].comment'
+    """,
+    each=EachJob("out"),
+)
 SERVE = Command(
     "serve",
     "A live dashboard of one or many jobs.",
@@ -184,4 +219,4 @@ EXPORT = Command(
     """,
     each=EachJob(),
 )
-COMMANDS = (STATUS, HISTORY, REPORT, SERVE, VERIFY, EXPORT)
+COMMANDS = (STATUS, HISTORY, REPORT, REVIEW, SERVE, VERIFY, EXPORT)

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from batchgen.ledger.database import Change, Connection, placeholders
 from batchgen.ledger.ledger import UPSERT_META, Ledger
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
-from batchgen.ledger.reader import Reader
+from batchgen.ledger.reader import Reader as Reader
 from batchgen.ledger.schema import SAMPLE_COLUMNS, STATE_FOLDER, VERDICT_COLUMNS, VERDICT_DDL, VERDICT_KEY
 from batchgen.ledger.verdicts import (
     PERSON,

@@ -125,6 +125,12 @@ def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
     return ReviewState("rejected", PERSON, said)
 
 
+def remarks_on(verdicts: Iterable[Verdict]) -> str:
+    """What people and the judge find wrong with an image, in the order in which they said it."""
+    found = [each for each in verdicts if each.by == "person" or (each.by == "judge" and each.ruling == "reject")]
+    return "; ".join(dict.fromkeys(" ".join(each.message.split()) for each in found if each.message))
+
+
 def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
     values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
     return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
