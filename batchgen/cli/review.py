@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from batchgen.cli.export import write_lines
 from batchgen.cli.invocation import Invocation
@@ -20,6 +21,7 @@ from batchgen.ledger.reviews import append_reviews, reviewed
 from batchgen.ledger.verdicts import VerdictReader, last_ruling
 from batchgen.records import HAS_IMAGE, Verdict, sample_key
 from batchgen.report import formatting
+from batchgen.report.dashboard.clients import read_clients, revoke_client
 from batchgen.report.review_file import SHA256_MIN_CHARS, FileEntry, parse_review_file, review_file
 from batchgen.sanitize import printable_json, redact_secrets
 
@@ -50,21 +52,32 @@ class ReviewCounts:
         return self.images - self.accepted - self.rejected
 
 
-def review_command(
-    invocation: Invocation,
-    job: str,
-    *,
-    output: str | None,
-    source: str | None,
-    target: str | None,
-    name: str | None,
-    as_json: bool,
-) -> int:
-    folder = find_job(job, output).folder
-    if source is not None:
-        _import(invocation, folder, source, name or _user())
-    elif name is not None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewOptions:
+    """source: of --import; target: of --export; name: of whoever says what the file holds."""
+
+    output: str | None
+    source: str | None
+    target: str | None
+    name: str | None
+    clients: bool
+    revoke: str | None
+    as_json: bool
+
+
+def review_command(invocation: Invocation, job: str, **given: Any) -> int:
+    options = ReviewOptions(**given)
+    folder = find_job(job, options.output).folder
+    if options.name is not None and options.source is None:
         raise UsageError("--name says whose verdicts --import brings: name a file with it")
+    if options.revoke is not None:
+        revoke_client(folder, options.revoke)
+        invocation.err.line(f"the link of {options.revoke} opens nothing any more")
+    if options.clients or options.revoke is not None:
+        _list_clients(invocation, folder, as_json=options.as_json)
+        return 0
+    if options.source is not None:
+        _import(invocation, folder, options.source, options.name or _user())
     pending = absorb_reviews_unless_locked(folder)
     if pending is None:
         invocation.err.line("a run holds this job: it takes in what people have said while it goes on", "dim")
@@ -72,15 +85,31 @@ def review_command(
         lines = formatting.count(pending.unreadable, "line")
         invocation.warn(f"{lines} of .batchgen/reviews.jsonl cut off by a crash: left out, the others count")
     with reviewed(VerdictReader.open(folder), folder) as reader:
-        if target is not None:
-            _export(invocation, reader, folder, target)
+        if options.target is not None:
+            _export(invocation, reader, folder, options.target)
             return 0
         counts = count_reviews(reader)
-    if as_json:
+    if options.as_json:
         invocation.answer({"folder": str(folder), **asdict(counts), "undecided": counts.undecided})
     else:
         _print(invocation, folder, counts)
     return 0
+
+
+def _list_clients(invocation: Invocation, folder: Path, *, as_json: bool) -> None:
+    clients, now = read_clients(folder), time.time()
+    if as_json:
+        links = [
+            {"name": each.name, "until": formatting.utc_iso(each.expires_at), "open": not each.is_over(now)}
+            for each in clients
+        ]
+        invocation.answer({"folder": str(folder), "clients": links})
+        return
+    for each in clients:
+        until = formatting.local_time(each.expires_at, now)
+        invocation.out.line(f"{each.name}: {'expired' if each.is_over(now) else 'open until'} {until}")
+    if not clients:
+        invocation.out.line("no client has a link: `batchgen serve JOB --client NAME` makes one")
 
 
 def _user() -> str:

@@ -109,9 +109,10 @@ class ReviewState(NamedTuple):
 
 
 def last_ruling(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """By which people accept or reject one image: of two people the later word counts. None when nobody rules."""
+    """By which people accept or reject one image: of two people the later word counts, of two of the same time the one that stands
+    later. None when nobody rules."""
     rulings = [each for each in verdicts if each.by == "person" and each.ruling in ("accept", "reject")]
-    return max(rulings, key=lambda each: each.at, default=None)
+    return max(reversed(rulings), key=lambda each: each.at, default=None)
 
 
 def review_state(verdicts: Sequence[Verdict]) -> ReviewState:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from batchgen.ledger.reviews import append_reviews, make_review, read_reviews
+from batchgen.report.dashboard.clients import add_client, find_client
+from batchgen.report.dashboard.job_card import JobLocation
 from batchgen.store.lock import JobLock
 
 MANIFEST = """
@@ -169,3 +174,32 @@ def test_retry_makes_the_rejected_again_and_nothing_else(batchgen, shop):
     after = {path.name: path.read_bytes() for path in OUT.glob("*.jpg")}
     assert {name for name in before if before[name] != after[name]} == {"mug.jpg"}
     assert [path.read_bytes() for path in (OUT / "superseded").iterdir()] == [before["mug.jpg"]]
+
+
+def test_links_of_clients_are_listed_and_revoked(batchgen, shop):
+    assert "no client has a link" in batchgen("review", "shop.yaml", "--clients").out
+    add_client(OUT, "Acme", 3600.0)
+    add_client(OUT, "Brief", 0.0)
+    listed = batchgen("review", "shop.yaml", "--clients").out
+    assert listed.startswith("Acme: open until ") and "\nBrief: expired " in listed
+    links = batchgen("review", "shop.yaml", "--clients", "--json").json["clients"]
+    assert [(each["name"], each["open"]) for each in links] == [("Acme", True), ("Brief", False)]
+    answer = batchgen("review", "shop.yaml", "--revoke", "Acme")
+    assert (answer.code, answer.err) == (0, "the link of Acme opens nothing any more\n")
+    assert "Acme" not in answer.out
+    assert batchgen("review", "shop.yaml", "--revoke", "Acme").code == 2
+
+
+def test_a_link_is_for_one_job_and_is_printed_behind_the_owners_address(batchgen, shop, spawn):
+    assert "--read-only lets nobody" in batchgen("serve", "shop.yaml", "--client", "Acme", "--read-only").err
+    Path("other").mkdir()
+    assert "here are 0: name its folder" in batchgen("serve", "other", "--client", "Acme").err
+    process = spawn("serve", "shop.yaml", "--port", "0", "--client", "Acme", "--expires", "2h")
+    owner, client = (process.stdout.readline().strip() for _ in range(2))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", owner)
+    place, token = re.fullmatch(r"http://127\.0\.0\.1:\d+/jobs/(\w+)/\?client=([\w-]{43})", client).groups()
+    found = find_client(OUT, token, time.time())
+    assert found.name == "Acme" and 7100 < found.expires_at - time.time() <= 7200
+    with urllib.request.build_opener(urllib.request.HTTPCookieProcessor()).open(client) as page:
+        assert (page.status, b'"client":"Acme"' in page.read()) == (200, True)
+    assert place == JobLocation(OUT.absolute()).id
