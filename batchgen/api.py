@@ -47,7 +47,7 @@ class RunKeywords(TypedDict, total=False):
     concurrency: int
     max_cost: float
     fresh: bool
-    retry: Iterable[Literal["failed", "refused", "uncertain"]]
+    retry: Iterable[Literal["failed", "refused", "uncertain", "rejected"]]
     on_uncertain: Literal["retry", "hold"]
     until: datetime
     max_duration: float | timedelta

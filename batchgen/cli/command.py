@@ -21,7 +21,7 @@ from batchgen.settings import LEDGER_VARIABLE, Settings, environment, set_ledger
 # Of several jobs the code that comes first here is the command's: what needs a person soonest. A signal ends them all.
 SIGNAL_CODES = (129, 130, 143, EXIT_BROKEN_PIPE)
 WORST_FIRST = (*SIGNAL_CODES, 1, 2, 5, 4, 3, 11, 8, 7, 6, 9, 0)
-ONE_JOB_OPTIONS = ("output", "target", "metrics_file", "watch")
+ONE_JOB_OPTIONS = ("output", "source", "target", "metrics_file", "watch")
 # As `init` writes it; other YAML that lies around is not meant.
 _MANIFEST_START = re.compile(r"^(?:version\s*:\s*1\s*(?:#.*)?$|items\s*:)", re.MULTILINE)
 _HEAD_BYTES = 65_536

@@ -6,7 +6,7 @@ import click
 from click import Choice, IntRange
 
 from batchgen.cli.command import Command, EachJob
-from batchgen.cli.options import EACH_JOB, FOLDER, LEDGER, ONLY, json_option, option, read_size
+from batchgen.cli.options import EACH_JOB, FOLDER, LEDGER, ONLY, json_option, option, read_duration, read_size
 
 FORMS = ["jsonl", "csv", "parquet", "webdataset", "imagefolder"]
 JOBS = click.Argument(["jobs"], nargs=-1, type=click.Path(), metavar="[JOB]...")
@@ -93,6 +93,44 @@ REPORT = Command(
     """,
     each=EachJob(),
 )
+REVIEW = Command(
+    "review",
+    "What people say of the images; verdicts from a file or into one.",
+    (
+        *(*EACH_JOB, FOLDER),
+        option(
+            "--import FILE|-",
+            "Take in what a gallery saved as JSON; - is stdin.",
+            "source",
+            type=click.Path(),
+        ),
+        option(
+            "--name NAME", "Whose verdicts --import brings, where the file does not say.  [default: your login name]"
+        ),
+        option(
+            "--export FILE|-",
+            "Write everybody's verdicts in the same format; - is stdout.",
+            "target",
+            type=click.Path(),
+        ),
+        option("--clients", "List the links of clients, and until when they open."),
+        option("--revoke NAME", "Close the link of this client at once."),
+        json_option(),
+    ),
+    """Show how many images of each JOB people have accepted and rejected, who, and on which they differ.
+
+    A rejected image no longer counts and stays where it is; `batchgen retry JOB --rejected` makes it again. Of two people the
+    later word counts, and people outrank checks and the judge. It may be called while a run goes on.
+
+    \b
+    Examples:
+      batchgen review catalog.yaml
+      batchgen review catalog.yaml --import catalog-picks.json --name Ann
+      batchgen review catalog.yaml --export - | jq '.rejected[].comment'
+      batchgen review catalog.yaml --revoke Acme
+    """,
+    each=EachJob("out"),
+)
 SERVE = Command(
     "serve",
     "A live dashboard of one or many jobs.",
@@ -106,19 +144,22 @@ SERVE = Command(
             "with_token",
         ),
         option("--name HOST[:PORT]", "Host name that browsers use; repeatable.", "names", multiple=True),
-        option("--read-only", "Without the buttons to retry and to stop."),
+        option("--read-only", "Without the buttons to retry and to stop, and without reviews."),
+        option("--client NAME", "Also make a link for a client of the one JOB: to look and to vote; implies --token."),
+        option("--expires 7d", "How long that link lasts.", default="7d", callback=read_duration),
     ),
     """Serve a live dashboard of each JOB, a manifest, a job folder or a folder of jobs; without one, of all in jobs/ and here.
 
-    It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. It changes nothing
-    but by its two buttons, each after a question: ask again for what was not made, and stop the run.
-    What it prints is its address. Ctrl-C ends it; runs that it began go on.
+    It reads their ledgers and nothing else, so it shows a run of any process, and of one that died. On it several people pick,
+    reject, give stars and comment at the same time. It does two things more, each after a question: ask again for what was not
+    made, and stop the run. What it prints is its address. Ctrl-C ends it; runs that it began go on.
 
     \b
     Examples:
       batchgen serve
       batchgen serve catalog.yaml posters/ --port 0
       batchgen serve --host 0.0.0.0 --token --read-only
+      batchgen serve catalog.yaml --host 0.0.0.0 --client Acme --expires 14d
     """,
 )
 VERIFY = Command(
@@ -184,4 +225,4 @@ EXPORT = Command(
     """,
     each=EachJob(),
 )
-COMMANDS = (STATUS, HISTORY, REPORT, SERVE, VERIFY, EXPORT)
+COMMANDS = (STATUS, HISTORY, REPORT, REVIEW, SERVE, VERIFY, EXPORT)

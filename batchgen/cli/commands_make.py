@@ -103,24 +103,27 @@ POST = Command(
 )
 RETRY = Command(
     "retry",
-    "Ask again for what failed, was refused or is uncertain.",
+    "Ask again for what failed, was refused, is uncertain or was rejected.",
     (
         *EACH_JOB,
         option("--failed", "What failed, including what `run` does not retry."),
         option("--refused", "What the vendor refused; the same request is often refused again."),
         option("--uncertain", "What was sent and never answered; it may be billed twice."),
+        option("--rejected", "What a person, a check or the judge rejected; the old image goes to superseded/."),
+        option("--with-comments", "Append what people and the judge said of a rejected image to its prompt."),
         option("--reason R", "Only samples with this reason; repeatable.", "reasons", multiple=True),
         *(FOLDER, DRY_RUN, ONLY, LIMIT, *CAPS, *EXECUTION),
     ),
-    """Ask again for samples of each JOB that have no image. JOB is a manifest or a job folder.
+    """Ask again for samples of each JOB that have no image, or one that was rejected. JOB is a manifest or a job folder.
 
-    Without --failed, --refused or --uncertain, --reason alone picks from all three.
+    Without --failed, --refused, --uncertain or --rejected, --reason alone picks from all four.
 
     \b
     Examples:
       batchgen retry catalog.yaml --refused
       batchgen retry catalog.yaml --failed --reason link_gone
       batchgen retry catalog/ --uncertain --max-cost 2
+      batchgen retry catalog.yaml --rejected --with-comments
     """,
     module="run",
     each=EachJob(checked=True),

@@ -57,7 +57,7 @@ class Tools:
         retry: Annotated[
             list[str],
             Field(
-                description="Ask again for images in these states, of failed, refused and uncertain, and for nothing else."
+                description="Ask again for images in these states, of failed, refused, uncertain and rejected, and for nothing else."
             ),
         ] = [],  # noqa: B006
         max_cost: Annotated[float | None, Field(gt=0, description="The most that its run may spend, in USD.")] = None,

@@ -18,7 +18,7 @@ from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMG]B)", re.IGNORECASE)
-RETRY_STATES = ("failed", "refused", "uncertain")
+RETRY_STATES = ("failed", "refused", "uncertain", "rejected")
 
 
 # --- how values are read
@@ -226,7 +226,7 @@ SELECTION = (
     option("--fresh", "Make everything again, including what exists. It is paid for again."),
     option(
         "--retry STATES",
-        "Ask again for these: failed,refused,uncertain or none.  [default: failed,uncertain]",
+        "Ask again for these: failed,refused,uncertain,rejected or none.  [default: failed,uncertain]",
         "retry_states",
         callback=read_retry_states,
     ),

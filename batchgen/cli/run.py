@@ -19,6 +19,7 @@ from batchgen.cli.job_folder import find_job, find_manifest
 from batchgen.cli.plan import show_plan
 from batchgen.cli.post_run import PostRun
 from batchgen.cli.run_arguments import RunArguments, load_job
+from batchgen.engine.job_state import absorb_reviews_unless_locked
 from batchgen.errors import UsageError
 from batchgen.events import Event, RunStarted
 from batchgen.ledger.reader import Reader
@@ -46,17 +47,21 @@ def retry_command(
     failed: bool,
     refused: bool,
     uncertain: bool,
+    rejected: bool,
     reasons: tuple[str, ...],
     **options: Any,
 ) -> int:
-    chosen = {"failed": failed, "refused": refused, "uncertain": uncertain}
+    chosen = {"failed": failed, "refused": refused, "uncertain": uncertain, "rejected": rejected}
     states = frozenset(state for state, asked in chosen.items() if asked)
     selection = batchgen.RetrySelection(explicit=True, states=states or frozenset(chosen), reasons=frozenset(reasons))
     arguments = RunArguments(**options, selection=selection)
     invocation.open_log(quiet=arguments.quiet)
     if not states and not reasons:
-        raise UsageError("say what to ask for again: --failed, --refused, --uncertain or --reason R")
+        raise UsageError("say what to ask for again: --failed, --refused, --uncertain, --rejected or --reason R")
+    if arguments.with_comments and states and not rejected:
+        raise UsageError("--with-comments is about images that were rejected: add --rejected")
     folder = find_job(job, arguments.output).folder
+    absorb_reviews_unless_locked(folder)  # else the run would not know what people have rejected since
     manifest, emulated = find_manifest(job, folder)
     return _run(invocation, manifest, replace(arguments, output=str(folder), emulate=emulated))
 

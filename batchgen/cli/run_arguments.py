@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import batchgen
@@ -54,6 +54,7 @@ class RunArguments:
     notify: tuple[str, ...] = ()
     metrics_file: str | None = None
     selection: RetrySelection | None = None
+    with_comments: bool = False
 
     @property
     def hold_uncertain(self) -> bool:
@@ -63,7 +64,7 @@ class RunArguments:
     def retry_selection(self) -> RetrySelection:
         """By default what is uncertain is taken up too, unless it is held."""
         if self.selection is not None:
-            return self.selection
+            return replace(self.selection, with_comments=self.with_comments)
         return RetrySelection.of(self.retry_states, fresh=self.fresh, hold_uncertain=self.hold_uncertain)
 
     def deadline(self, now: float) -> float | None:

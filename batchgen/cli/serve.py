@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from batchgen.cli.report import manifest_info
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger
 from batchgen.report.dashboard.actions import Actions
+from batchgen.report.dashboard.clients import PARAMETER, add_client
 from batchgen.report.dashboard.guard import RequestGuard, authority
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.job_card import JobLocation
@@ -32,7 +34,7 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """names: others than the host's own by which browsers come."""
+    """names: others than the host's own by which browsers come. client: for whom a link is made; expires: after so many seconds."""
 
     jobs: tuple[str, ...]
     port: int
@@ -40,6 +42,8 @@ class ServeOptions:
     with_token: bool
     names: tuple[str, ...]
     read_only: bool
+    client: str | None
+    expires: float
 
 
 def serve_command(invocation: Invocation, **given: Any) -> int:
@@ -47,17 +51,35 @@ def serve_command(invocation: Invocation, **given: Any) -> int:
     for job in options.jobs:
         if not Path(job).exists():
             raise UsageError(f"{job}: there is no such manifest or folder")
-    token, print_token = _token(invocation, options.with_token)
+    token, print_token = _token(invocation, options.with_token or options.client is not None)
+    shared = _job_to_share(options) if options.client is not None else None
     if not is_loopback(options.host) and not token:
         raise UsageError(f"--host {options.host} lets others in: add --token, or set {TOKEN_VARIABLE}")
     listener = _listen(options.host, options.port)
     try:
-        asyncio.run(_serve(invocation, options, listener, token, print_token=print_token))
+        link = _client_link(invocation, options, shared) if shared is not None else ""
+        asyncio.run(_serve(invocation, options, listener, (token if print_token else "", token), link))
     except KeyboardInterrupt:
         pass
     finally:
         listener.close()
     return 0
+
+
+def _job_to_share(options: ServeOptions) -> JobLocation:
+    """The one job that a client's link opens. Raises UsageError."""
+    if options.read_only:
+        raise UsageError("--client lets somebody vote, and --read-only lets nobody: leave one of them out")
+    found = [location for location in list_job_locations(options.jobs) if has_ledger(location.folder)]
+    if len(found) != 1:
+        raise UsageError(f"--client is for one job with images, and here are {len(found)}: name its folder")
+    return found[0]
+
+
+def _client_link(invocation: Invocation, options: ServeOptions, location: JobLocation) -> str:
+    """Path and token, which stands nowhere else."""
+    token = add_client(location.folder, options.client or "", options.expires)
+    return f"jobs/{location.id}/?{PARAMETER}={token}"
 
 
 def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
@@ -82,8 +104,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    invocation: Invocation, options: ServeOptions, listener: socket.socket, token: str, *, print_token: bool
+    invocation: Invocation, options: ServeOptions, listener: socket.socket, tokens: tuple[str, str], link: str
 ) -> None:
+    """tokens: the one to print, empty for none, and the one that is asked for. link: of a client, empty for none."""
+    printed, token = tokens
+
     def make_dashboard(port: int) -> Dashboard:
         host = socket.gethostname() if options.host in ANY_ADDRESS else options.host
         others = [] if is_loopback(options.host) else [socket.gethostname()]
@@ -96,8 +121,12 @@ async def _serve(
             lambda: sorted(invocation.secrets, key=len, reverse=True),
             Actions(forecast_retry),
         )
-        secret = f"?token={token}" if print_token else ""
+        secret = f"?token={printed}" if printed else ""
         invocation.out.line(f"http://{authority(host, port)}/{secret}")
+        if link:
+            invocation.out.line(f"http://{authority(host, port)}/{link}")
+            until = time.strftime("%d %B %Y, %H:%M", time.localtime(time.time() + options.expires))
+            invocation.err.line(f"the second address is for {options.client} alone: to look and to vote, until {until}")
         invocation.out.stream.flush()
         guard = RequestGuard(frozenset(host.lower() for host in hosts), port, token)
         return Dashboard(hub, guard, options.read_only)

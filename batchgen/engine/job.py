@@ -12,8 +12,8 @@ from pathlib import Path
 
 from batchgen.errors import UsageError
 from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, open_registered
-from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import results_order
+from batchgen.ledger.reviews import Reader, reviewed
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url
 from batchgen.manifest.data import DataSource, ManifestData
@@ -148,7 +148,7 @@ def open_reader(job: Job, url: str | None = None) -> Reader | None:
     what the job's settings say."""
     url = url or ledger_url(job.settings)
     if has_ledger(job.folder):
-        return Reader.open(job.folder, url)
+        return reviewed(Reader.open(job.folder, url), job.folder)
     if url is None:
         return None
     kept = open_registered(LedgerServer(url, job.manifest.name, job_identity(job.bucket or str(job.folder))))

@@ -12,10 +12,13 @@ from pathlib import Path
 from batchgen.engine.context import Broadcast, Emit
 from batchgen.engine.job import Job
 from batchgen.engine.outcome import RunOptions
+from batchgen.errors import JobLocked
 from batchgen.events import Notice, Observer
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, ledger_url, server_address, validated_url
-from batchgen.ledger.results import ResultsFile, has_result_lines
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.results import ResultsFile, has_result_lines, results_order
+from batchgen.ledger.reviews import Pending, absorb_reviews, pending_reviews
 from batchgen.ledger.server_lock import ServerLock
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store, last_location, open_store
@@ -110,3 +113,20 @@ def open_finished_job(folder: Path) -> Iterator[JobState]:
     with locked_job(store) as lock, open_job_state(store, lock) as state:
         store.load_pending(state.ledger.reader.unplaced())
         yield state
+
+
+def absorb_reviews_unless_locked(folder: Path) -> Pending | None:
+    """What people have said goes into the ledger of a job that has run, and into its results; None while a run holds the job, which takes
+    it in by itself. Raises StoreError, LedgerError."""
+    with Reader.open(folder) as reader:
+        if not pending_reviews(folder, reader, to_end=True).mark:
+            return Pending()
+    try:
+        with open_finished_job(folder) as state:
+            pending = absorb_reviews(folder, state.ledger)
+            if pending.changes and state.ledger.reader.meta("results_tidy") == "yes":
+                order = list(results_order(folder, state.ledger.reader.meta)())
+                state.results.rebuild(lambda: order)
+            return pending
+    except JobLocked:
+        return None

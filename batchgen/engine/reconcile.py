@@ -21,7 +21,7 @@ from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.planning.plan import RETRY_STATES, Action, RetrySelection, Step
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
-from batchgen.records import Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
+from batchgen.records import HAS_IMAGE, Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
 from batchgen.store.stored_files import SUPERSEDED
 
 MAX_MOVES_NOTED = 10
@@ -156,7 +156,7 @@ class Reconciler(ItemReconciler):
         """That it waits, and for what. A picture that it has stays its own while nothing of what it needs has failed."""
         if self.backlog is None or self.retry_selection.explicit:
             return
-        if _is_blocked(reason) or entry is None or entry.state != "succeeded":
+        if _is_blocked(reason) or entry is None or entry.state not in HAS_IMAGE:
             self.backlog.add_blocked(sample, reason_text(reason))
             self.reconciliation.blocked += 1
 

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from batchgen.engine.outcome import RunOptions
 from batchgen.engine.reconciliation import Reconciliation
@@ -18,6 +19,7 @@ from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.samples import AT_VENDOR, WITH_WORKERS
+from batchgen.ledger.verdicts import VerdictReader, remarks_on, review_state
 from batchgen.manifest import Manifest
 from batchgen.planning.fingerprint import changed_fields, fingerprint, wire_facts
 from batchgen.planning.plan import (
@@ -32,7 +34,7 @@ from batchgen.planning.plan import (
     unmatched_reason_problem,
 )
 from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.records import Item, KnownSample, Sample, required_keys, sample_key
+from batchgen.records import HAS_IMAGE, Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
 
 CHUNK = 500  # items looked up in the ledger at once
@@ -143,7 +145,7 @@ class ItemReconciler:
         return not self._only or is_selected(item, self._only)
 
     def leave_out(self, item: Item, known: Mapping[int, KnownSample]) -> None:
-        made = sum(entry.state == "succeeded" for n, entry in known.items() if n <= item.count)
+        made = sum(entry.state in HAS_IMAGE for n, entry in known.items() if n <= item.count)
         self.reconciliation.left_out += item.count - made
         for n in range(1, item.count + 1):
             self.reconciliation.leave_out("only", known.get(n), outdated=False)
@@ -249,7 +251,9 @@ class ItemReconciler:
         restored = found is None and self._is_restored(self.reader, sample, entry)
         if restored:
             found = self.reader.earlier_image(sample.item.id, sample.n, "")
-        if found is None:
+        if found is None or (entry.state == "rejected" and not restored and found.file.path == entry.path):
+            return None
+        if self._was_rejected(self.reader, sample, found.file.sha256):
             return None
         file = found.file
         new = self.store.file_name(sample.item.filename, sample.n, file.format)
@@ -266,6 +270,11 @@ class ItemReconciler:
         kind = ReasonKind.RESTORED if restored else ReasonKind.FOUND_BY_BYTES if by_bytes else renamed
         move = Move(sample, old, new, file.bytes, (found.attempt, found.k), by_bytes)
         return Step(sample, "move", Reason(kind), move=move)
+
+    def _was_rejected(self, reader: Reader, sample: Sample, sha256: str) -> bool:
+        """Whether somebody has said of the image that it does not serve: then it is no reason not to buy another one."""
+        verdicts = VerdictReader.from_reader(reader).verdicts([sample.item.id]).get((sample.item.id, sample.n), ())
+        return review_state([each for each in verdicts if each.sha256 == sha256]).state == "rejected"
 
     def _is_restored(self, reader: Reader, sample: Sample, entry: KnownSample) -> bool:
         """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
@@ -291,13 +300,23 @@ class ItemReconciler:
                 self.reconciliation.leave_out("limit", by_n.get(n), outdated=not self.retry_selection.fresh)
         for other in others if groups else ():
             self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
-        for group in groups:
+        for group in map(self._with_remarks, groups):
             routed = self._route(group)
             usd = self.reconciliation.add_request(routed.asked, batch=routed.by_batch)
             self._note_unrecorded(group)
             step = Step(routed.asked, "generate", reason_by_sample[group.n], usd, by_batch=routed.by_batch)
             self._report_step(step, group.images)
             self._schedule(routed.lane, routed.waiting)
+
+    def _with_remarks(self, group: Sample) -> Sample:
+        """With what was said of the images that its samples have now, where that is wished for."""
+        if not self.retry_selection.with_comments or self.reader is None:
+            return group
+        reader, numbers = VerdictReader.from_reader(self.reader), range(group.n, group.n + group.images)
+        images, said = reader.reviewable([group.item.id]), reader.verdicts([group.item.id])
+        keys = [(group.item.id, n) for n in numbers if (group.item.id, n) in images]
+        of_images = [each for key in keys for each in said.get(key, ()) if each.sha256 == images[key][0]]
+        return replace(group, remarks=remarks_on(of_images))
 
     def _note_unrecorded(self, group: Sample) -> None:
         """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""

@@ -15,7 +15,7 @@ from batchgen.ledger.database import Connection, upsert_sql
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import IntendedRequest, OpenAttempt, parse_linked_answer
 from batchgen.ledger.schema import IMAGE_COLUMNS
-from batchgen.records import Reply, Sample, Usage, is_judge_id
+from batchgen.records import HAS_IMAGE, Reply, Sample, Usage, is_judge_id
 from batchgen.store.stored_files import DRAFTS, SUPERSEDED
 
 # The others are behind links.
@@ -113,13 +113,14 @@ def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, p
 
 
 def accept_picture(db: Connection, receipt: Receipt, picture: SpooledPicture, at: float) -> bool:
-    """Whether its sample takes the picture: it does when it still waits for one, of just this request. The first to come is
-    taken; the question and its answer are one statement, so that of two writers one is the first."""
+    """Whether its sample takes the picture: it does when it still waits for one, of just this request. One whose picture was
+    rejected waits for none until somebody asks for it again. The first to come is taken; the question and its answer are one
+    statement, so that of two writers one is the first."""
     file = picture.file
     taken = db.execute(
         "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, made_fingerprint = fingerprint, usd = ?,"
         " usd_source = ?, reason = '', message = '', text = ?, updated_at = ? WHERE item_id = ? AND n = ?"
-        " AND fingerprint = ? AND state NOT IN ('succeeded', 'superseded') RETURNING n",
+        " AND fingerprint = ? AND state NOT IN ('succeeded', 'rejected', 'superseded') RETURNING n",
         (
             *(file.path, file.bytes, picture.usd, receipt.usd_source, receipt.text, at),
             *(receipt.item, picture.n, receipt.fingerprint),
@@ -138,7 +139,7 @@ def classify_unaccepted(db: Connection, receipt: Receipt, picture: SpooledPictur
     if wanted != receipt.fingerprint or state == "superseded":
         path = superseded_path(picture.file.path, receipt.attempt, picture.k)
         return replace(picture, file=replace(picture.file, path=path))
-    if state != "succeeded":
+    if state not in HAS_IMAGE:
         return picture
     stem, ending = os.path.splitext(os.path.basename(picture.file.path))
     path = f"{DRAFTS}/{stem}.{receipt.attempt}-{picture.k}{ending}"
@@ -187,7 +188,7 @@ def end_sample(db: Connection, attempt: int, item_id: str, n: int, end: tuple[st
     picture from another attempt, when a later one is to bring it, and when nobody asks for this picture any more."""
     db.execute(
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
-        " AND state NOT IN ('succeeded', 'superseded') AND fingerprint = (SELECT fingerprint FROM attempt WHERE id = ?)"
+        " AND state NOT IN ('succeeded', 'rejected', 'superseded') AND fingerprint = (SELECT fingerprint FROM attempt WHERE id = ?)"
         " AND NOT EXISTS (SELECT 1 FROM attempt later WHERE later.id > ?"
         " AND later.item_id = ? AND later.n <= ? AND ? < later.n + later.images)",
         (*end, at, item_id, n, attempt, attempt, item_id, n, n),

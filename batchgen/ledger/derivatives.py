@@ -85,7 +85,7 @@ class DerivativeReader(Reader):
         return dict(self._query(sql, *paths))
 
     def unwanted_derivatives(self) -> list[DerivativeRow]:
-        """Those of samples that the manifest no longer wants."""
+        """Those of samples that the manifest no longer wants, or whose picture was rejected."""
         columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
         sql = (
             f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from batchgen.ledger.database import MODEL_SQL, BaseReader
-from batchgen.records import ImageFile, Usage
+from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
+from batchgen.records import HAS_IMAGE, ImageFile, Usage
 
 IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"  # for `image_file`
 _FILE_FIELDS = IMAGE_COLUMNS.split(", ")
@@ -130,7 +130,7 @@ class ImageQueries(BaseReader):
         return None if row is None else _recorded_image(row)
 
     def current_picture(self, item_id: str, n: int) -> RecordedImage | None:
-        """The picture that a sample has now; None while it has none, or none that counts."""
+        """The picture that a sample has now; None while it has none, or none that counts, as one that was rejected."""
         sql = (
             f"SELECT i.{_RECORDED_COLUMNS.replace(', ', ', i.')} FROM sample s JOIN image i"
             " ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
@@ -144,9 +144,10 @@ class ImageQueries(BaseReader):
         """The pictures of all samples that have one, placed or not, in the order of the samples."""
         sql = (
             "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
-            " AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state = 'succeeded' ORDER BY s.id, i.attempt_id"
+            f" AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state IN ({placeholders(HAS_IMAGE)})"
+            " ORDER BY s.id, i.attempt_id"
         )
-        rows = self._stream_query(sql)
+        rows = self._stream_query(sql, *HAS_IMAGE)
         latest: CurrentPicture | None = None
         for picture in map(CurrentPicture._make, rows):
             if latest is not None and latest.path != picture.path:

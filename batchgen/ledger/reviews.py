@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from batchgen.ledger.database import Change, Connection, placeholders
 from batchgen.ledger.ledger import UPSERT_META, Ledger
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
-from batchgen.ledger.reader import Reader
+from batchgen.ledger.reader import Reader as Reader
 from batchgen.ledger.schema import SAMPLE_COLUMNS, STATE_FOLDER, VERDICT_COLUMNS, VERDICT_DDL, VERDICT_KEY
 from batchgen.ledger.verdicts import (
     PERSON,
@@ -75,9 +75,7 @@ class Pending:
 
 def make_review(name: str, item_id: str, n: int, sha256: str, ruling: str, stars: int, comment: str) -> Verdict:
     """Of a person, fit to be shown anywhere. stars: 0 for none. Raises ValueError in words."""
-    name, comment = sanitize(" ".join(name.split())), "\n".join(map(sanitize, comment.strip().splitlines()))
-    if not name or len(name) > NAME_MAX_CHARS:
-        raise ValueError(f"name: expected 1 to {NAME_MAX_CHARS} characters")
+    comment = "\n".join(map(sanitize, comment.strip().splitlines()))
     if len(comment) > COMMENT_MAX_CHARS:
         raise ValueError(f"comment: {len(comment):,} characters, and {COMMENT_MAX_CHARS:,} are the most")
     if ruling not in ("accept", "reject", "none"):
@@ -89,12 +87,20 @@ def make_review(name: str, item_id: str, n: int, sha256: str, ruling: str, stars
         n=n,
         sha256=sha256,
         by="person",
-        name=name,
+        name=clean_name(name),
         ruling=ruling,  # type: ignore[arg-type] # looked at above
         reason=PERSON if ruling == "reject" else "",
         message=comment,
         score=float(stars) if stars else None,
     )
+
+
+def clean_name(name: str) -> str:
+    """Of a person, fit to be shown anywhere. Raises ValueError in words."""
+    name = sanitize(" ".join(name.split()))
+    if not name or len(name) > NAME_MAX_CHARS:
+        raise ValueError(f"name: expected 1 to {NAME_MAX_CHARS} characters")
+    return name
 
 
 # --- the journal
@@ -197,6 +203,13 @@ def read_reviews(folder: Path, mark: str = "", *, to_end: bool = False) -> Journ
     return JournalPart(found, f"{inode}:{start + len(data)}", len(lines) - len(found))
 
 
+def journal_size(folder: Path) -> int:
+    """Bytes; it grows with every line."""
+    with contextlib.suppress(OSError):
+        return (folder / STATE_FOLDER / JOURNAL).stat().st_size
+    return 0
+
+
 def latest_reviews(reviews: Iterable[Verdict]) -> tuple[Verdict, ...]:
     """The last of each person of each image. One that takes back is kept: it is news for a ledger that has an earlier one."""
     return tuple({(each.item_id, each.n, each.sha256, each.name): each for each in reviews}.values())
@@ -269,22 +282,28 @@ def reviewed(reader: R, folder: Path) -> R:
         return reader
     connection = reader._connection
     if isinstance(connection, PostgreSQL):
-        main, temp = connection.schema, "pg_temp"
-        (known,) = connection.execute("SELECT to_regclass(?)", (f"{main}.verdict",)).fetchone()
+        (known,) = connection.execute("SELECT to_regclass(?)", (f"{connection.schema}.verdict",)).fetchone()
+        for statement in _overlay_ddl(connection.schema, "pg_temp", has_verdicts=known is not None):
+            connection.execute(to_postgresql_ddl(statement))
+        _fill_overlay(connection, pending)
     else:
-        main, temp = "main", "temp"
         known = connection.execute("SELECT name FROM main.sqlite_master WHERE name = 'verdict'").fetchone()
-    for statement in _overlay_ddl(main, temp, has_verdicts=known is not None):
-        connection.execute(to_postgresql_ddl(statement) if isinstance(connection, PostgreSQL) else statement)
+        for statement in ("BEGIN", *_overlay_ddl("main", "temp", has_verdicts=known is not None)):
+            connection.execute(statement)
+        _fill_overlay(connection, pending)
+        connection.execute("COMMIT")
+    return reader
+
+
+def _fill_overlay(connection: Connection, pending: Pending) -> None:
     connection.executemany(
         f"INSERT INTO review ({', '.join(VERDICT_COLUMNS)}) VALUES ({placeholders(VERDICT_COLUMNS)})",
-        list(map(verdict_row, pending.verdicts)),
+        [verdict_row(each) for each in pending.verdicts],
     )
     connection.executemany(
         "INSERT INTO review_state VALUES (?, ?, ?, ?, ?, ?, ?)",
         [(*key, each.before.state, *each.after, each.at) for key, each in pending.changes.items()],
     )
-    return reader
 
 
 def _overlay_ddl(main: str, temp: str, *, has_verdicts: bool) -> Iterator[str]:

@@ -109,9 +109,10 @@ class ReviewState(NamedTuple):
 
 
 def last_ruling(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """By which people accept or reject one image: of two people the later word counts. None when nobody rules."""
+    """By which people accept or reject one image: of two people the later word counts, of two of the same time the one that stands
+    later. None when nobody rules."""
     rulings = [each for each in verdicts if each.by == "person" and each.ruling in ("accept", "reject")]
-    return max(rulings, key=lambda each: each.at, default=None)
+    return max(reversed(rulings), key=lambda each: each.at, default=None)
 
 
 def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
@@ -123,6 +124,12 @@ def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
         return ReviewState("rejected", ruling.reason, ruling.message)
     said = f"{ruling.name}: {ruling.message}" if ruling.message else f"rejected by {ruling.name}"
     return ReviewState("rejected", PERSON, said)
+
+
+def remarks_on(verdicts: Iterable[Verdict]) -> str:
+    """What people and the judge find wrong with an image, in the order in which they said it."""
+    found = [each for each in verdicts if each.by == "person" or (each.by == "judge" and each.ruling == "reject")]
+    return "; ".join(dict.fromkeys(" ".join(each.message.split()) for each in found if each.message))
 
 
 def verdict_row(verdict: Verdict) -> tuple[Any, ...]:

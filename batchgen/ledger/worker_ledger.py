@@ -21,7 +21,7 @@ from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.writer import Writer
 from batchgen.money import STEP_USD
 from batchgen.planning.reason_text import blocked_message
-from batchgen.records import Sample, sample_key
+from batchgen.records import HAS_IMAGE, Sample, sample_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ class FencedLedger(Ledger):
             (key, blocked_message(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
         ]
         _block_dependents(db, without)
-        if all(state in ("succeeded", "refused", "failed") for _, state, _ in ends):
+        if all(state in (*HAS_IMAGE, "refused", "failed") for _, state, _ in ends):
             work_queue.delete_work(db, [sample_key(item_id, n)])
 
     def unplaced_since(self, item_id: str, n: int) -> float | None:

@@ -51,12 +51,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySelection:
-    """What this run retries beside what is new. states: of failed, refused, uncertain; fresh: everything."""
+    """What this run retries beside what is new. states: of failed, refused, uncertain, rejected; fresh: everything."""
 
     states: frozenset[str] = frozenset({"failed", "uncertain"})
     reasons: frozenset[str] = frozenset()  # only these reasons, when any are named
     explicit: bool = False  # the user named the states: final reasons included, nothing else is started
     fresh: bool = False
+    with_comments: bool = False  # what was said of a rejected image goes into the prompt of the next
 
     @classmethod
     def of(cls, states: frozenset[str] | None, *, fresh: bool = False, hold_uncertain: bool = False) -> RetrySelection:
@@ -376,7 +377,7 @@ def unmatched_reason_problem(selection: RetrySelection, ends: Mapping[tuple[str,
         return None
     reason, reasons = min(unmatched), dict.fromkeys(reason for reason, _ in ends)
     if not ends:
-        return f"--reason {reason!r} matches no image: none has failed, was refused or is uncertain"
+        return f"--reason {reason!r} matches no image: none has failed, was refused, is uncertain or was rejected"
     near = [name for name in get_close_matches(reason, reasons, n=1, cutoff=0.5) if name != reason]
     hint = f"; did you mean {near[0]}?" if near else "."
     found = ", ".join(f"{name} ({number:,} {state})" for (name, state), number in sorted(ends.items()))

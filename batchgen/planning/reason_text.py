@@ -18,6 +18,7 @@ _REMEDIES: Mapping[str, str] = {
     "failed": "retry --failed",
     "refused": "change the prompt, or retry --refused",
     "uncertain": "held: retry --uncertain",
+    "rejected": "its image is kept: accept it, change the prompt, or retry --rejected",
 }
 _TEXTS: Mapping[ReasonKind, str] = {
     ReasonKind.NEW: "new",
@@ -94,7 +95,7 @@ def _clause(cause: Reason) -> str:
     """Behind the name of the sample that is needed."""
     if cause.kind is ReasonKind.ENDED:
         state, why = cause.details
-        return f"which {'was' if state == 'refused' else 'is'} {state}{f' ({why})' if why else ''}"
+        return f"which {'was' if state in ('refused', 'rejected') else 'is'} {state}{f' ({why})' if why else ''}"
     if cause.kind is ReasonKind.NEEDS:
         return f"which {reason_text(cause)}"
     return _CLAUSES.get(cause.kind) or f"which is left: {reason_text(cause)}"

@@ -19,7 +19,7 @@ from batchgen.errors import StoreError
 from batchgen.ledger.reader import HistoryReader, PictureRow
 from batchgen.ledger.results import results_order
 from batchgen.planning.plan import matches_selection
-from batchgen.records import sample_key
+from batchgen.records import HAS_IMAGE, sample_key
 from batchgen.report.gallery import refuse_to_overwrite
 from batchgen.report.thumbnails import THUMBNAIL_SIDE_PX, Thumbnails, shrink_stored
 from batchgen.sanitize import sanitize
@@ -30,15 +30,16 @@ FORMATS_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "W
 MAX_SHEET_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
 MAX_SIDE_PX = 16_000  # WebP ends at 16,383
 GAP_PX = 8
+FRAME_PX = 4  # around an image that was rejected
 EXIF_SOFTWARE_TAG = 0x0131
 BACKGROUND, CELL_BACKGROUND = (250, 250, 248), (236, 236, 232)
-TEXT_COLOUR, MUTED_COLOUR, EMULATED_COLOUR = (30, 32, 38), (110, 112, 120), (178, 90, 0)
+TEXT_COLOUR, MUTED_COLOUR, EMULATED_COLOUR, RED = (30, 32, 38), (110, 112, 120), (178, 90, 0), (158, 40, 40)
 LATIN_FONTS = ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "arial.ttf", "Arial.ttf")
 NOTO_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf")
 OTHER_CJK_FONTS = ("Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "wqy-microhei.ttc")
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-STATE_COLOURS = {"refused": (158, 40, 40), "failed": (158, 40, 40), "uncertain": (150, 100, 0)}
+STATE_COLOURS = {"refused": RED, "failed": RED, "rejected": RED, "uncertain": (150, 100, 0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def cells_of(ledger: HistoryReader, folder: Path, wants: Sequence[str]) -> Itera
         if sample.state == "superseded" or not matches_selection(sample.item_id, sample.tags.split(","), wants):
             continue
         key = (sample.item_id, sample.n, sample.made_fingerprint)
-        found = pictures.get(key) if sample.state == "succeeded" else None
+        found = pictures.get(key) if sample.state in HAS_IMAGE else None
         path, sha256 = (found.path, found.sha256) if found else ("", "")
         yield Cell(sample_key(sample.item_id, sample.n), path, sha256, sample.state, sanitize(sample.reason))
 
@@ -198,6 +199,8 @@ class Drawing:
             for line, text, colour in words:
                 middle = (x + side / 2, y + side / 2 + line * self._layout.font_px * 1.4)
                 self._text(middle, text, side - 8, colour, "mm")
+        if cell.state == "rejected":
+            self._draw.rectangle((x, y, x + side - 1, y + side - 1), outline=RED, width=FRAME_PX)
         self._text((x, y + side + 3), sanitize(cell.label), side, TEXT_COLOUR, "la")
 
     def _text(

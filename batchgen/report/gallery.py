@@ -105,8 +105,8 @@ class PageParts:
         )
 
 
-GALLERY_SCRIPTS = ("elements", "verdicts", "gallery", "viewer", "export", "runs", "start")
-GALLERY = PageParts(styles=("gallery",), bodies=("gallery",), scripts=GALLERY_SCRIPTS)
+GALLERY_SCRIPTS = ("elements", "reviews", "verdicts", "gallery", "viewer", "export", "runs", "start")
+GALLERY = PageParts(styles=("gallery",), bodies=("gallery", "people"), scripts=GALLERY_SCRIPTS)
 
 
 def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:

@@ -27,7 +27,7 @@ from batchgen.report.view import Sparse, view_of
 MAX_RUNS = 30
 SampleKey = tuple[str, int]
 JsonObject = Mapping[str, Any]
-R = TypeVar("R", PictureRow, DerivativeFileRow)
+R = TypeVar("R", PictureRow, DerivativeFileRow, Verdict)
 
 
 @dataclass(frozen=True, slots=True)

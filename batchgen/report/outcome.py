@@ -11,7 +11,7 @@ from itertools import islice
 from batchgen.engine.job import Job, Results
 from batchgen.engine.outcome import Outcome as RunFigures
 from batchgen.errors import BatchgenError, StoreError
-from batchgen.records import Result
+from batchgen.records import HAS_IMAGE, Result
 from batchgen.report import formatting
 from batchgen.sanitize import redact_secrets, sanitize, short_message
 from batchgen.settings import hideable
@@ -85,7 +85,7 @@ def outcome_html(outcome: Outcome) -> str:
 def _table(outcome: Outcome) -> str:
     results = outcome.results
     wrong = list(islice(results.in_states(WITHOUT_IMAGE), MAX_WITHOUT_IMAGE))
-    made = list(islice(results.in_states(("succeeded",)), MAX_IMAGES))
+    made = list(islice(results.in_states(HAS_IMAGE), MAX_IMAGES))
     thumbnails = [*(b"" for _ in wrong), *_thumbnails(results.job, made)]
     rows = zip([*wrong, *made], thumbnails, strict=True)
     lines = "".join(_row(each, thumbnail, emulated=outcome.emulated) for each, thumbnail in rows)

@@ -22,7 +22,7 @@ from batchgen.sanitize import short_message
 from batchgen.scheduling.stop_reason import StopReason
 
 OUT_STATES = frozenset({"submitted", "with_workers"})
-RETRIED_WORDS = {"failed": "failed", "refused": "was refused", "uncertain": "is uncertain"}
+RETRIED_WORDS = {"failed": "failed", "refused": "was refused", "uncertain": "is uncertain", "rejected": "was rejected"}
 LIST_BLOCKS = (
     "why",
     "blocked",

@@ -22,6 +22,7 @@ from tests.benchmarks.outage import outage
 from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
+from tests.benchmarks.review import review
 from tests.benchmarks.shared import shared
 from tests.benchmarks.start import start
 from tests.benchmarks.throughput import unlimited, waiting
@@ -39,6 +40,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "post": post,
     "cluster-post": cluster_post,
     "dashboard": dashboard,
+    "review": review,
     "shared": shared,
     "outage": outage,
     "checks": checks,

@@ -18,7 +18,7 @@ from tests.support.marked_key import KEY
 
 # What would not end by itself, would change this machine, or needs a server that other tests have.
 ONLY_READ = re.compile(
-    r"^(serve|worker|cancel|emulate|mcp)\b|^daemon(?! --list)|--install|--engine cluster|s3://|/var/lib|--notify|--online|--live|--quota"
+    r"^(serve|worker|cancel|emulate|mcp)\b|^daemon(?! --list)|--install|--engine cluster|s3://|/var/lib|--notify|--online|--live|--quota|--revoke"
 )
 COMMANDS = {
     line: path.stem
@@ -61,6 +61,7 @@ def here(tmp_path, emulator, monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     (tmp_path / "catalog.yaml").write_text(CATALOG)
     (tmp_path / "my.yaml").write_text(CATALOG)
+    (tmp_path / "catalog-picks.json").write_text('{"picked": []}')
 
 
 def test_every_other_command_of_the_manual_runs(here, batchgen, tmp_path):

@@ -40,6 +40,8 @@ REFUSED = known("refused", made=None, reason="safety")
 BUYS = "retry --failed buys it again"
 BEHIND = f"paid for: every run tries its link again, {BUYS}"
 UNCERTAIN = known("uncertain", made=None, reason="timeout")
+REJECTED = known("rejected", reason="person")
+KEPT = "its image is kept: accept it, change the prompt, or retry --rejected"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,9 @@ UNCERTAIN = known("uncertain", made=None, reason="timeout")
         (FAILED, True, ("generate", "retry: failed: overloaded")),
         (UNCERTAIN, True, ("generate", "retry: uncertain: timeout (it may have been billed)")),
         (REFUSED, True, ("skip", "refused: safety; change the prompt, or retry --refused")),
+        (REJECTED, True, ("skip", f"rejected: person; {KEPT}")),
+        (REJECTED, False, ("skip", f"rejected: person; {KEPT}")),
+        (known("rejected", made="then", fingerprint="then"), True, ("generate", "changed: prompt, seed")),
         (
             known("failed", made=None, reason="link_gone"),
             True,
@@ -88,6 +93,15 @@ def test_an_explicit_retry_takes_up_what_it_names_and_nothing_else():
         verdict(entry, retry_selection)[0] for entry in (REFUSED, FAILED, UNCERTAIN, None, known("wanted", made=None))
     ]
     assert actions == ["generate", "skip", "skip", "skip", "skip"]
+
+
+def test_a_rejected_image_is_bought_again_by_those_who_say_so_alone():
+    for selection in (
+        RetrySelection(states=frozenset({"rejected"})),
+        RetrySelection(explicit=True, states=frozenset({"rejected"})),
+    ):
+        assert verdict(REJECTED, selection) == ("generate", "retry: rejected: person")
+    assert verdict(REJECTED, RetrySelection(explicit=True, states=frozenset({"failed"})))[0] == "skip"
 
 
 def test_an_explicit_retry_by_reason_leaves_other_reasons():

@@ -239,7 +239,10 @@ def record_picture(
     changes = [_insert("attempt", attempt), _insert("image", dict(zip(IMAGE_COLUMNS, image, strict=True)))]
     if not draft:
         kept = {"path": path, "bytes": size, "made_fingerprint": sample_fingerprint, "usd": usd, "usd_source": source}
-        changes.append(_upsert_sample(line, n, request, {**kept, "state": "succeeded", "reason": "", "message": ""}))
+        end = {"state": "succeeded", "reason": "", "message": ""}
+        if line["state"] == "rejected" and made == 1:  # of several images nobody knows any more which it was
+            end = {name: line.get(name, "") for name in end}
+        changes.append(_upsert_sample(line, n, request, {**kept, **end}))
     ledger.run_statements(changes)
 
 

@@ -13,6 +13,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.providers.registry import provider_for
+from batchgen.records import HAS_IMAGE
 from batchgen.store.spool import PIECE_BYTES, SpoolFile, discard_files
 from batchgen.store.store import Store
 from batchgen.store.unparsed import (
@@ -50,7 +51,7 @@ def _fingerprints(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str |
     """Of each sample the request asked for: (fingerprint it wants, fingerprint of the picture it has)."""
     known_samples = reader.known_samples([attempt.item_id]).get(attempt.item_id, [])
     return [
-        (entry.fingerprint, entry.made_fingerprint if entry.state == "succeeded" else None)
+        (entry.fingerprint, entry.made_fingerprint if entry.state in HAS_IMAGE else None)
         for entry in known_samples
         if attempt.n <= entry.n < attempt.n + attempt.images
     ] or [("", None)]

@@ -1,18 +1,25 @@
-"""Who may ask what: names of this host, the token, and changes only from our own page. Every answer's headers."""
+"""Who may ask what: names of this host, the token, the link of a client, and changes only from our own page. Every answer's headers."""
 
 from __future__ import annotations
 
 import hmac
 import logging
+import re
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from batchgen.report.dashboard.clients import PARAMETER, Client, find_client
 from batchgen.report.gallery import PageParts, render_document
 
 TOKEN_PAGE = PageParts(("gallery", "dashboard"), ("token",), (), live=True, form_action="'self'")
+CLOSED_PAGE = PageParts(("gallery", "dashboard"), ("closed",), (), live=True)
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -25,6 +32,12 @@ DENY_ALL_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; 
 CSRF_HEADER = "X-Batchgen-Token"
 BODY_MAX_BYTES = 4096
 PUBLIC_PATHS = ("/healthz",)  # for those who keep a process alive; it says nothing of any job
+JOB_PATH = re.compile(r"/jobs/([^/]+)/(.*)")
+# What a client may ask for, below its one job. Which images, the handlers decide.
+CLIENT_PATHS = {"GET": re.compile(r"|events|(?:pictures|thumbnails)/\d+-\d+"), "POST": re.compile("reviews")}
+# Of what a request bears: the `Client` that it comes from. Before aiohttp 3.14 keys are plain text.
+CLIENT_KEY: Any = web.RequestKey("client", Client) if hasattr(web, "RequestKey") else "batchgen.client"
+FindFolder = Callable[[str], Awaitable[Path | None]]  # of a job, by its id
 log = logging.getLogger("batchgen")
 
 
@@ -53,9 +66,10 @@ class RequestGuard:
         site, navigates = request.headers.get("Sec-Fetch-Site", ""), request.headers.get("Sec-Fetch-Mode") == "navigate"
         if site not in ("", "same-origin", "none") and not (navigates and request.method == "GET"):
             return error_response(403, "the request comes from another site")
-        if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request):
+        client = request.get(CLIENT_KEY)
+        if self.token and request.path not in PUBLIC_PATHS and not self._has_token(request) and client is None:
             return self._ask_for_token(request, "a token is needed")
-        return self._reject_change(request) if request.method not in ("GET", "HEAD") else None
+        return self._reject_change(request, client) if request.method not in ("GET", "HEAD") else None
 
     def _known_host(self, request: web.Request) -> bool:
         host = request.headers.get("Host", "").lower()
@@ -73,10 +87,17 @@ class RequestGuard:
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
-    def _reject_change(self, request: web.Request) -> web.Response | None:
+    def csrf_for(self, client: Client | None) -> str:
+        """A client has one of its own, which is worth nothing to anybody else."""
+        if client is None:
+            return self.csrf
+        return hmac.digest(self.csrf.encode(), client.token_sha256.encode(), "sha256").hex()
+
+    def _reject_change(self, request: web.Request, client: Client | None) -> web.Response | None:
         if request.headers.get("Origin", "") not in (f"http://{request.host}", f"https://{request.host}"):
             return error_response(403, "changes are made from the page alone: another origin, or none")
-        if not hmac.compare_digest(request.headers.get(CSRF_HEADER, "").encode("utf-8", "replace"), self.csrf.encode()):
+        given = request.headers.get(CSRF_HEADER, "").encode("utf-8", "replace")
+        if not hmac.compare_digest(given, self.csrf_for(client).encode()):
             return error_response(403, "the page is of an earlier start: load it again")
         if request.content_type != "application/json":
             return error_response(415, "expected JSON")
@@ -93,6 +114,33 @@ class RequestGuard:
         answer.set_cookie(self.cookie, self.token, httponly=True, samesite="Strict", path="/")
         return answer
 
+    async def accept_client(self, request: web.Request, find_folder: FindFolder) -> web.Response | None:
+        """Let a client in by its link, or by the cookie that the link has left: to what a client may ask for, and to nothing else.
+        None for anybody else, and for a client that was let in."""
+        below = JOB_PATH.fullmatch(request.path)
+        cookie = f"{self.cookie}-{PARAMETER}"
+        link = request.query.get(PARAMETER, "") if request.method == "GET" else ""
+        given = link or request.cookies.get(cookie, "")
+        if not self.token or below is None or not given or self._has_token(request) or not self._known_host(request):
+            return None
+        folder = await find_folder(below[1])
+        client = find_client(folder, given, time.time()) if folder is not None else None
+        if client is None:
+            return _closed(request, "this link opens nothing any more: it has expired, was revoked, or is not whole")
+        allowed = CLIENT_PATHS.get(request.method)
+        if allowed is None or not allowed.fullmatch(below[2]):
+            return _closed(
+                request, "this link opens the images of one job, to look at and to vote on, and nothing else"
+            )
+        if link:
+            answer = web.Response(status=303, headers={"Location": "/" + request.path.lstrip("/")})
+            lasts_s = int(client.expires_at - time.time())
+            place = request.path.removesuffix(below[2])
+            answer.set_cookie(cookie, given, httponly=True, samesite="Lax", path=place, max_age=lasts_s)
+            return answer
+        request[CLIENT_KEY] = client
+        return None
+
     def _ask_for_token(self, request: web.Request, why: str) -> web.Response:
         """A person gets a page with a field for it, a program one line of JSON."""
         if "text/html" not in request.headers.get("Accept", "") or not self._known_host(request):
@@ -102,14 +150,14 @@ class RequestGuard:
         policy = {"Content-Security-Policy": f"{TOKEN_PAGE.policy}; frame-ancestors 'none'"}
         return web.Response(text=text, status=401, content_type="text/html", headers=policy)
 
-    def middleware(self) -> Middleware:
+    def middleware(self, find_folder: FindFolder) -> Middleware:
         @web.middleware
         async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-            early = self.accept_token(request) or self.reject(request)
-            if early is not None:
-                return early
             try:
-                return await handler(request)
+                early = (
+                    self.accept_token(request) or await self.accept_client(request, find_folder) or self.reject(request)
+                )
+                return early if early is not None else await handler(request)
             except web.HTTPException as error:
                 return error_response(error.status, error.reason, error.headers.get("Allow"))
             except (ConnectionError, TimeoutError):
@@ -119,6 +167,15 @@ class RequestGuard:
                 return error_response(500, f"this is a bug in batchgen: {type(error).__name__}")
 
         return check_request
+
+
+def _closed(request: web.Request, why: str) -> web.Response:
+    """A person gets a page, a program one line of JSON."""
+    if "text/html" not in request.headers.get("Accept", ""):
+        return error_response(403, why)
+    text = "".join(render_document(CLOSED_PAGE, "closed", "{}")).replace("WHY", f"{why[0].upper()}{why[1:]}.", 1)
+    policy = {"Content-Security-Policy": f"{CLOSED_PAGE.policy}; frame-ancestors 'none'"}
+    return web.Response(text=text, status=403, content_type="text/html", headers=policy)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

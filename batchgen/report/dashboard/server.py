@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +19,8 @@ from aiohttp import web
 from batchgen.errors import BatchgenError
 from batchgen.report import metrics
 from batchgen.report.dashboard import actions, pictures
-from batchgen.report.dashboard.guard import BODY_MAX_BYTES, RequestGuard, add_headers, error_response
+from batchgen.report.dashboard.clients import PARAMETER, Client, add_client
+from batchgen.report.dashboard.guard import BODY_MAX_BYTES, CLIENT_KEY, RequestGuard, add_headers, error_response
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.watched_job import Live, WatchedJob
 from batchgen.report.gallery import GALLERY_SCRIPTS, PageParts, render_document, safe_json
@@ -26,7 +28,7 @@ from batchgen.sanitize import redact_secrets
 
 STYLES = ("gallery", "dashboard")
 OVERVIEW_PAGE = PageParts(STYLES, ("overview", "confirm"), ("elements", "card", "overview"), live=True)
-JOB_PAGE = PageParts(STYLES, ("job", "gallery", "confirm"), (*GALLERY_SCRIPTS, "card", "job"), live=True)
+JOB_PAGE = PageParts(STYLES, ("job", "gallery", "people", "confirm"), (*GALLERY_SCRIPTS, "card", "job"), live=True)
 IMMUTABLE_CACHE = "private, max-age=86400, immutable"  # their addresses change with them
 SAMPLE_NUMBER = re.compile(r"[0-9]{1,9}")
 GZIP_ABOVE_BYTES = 10_000
@@ -35,6 +37,7 @@ KEEPALIVE_INTERVAL_S = 5.0
 WRITE_TIMEOUT_S = 20.0  # a client that takes nothing for so long is dropped; it comes back by itself
 RETRY_MS = 2000
 MAX_CLIENTS = 64
+MAX_LINK_DAYS = 365
 NextEvent = Callable[[], Awaitable[str]]  # what a client has missed, as an event; empty for nothing
 
 
@@ -47,7 +50,7 @@ class Dashboard:
     read_only: bool = False
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[self.guard.middleware()], client_max_size=BODY_MAX_BYTES)
+        app = web.Application(middlewares=[self.guard.middleware(self._find_folder)], client_max_size=BODY_MAX_BYTES)
         app.on_response_prepare.append(add_headers)
         get = partial(app.router.add_get, allow_head=False)
         get("/", self.overview)
@@ -67,7 +70,13 @@ class Dashboard:
             get("/jobs/{job}/prospect", self.forecast_retry)
             app.router.add_post("/jobs/{job}/retry", self.retry)
             app.router.add_post("/jobs/{job}/stop", self.stop)
+            app.router.add_post("/jobs/{job}/reviews", self.review)
+            app.router.add_post("/jobs/{job}/clients", self.invite)
         return app
+
+    async def _find_folder(self, job: str) -> Path | None:
+        watch = await self.hub.find(job)
+        return None if watch is None else watch.location.folder
 
     async def _watch(self, request: web.Request) -> WatchedJob:
         watch = await self.hub.find(request.match_info["job"])
@@ -75,9 +84,10 @@ class Dashboard:
             raise web.HTTPNotFound(reason="there is no such job here")
         return watch
 
-    @property
-    def _csrf(self) -> str:
-        return "" if self.read_only else self.guard.csrf
+    def _live(self, client: Client | None = None) -> Live:
+        invites = bool(self.guard.token) and client is None and not self.read_only
+        csrf = "" if self.read_only else self.guard.csrf_for(client)
+        return Live(csrf, client=client.name if client else "", invites=invites)
 
     def _text(self, view: Any) -> str:
         return safe_json(view, self.hub.secrets())
@@ -88,7 +98,7 @@ class Dashboard:
     async def overview(self, request: web.Request) -> web.StreamResponse:
         await self.hub.refresh()
         cards = [watch.card for watch in self.hub.loaded.values()]
-        text = self._text({"live": Live(self._csrf), "jobs": cards, "at": time.time()})
+        text = self._text({"live": self._live(), "jobs": cards, "at": time.time()})
         return await _page(request, OVERVIEW_PAGE, "jobs", text)
 
     async def overview_events(self, request: web.Request) -> web.StreamResponse:
@@ -115,18 +125,18 @@ class Dashboard:
         watch = await self._watch(request)
 
         def texts() -> tuple[str, str]:
-            page = watch.page(self._csrf)
+            page = watch.page(self._live(request.get(CLIENT_KEY)))
             return redact_secrets(page.job, self.hub.secrets()), self._text(page)
 
         return await _page(request, JOB_PAGE, *await self.hub.in_reader_thread(texts))
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
-        watch, version = await self._watch(request), -1
+        watch, version, client = await self._watch(request), -1, _client_name(request)
         mark = request.headers.get("Last-Event-ID") or request.query.get("at", "")
 
         def changes() -> str:
             nonlocal version, mark
-            version, card, mark, samples = watch.changes_since(version, mark)
+            version, card, mark, samples = watch.changes_since(version, mark, client)
             events = [format_event("card", self._text(card))] if card else []
             events += [format_event("samples", self._text(samples), mark)] if samples else []
             return "".join(events)
@@ -156,8 +166,17 @@ class Dashboard:
         return web.Response(text=text, content_type="application/json")
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        attempt, k = _picture_number(request)
+        attempt, k = await self._picture_number(request)
         return await self._send(request, "there is no such image", pictures.open_picture, attempt, k)
+
+    async def _picture_number(self, request: web.Request) -> tuple[int, int]:
+        """(attempt, k). A client gets those that are on its page."""
+        attempt, k = request.match_info["attempt"], request.match_info["k"]
+        if client := _client_name(request):
+            watch = await self._watch(request)
+            if not await self.hub.in_reader_thread(watch.shows_client, client, f"{attempt}-{k}"):
+                raise web.HTTPNotFound(reason="there is no such image")
+        return int(attempt), int(k)
 
     async def derivative(self, request: web.Request) -> web.StreamResponse:
         """The item and the sample whose it is stand in the query."""
@@ -209,7 +228,8 @@ class Dashboard:
 
     async def thumbnail(self, request: web.Request) -> web.Response:
         folder = (await self._watch(request)).location.folder
-        return _thumbnail(await self.hub.in_picture_thread(pictures.thumbnail, folder, *_picture_number(request)))
+        number = await self._picture_number(request)
+        return _thumbnail(await self.hub.in_picture_thread(pictures.thumbnail, folder, *number))
 
     async def reference_thumbnail(self, request: web.Request) -> web.Response:
         watch = await self._watch(request)
@@ -221,23 +241,64 @@ class Dashboard:
     async def forecast_retry(self, request: web.Request) -> web.Response:
         states = frozenset(request.query.get("states", "").split(",")) & set(actions.RETRY_STATES)
         location = (await self._watch(request)).location
-        return await self._run_action(lambda: self.hub.actions.forecast_retry(location, states))
+        return await self._run_action(
+            lambda: self.hub.in_picture_thread(self.hub.actions.forecast_retry, location, states)
+        )
 
     async def retry(self, request: web.Request) -> web.Response:
         states = (await _body(request)).get("states")
         chosen = [state for state in states if isinstance(state, str)] if isinstance(states, list) else []
         location = (await self._watch(request)).location
-        # In this thread: a child inherits the nice value of the thread that starts it.
-        return await self._run_action(lambda: {"pid": self.hub.actions.retry(location, chosen)}, here=True)
+
+        async def begin() -> dict[
+            str, Any
+        ]:  # in this thread: a child inherits the nice value of the thread that starts it
+            return {"pid": self.hub.actions.retry(location, chosen)}
+
+        return await self._run_action(begin)
 
     async def stop(self, request: web.Request) -> web.Response:
         run = (await _body(request)).get("run")
         run_id, location = run if isinstance(run, int) else -1, (await self._watch(request)).location
-        return await self._run_action(lambda: {"pid": actions.stop(location, run_id)})
+        return await self._run_action(
+            lambda: self.hub.in_picture_thread(lambda: {"pid": actions.stop(location, run_id)})
+        )
 
-    async def _run_action(self, action: Callable[[], dict[str, Any]], *, here: bool = False) -> web.Response:
+    async def review(self, request: web.Request) -> web.Response:
+        """A word of one reviewer, who hears of it as all others do: by the events."""
+        watch, given = await self._watch(request), await _body(request)
+        name = _client_name(request) or str(given.get("name", ""))
+
+        def record() -> dict[str, Any]:
+            watch.record_review(given, name)
+            return {}
+
+        answer = await self._run_action(lambda: self.hub.in_reader_thread(record))
+        await self.hub.notify_clients()
+        return answer
+
+    async def invite(self, request: web.Request) -> web.Response:
+        """A link for a client, which is shown once."""
+        folder, given, origin = (
+            (await self._watch(request)).location.folder,
+            await _body(request),
+            request.headers["Origin"],
+        )
+        name, days = given.get("name"), given.get("days")
+
+        def add() -> dict[str, Any]:
+            if not self.guard.token:
+                raise actions.ActionRefused("this dashboard has no token: whoever reaches it may do everything")
+            if not isinstance(name, str) or not isinstance(days, int) or not 0 < days <= MAX_LINK_DAYS:
+                raise actions.ActionRefused(f"a link has a name, and lasts 1 to {MAX_LINK_DAYS} days")
+            token = add_client(folder, name, days * 86400.0)
+            return {"address": f"{origin}/jobs/{request.match_info['job']}/?{PARAMETER}={token}"}
+
+        return await self._run_action(lambda: self.hub.in_picture_thread(add))
+
+    async def _run_action(self, action: Callable[[], Awaitable[dict[str, Any]]]) -> web.Response:
         try:
-            answer = action() if here else await self.hub.in_picture_thread(action)
+            answer = await action()
         except (actions.ActionRefused, BatchgenError) as error:
             text = self._text({"error": str(error)})
             return web.Response(status=409, text=text, content_type="application/json")
@@ -253,8 +314,10 @@ class Dashboard:
         return web.Response(body=body, headers={"Content-Type": kind})
 
 
-def _picture_number(request: web.Request) -> tuple[int, int]:
-    return int(request.match_info["attempt"]), int(request.match_info["k"])
+def _client_name(request: web.Request) -> str:
+    """Empty for who is no client."""
+    client = request.get(CLIENT_KEY)
+    return "" if client is None else client.name
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

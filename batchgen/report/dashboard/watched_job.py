@@ -6,19 +6,22 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in, server_snapshot_id, verify_arguments
-from batchgen.ledger.reader import HistoryReader
-from batchgen.ledger.runs import RunRow
+from batchgen.ledger.reader import HistoryReader, RunRow
+from batchgen.ledger.reviews import JOURNAL, journal_size, reviewed
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.report.comparison import ComparedView, read_compared
+from batchgen.report.dashboard.client_view import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
+from batchgen.report.dashboard.review import Verdict, record_review, with_review
 from batchgen.report.gallery_data import (
     MAX_RUNS,
     AttemptIndex,
@@ -51,16 +54,19 @@ LastRetry = Callable[[JobLocation], RetryView | None]
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a page needs to ask for more. csrf: empty where it may change nothing; at: the mark of what it has."""
+    """What a page needs to ask for more. csrf: empty where it may change nothing; at: the mark of what it has; client: who looks
+    by a link that lets him vote alone; invites: whether such links can be made here."""
 
     csrf: str
     at: str = ""
+    client: str = ""
+    invites: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePage(PageView):
     live: Live
-    card: Card
+    card: Card | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +78,19 @@ class RunsView:
 
 
 def change_marker(folder: Path) -> ChangeMarker | None:
-    """Changes with every commit: the ledger and its WAL, by inode, size and time. No connection is opened for it.
+    """Changes with every commit and with every word of a reviewer: the ledger, its WAL and the journal of reviews, by inode, size
+    and time. No connection is opened for it.
 
     None when the last write is so fresh that another may bear the same time. Of a ledger on a server it is what can be
     seen there at all, or why nothing can.
     """
     try:
         if (seen := server_snapshot_id(folder)) is not None:
-            return seen
+            return f"{seen} {journal_size(folder)}"
     except BatchgenError as error:
         return str(error)
     path, marks, newest = ledger_path(folder), [], 0
-    for file in (path, path.with_name(f"{path.name}-wal")):
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(JOURNAL)):
         try:
             found = os.stat(file)
         except OSError:
@@ -132,6 +139,15 @@ class Feed:
         self._samples |= changed
         self._at += bool(changed)
         self._page = page_view(ledger, self._location.folder, builder, now, key=self._location.id)
+
+    def add_review(self, review: Verdict) -> bool:
+        """Show it before the ledger is asked again. Whether its image is shown here."""
+        known = self._samples.get((review.item_id, review.n))
+        sample = None if known is None else with_review(known[1], review)
+        if sample is not None:
+            self._at += 1
+            self._samples[review.item_id, review.n] = (self._at, sample)
+        return sample is not None
 
     def _changed(self, ledger: HistoryReader, *, reload_all: bool) -> list[str] | None:
         """The items to read again; None for all."""
@@ -186,6 +202,7 @@ class WatchedJob:
         self._ended_runs: EndedRuns = {}
         self._identity: object = None
         self._manifest_info: tuple[object, ManifestInfo] | None = None
+        self._client_numbers: tuple[object, frozenset[str]] = ((), frozenset())
         self._samples_used_s = 0.0  # monotonic, when the samples were last asked for
 
     def refresh(self, *, samples: bool) -> bool:
@@ -224,7 +241,7 @@ class WatchedJob:
                 return problem(problem=str(lost))
             return problem(problem=FOLDER_GONE if self._identity else NOT_STARTED, begun=False)
         try:
-            with closing(HistoryReader.open(folder)) as ledger:
+            with closing(reviewed(HistoryReader.open(folder), folder)) as ledger:
                 ledger.snapshot()
                 self._last_run = ledger.last_run()
                 manifest_info = self._manifest_info_for(ledger.meta("manifest") or "")
@@ -253,22 +270,46 @@ class WatchedJob:
             self._manifest_info, self._feed = (mark, self._load_manifest_info(self.location, str(path))), None
         return self._manifest_info[1]
 
-    def page(self, csrf: str) -> LivePage:
-        """One without samples when there is no ledger that can be read."""
+    def page(self, live: Live) -> LivePage:
+        """One without samples when there is no ledger that can be read. live: without its mark."""
         self.refresh(samples=True)
         assert self.card is not None  # noqa: S101 - it was just made
-        page = self._feed and self._feed.page()
+        page = self._feed.page() if self._feed is not None else None
         if self._feed is None or page is None:
-            live, name = Live(csrf), self.card.job
-            return LivePage(job=name, at=time.time(), key=self.location.id, nights=(), live=live, card=self.card)
-        return view_of(LivePage, page, live=Live(csrf, self._feed.mark), card=self.card)
+            card, name = None if live.client else self.card, self.card.job
+            return LivePage(job=name, at=time.time(), key=self.location.id, nights=(), live=live, card=card)
+        live = replace(live, at=self._feed.mark)
+        if live.client:
+            return view_of(LivePage, for_client(page, live.client), live=live, card=None)
+        return view_of(LivePage, page, live=live, card=self.card)
 
-    def changes_since(self, version: int, mark: str) -> tuple[int, Card | None, str, SamplesView | None]:
-        """(version, the card; mark, the samples that the client has missed); both None when it has everything."""
-        card = self.card if version != self.version else None
+    def changes_since(
+        self, version: int, mark: str, client: str = ""
+    ) -> tuple[int, Card | None, str, SamplesView | None]:
+        """(version, the card; mark, the samples that the page has missed); both None when it has everything. client: as in `Live`."""
+        card = self.card if version != self.version and not client else None
         if self._feed is None:
             return self.version, card, mark, None
-        return self.version, card, self._feed.mark, self._feed.since(mark)
+        missed = self._feed.since(mark)
+        return self.version, card, self._feed.mark, for_client(missed, client) if missed and client else missed
+
+    def shows_client(self, client: str, number: str) -> bool:
+        """Whether a picture, by its number in the ledger, is on the page of this client."""
+        if self._feed is None:
+            self.refresh(samples=True)
+        if self._feed is None:
+            return False
+        key = (self._feed.mark, client)
+        if key != self._client_numbers[0]:
+            page = self._feed.page()
+            self._client_numbers = (key, visible_numbers(page.samples if page else (), client))
+        return number in self._client_numbers[1]
+
+    def record_review(self, given: Mapping[str, Any], name: str) -> None:
+        """And show it. Raises as `review.record_review` does."""
+        review = record_review(self.location.folder, given, name)
+        if self._feed is None or not self._feed.add_review(review):
+            self.refresh(samples=True)
 
     def references(self) -> ReferenceFiles:
         """Those that a page of this job may show."""

@@ -4,7 +4,7 @@ const MARKS = { good: "✓", warn: "!", bad: "✕", busy: "…", soft: "■" };
 const toneOf = (run) => (run.state === "running" ? "busy" : run.state === "died" ? "bad" : run.state === "unknown" ? "warn" : TONES[run.exit_code] || "bad");
 const BAR = [["succeeded", "good"], ["rejected", "warn"], ["running", "busy"], ["submitted", "busy"], ["refused", "bad"], ["failed", "bad"], ["uncertain", "warn"], ["blocked", "warn"]];
 const SPANS = { run: "this run", day: "today, all jobs", month: "this month, all jobs" };
-const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)" };
+const AGAIN = { failed: "failed", refused: "refused (the same request is often refused again)", uncertain: "uncertain (sent and never answered; may be billed twice)", rejected: "rejected (another image is bought, with the old one in superseded/)" };
 const latest = new Map(); // cards by the id of their job
 let ahead = 0; // seconds by which the server's clock is ahead of this one
 const nowS = () => Date.now() / 1000 + ahead;
@@ -151,6 +151,7 @@ async function post(address, body) {
   const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json", "X-Batchgen-Token": facts.live.csrf }, body: JSON.stringify(body) });
   const told_ = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(told_.error || `HTTP ${answer.status}`);
+  return told_;
 }
 function ask(title, text, yes, act, choices_ = []) {
   $("confirm-title").textContent = title;

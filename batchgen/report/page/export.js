@@ -1,9 +1,10 @@
 // What is exported
 const decided = (pick) => samples.filter((sample) => decision(sample) === pick);
 function picksJson() {
-  const entry = (sample) => ({ id: sample.id, n: sample.n, file: face(sample)?.path ?? null, sha256_begins: shaOf(sample), prompt: sample.prompt ?? "", stars: starsOf(sample) });
-  const undecided = decided("").filter(starsOf);
-  return `${JSON.stringify({ job: facts.job, emulated: facts.emulated, at: new Date().toISOString(), picked: decided("pick").map(entry), rejected: decided("reject").map(entry), undecided: undecided.map(entry) }, null, 1)}\n`;
+  const votes = samples.flatMap((sample) => (shared ? people(sample).map(({ name, ruling: each, score, message }) => ({ name, pick: PICKS[each], stars: score || 0, comment: message })) : [mine(sample)]).map((vote) => ({ sample, ...vote })));
+  const entries = (pick_) => votes.filter(({ pick = "", stars, comment }) => pick === pick_ && (pick || stars || comment)).map(({ sample, name, stars = 0, comment }) => (
+    { id: sample.id, n: sample.n, file: face(sample)?.path ?? null, sha256_begins: shaOf(sample), prompt: sample.prompt ?? "", stars, ...(comment ? { comment } : {}), ...(name ? { name } : {}) }));
+  return `${JSON.stringify({ job: facts.job, emulated: facts.emulated, at: new Date().toISOString(), picked: entries("pick"), rejected: entries("reject"), undecided: entries("") }, null, 1)}\n`;
 }
 // A JSON string is a YAML string once what YAML does not print is escaped. Source: YAML 1.1, section 5.1.
 const yaml = (value) => JSON.stringify(value).replace(/[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]/g, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
@@ -90,6 +91,8 @@ $("save-json").addEventListener("click", () => save(fileName("-picks.json"), pic
 $("save-manifest").addEventListener("click", () => save(fileName("-again.yaml"), manifest(), "application/yaml"));
 $("forget").addEventListener("click", () => {
   kept = {};
+  done.length = 0;
+  showUndo();
   try { localStorage.removeItem(STORE); } catch { /* as above */ }
   refreshExport();
   for (const [sample, card] of cards) mark(card, sample);

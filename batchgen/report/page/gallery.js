@@ -34,33 +34,6 @@ function thumbnail(number) {
   return lines[number % PER_CHUNK] ? `data:image/webp;base64,${lines[number % PER_CHUNK]}` : "";
 }
 
-// Picks and stars belong to one image: a new version of a sample is undecided again.
-const STORE = `batchgen:picks:${facts.job}:${facts.key}`;
-const recall = (name) => { try { return JSON.parse(localStorage.getItem(name)) || {}; } catch { return {}; } };
-const remember = (name, value) => { try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* private windows forget with the page */ } };
-let kept = recall(STORE);
-const shaOf = (sample) => face(sample)?.sha ?? "";
-function verdict(sample) {
-  const entry = Object.hasOwn(kept, keyOf(sample)) ? kept[keyOf(sample)] : null;
-  return entry && entry.sha === shaOf(sample) ? entry : {};
-}
-const decision = (sample) => verdict(sample).pick || "";
-const starsOf = (sample) => verdict(sample).stars || 0;
-// A pick is of an image, which one that has just succeeded may not show yet.
-const isToCome = (sample) => !shaOf(sample) && ["wanted", "running", "submitted", "succeeded"].includes(sample.state);
-function judge(sample, change) {
-  if (isToCome(sample)) return;
-  const value = { ...verdict(sample), ...change, sha: shaOf(sample) };
-  if (value.pick || value.stars) Object.defineProperty(kept, keyOf(sample), { value, enumerable: true, configurable: true, writable: true });
-  else delete kept[keyOf(sample)];
-  remember(STORE, kept);
-  if (cards.has(sample)) mark(cards.get(sample), sample);
-  if ($("viewer").open) markViewer();
-  count();
-}
-const decide = (sample, pick) => judge(sample, { pick: decision(sample) === pick ? "" : pick });
-const rate = (sample, stars) => judge(sample, { stars: starsOf(sample) === stars ? 0 : stars });
-
 // Filters
 const look = { states: new Set(), model: "", tag: "", ruling: "", reason: "", reviewer: "", given: "", pick: "", search: "", sort: "order" };
 const CHOICES = ["model", "tag", "ruling", "reason", "reviewer", "given", "pick"];
@@ -114,7 +87,7 @@ function update(changed) {
 function count() {
   const sums = { picked: 0, rejected: 0, "with stars": 0 };
   for (const sample of samples) {
-    const { pick, stars } = verdict(sample);
+    const pick = decision(sample), stars = starsOf(sample);
     if (pick) sums[pick === "pick" ? "picked" : "rejected"] += 1;
     if (stars) sums["with stars"] += 1;
   }
@@ -276,6 +249,7 @@ function drawCard(sample) {
   if (said.length) open.append(make("span", { class: "flags" }, ...said));
   const reference = inset(sample);
   if (reference) open.append(reference);
+  open.append(make("span", { class: "who", hidden: true }));
   const picks = [["pick", "✓", "Pick"], ["reject", "✕", "Reject"]].map(([pick, sign, label]) =>
     make("button", { type: "button", class: pick, "aria-label": `${label} ${name}`, title: label, "data-pick": pick, disabled: isToCome(sample) }, sign));
   const card = make("div", { class: `card ${sample.state === "rejected" ? "unaccepted" : sample.state}`, role: "listitem", "data-key": name },
@@ -285,10 +259,13 @@ function drawCard(sample) {
   return card;
 }
 function mark(card, sample) {
-  const pick = decision(sample), stars = starred(sample);
+  const pick = decision(sample), own = mine(sample).pick || "", stars = starred(sample), who_ = whoDecided(sample);
   card.classList.toggle("picked", pick === "pick");
   card.classList.toggle("rejected", pick === "reject");
-  for (const name of ["pick", "reject"]) card.querySelector(`.${name}`).setAttribute("aria-pressed", String(pick === name));
+  for (const name of ["pick", "reject"]) card.querySelector(`.${name}`).setAttribute("aria-pressed", String(own === name));
+  card.querySelector(".who").textContent = who_.text;
+  card.querySelector(".who").hidden = !who_.text;
+  card.querySelector(".who").classList.toggle("differ", who_.differ);
   card.querySelector(".stars").textContent = stars ? `★${stars}` : "";
   card.querySelector(".stars").title = stars ? plural(stars, "star") : "";
 }

@@ -4,7 +4,7 @@ const byKey = new Map(samples.map((sample) => [keyOf(sample), sample]));
 const late = new Set();
 const panel = make("section", { id: "live", "aria-label": "Status" });
 document.querySelector("header").after(panel);
-panel.append(drawJob(card_, { full: true }));
+if (card_) panel.append(drawJob(card_, { full: true })); // a client has none
 matchMedia("(min-width: 761px)").addEventListener("change", ({ matches }) => panel.querySelector(".more")?.toggleAttribute("open", matches));
 ahead = facts.at - Date.now() / 1000;
 
@@ -32,6 +32,7 @@ function take(told, mark) {
     byKey.set(keyOf(sample), sample);
     changed.add(sample);
   }
+  received(changed);
   head();
   if (!$("nights").hidden) loadNights();
   if (!$("viewer").open) { settle(changed); return; }

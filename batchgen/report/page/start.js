@@ -12,7 +12,7 @@ function total() {
 }
 function head() {
   $("job").textContent = facts.job;
-  $("totals").textContent = total();
+  $("totals").textContent = visitor ? plural(samples.filter(face).length, "image") : total();
   $("accepted").textContent = `Accepted: ${facts.accepted}`;
   $("accepted").classList.toggle("reviewed", samples.some(({ ruling }) => ruling && ruling !== "none"));
   $("accepted").hidden = !facts.accepted || Boolean(facts.live); // a live page has a card that says it
@@ -22,6 +22,7 @@ function head() {
 head();
 $("size").value = taste.size;
 setUpFilters();
+setUpReviews();
 showReferences();
 filter();
 let asked = false;

@@ -37,7 +37,7 @@ function inputs(sample) {
 }
 const canCompare = (sample) => variants(sample).length + inputs(sample).length + twins(sample).length > 1;
 function markViewer() {
-  const sample = shown[at], pick = decision(sample), button = (name) => $("viewer").querySelector(`[data-do="${name}"]`);
+  const sample = shown[at], pick = mine(sample).pick || "", button = (name) => $("viewer").querySelector(`[data-do="${name}"]`);
   for (const name of ["pick", "reject"]) button(name).setAttribute("aria-pressed", String(pick === name));
   for (const star of $("stars").children) {
     const given = Number(star.dataset.star) <= starsOf(sample);
@@ -98,6 +98,8 @@ const told = (value) => (typeof value === "object" ? JSON.stringify(value) : Str
 function drawDetails(sample, all) {
   const parts = [];
   const section = (title, ...content) => parts.push(make("h3", {}, title), ...content);
+  parts.push(...drawComments(sample));
+  if (visitor) { showDetails(parts.concat(sample.prompt ? [make("h3", {}, "Prompt"), make("p", { class: "prompt", dir: "auto" }, sample.prompt)] : [])); return; }
   if (all.length > 1) {
     section("Samples and versions", make("div", { class: "strip" }, ...all.map((variant) => {
       const small = thumbnail(variant.picture.thumbnail);
@@ -138,8 +140,15 @@ function drawDetails(sample, all) {
     const facts_ = [date(began), took == null ? "" : seconds(took), model === sample.model ? "" : model, status ? `HTTP ${status}` : "", attemptCost(amount, source, outcome)];
     return make("li", {}, `${outcome}${reason ? `: ${reason}` : ""} `, make("small", {}, facts_.filter(Boolean).join(" · ")), ...[otherwise && `sent as: ${otherwise}`, message].filter(Boolean).map((text) => make("div", {}, make("small", {}, text))));
   })));
+  showDetails(parts);
+}
+function showDetails(parts) {
+  const typing = document.activeElement === box;
+  redrawn = typing; // a box that is taken out and put back was not left
   $("details").replaceChildren(...parts);
   $("details").scrollTop = 0;
+  if (typing && box.isConnected) box.focus({ preventScroll: true });
+  redrawn = false;
 }
 const ACTIONS = {
   previous: () => { at = Math.max(0, at - 1); view(); },
@@ -182,15 +191,18 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "x" && shown[at]) decide(shown[at], "reject");
   else if (event.key === "c" && shown[at]) { comparing = true; view(); }
   else if (event.key === "r") toggleReferences();
+  else if (event.key === "u") undo();
   else if (STARS.test(event.key) && shown[at]) rate(shown[at], Number(event.key));
   else if (["+", "=", "-"].includes(event.key)) resize(taste.size + (event.key === "-" ? -SIZE_STEP : SIZE_STEP));
   else if (event.key === "/") { event.preventDefault(); $("search").focus(); $("search").select(); }
   else if (event.key === "?") $("keys").showModal();
 });
 function viewerKey(event) {
+  if (event.target === box) return;
   const control = event.target.closest?.("button, a");
   const keys = { ArrowLeft: "previous", ArrowRight: "next", x: "reject", c: "compare", r: "references", b: "boxes" };
   if (event.key === " " && !control?.matches("[data-do=compare], [data-do=close], [data-do=references], [data-do=boxes], .twin, .strip button, [data-star]")) { event.preventDefault(); ACTIONS.pick(); }
   else if (STARS.test(event.key)) rate(shown[at], Number(event.key));
+  else if (event.key === "u") undo();
   else if (keys[event.key]) { event.preventDefault(); ACTIONS[keys[event.key]](); }
 }

@@ -153,9 +153,21 @@ def test_the_live_details_tell_thoughts_tiers_and_what_was_made_of_a_picture(vis
     assert "standard (asked for: flex)" in tab.inner_text("#details")
 
 
-def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, home):
-    tab = visit(home)
+def copy_of(made: Path, folder: Path) -> Path:
+    """What is picked in it is no other test's."""
+    return Path(shutil.copytree(made, folder / made.name))
+
+
+def review_as(tab: Any, name: str) -> None:
+    tab.click("#reviewer-name")
+    tab.fill("#name", name)
+    tab.keyboard.press("Enter")
+
+
+def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, made, tmp_path):
+    tab = visit(copy_of(made, tmp_path))
     open_job(tab)
+    review_as(tab, "Ann")
     tab.click("[data-state=refused]")
     assert keys(tab) == ["refused"]
     tab.keyboard.press("Escape")
@@ -169,6 +181,7 @@ def test_filters_search_keyboard_viewer_and_picks_work_as_in_the_gallery(visit, 
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("x")
     assert tab.inner_text("#count") == "10 of 10 · 1 picked, 1 rejected"
+    until(tab, "sent.size === 0")  # the server has them
     tab.reload()
     assert tab.inner_text("#count") == "10 of 10 · 1 picked, 1 rejected"
     tab.click('[data-key="mug"] .open')
@@ -199,6 +212,7 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     until(tab, "document.querySelector('.chip.busy')?.textContent === 'running'")
     open_job(tab)
     until(tab, "document.querySelectorAll('.card img').length > 0")
+    review_as(tab, "Ann")
     succeeded = "Number(document.querySelector('#states .succeeded small').textContent)"
     before = tab.evaluate(succeeded)
     tab.select_option("#sort", "newest")  # each new image moves all others
@@ -222,9 +236,10 @@ def test_pictures_come_by_themselves_and_the_run_is_stopped_after_a_question(vis
     assert len(results(tmp_path / "job.emulated")) < 80
 
 
-def test_an_image_that_has_just_succeeded_is_picked_when_it_is_there(visit, made):
-    tab = visit(made)
+def test_an_image_that_has_just_succeeded_is_picked_when_it_is_there(visit, made, tmp_path):
+    tab = visit(copy_of(made, tmp_path))
     open_job(tab)
+    review_as(tab, "Ann")
     pick = '[data-key="mug"] .pick'
     assert tab.is_enabled(pick)
     tab.evaluate("whole = structuredClone(byKey.get('mug'))")
