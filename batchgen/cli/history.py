@@ -24,6 +24,8 @@ from batchgen.report.queries import read_run
 from batchgen.report.run_end import stop_words
 from batchgen.report.view import AcceptanceView, MoneyView, RunView
 
+WIDE = 100  # columns, below which a line has no room for what an accepted image has cost
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun(RunView, AcceptanceView):
@@ -88,6 +90,7 @@ def _job_run(reader: Reader, run: RunRow, state: str, more: dict[str, Any]) -> J
 
 def print_runs(out: Console, runs: list[JobRun]) -> None:
     """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
+    wide = out.columns >= WIDE
     rows = [
         (
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began)),
@@ -96,14 +99,13 @@ def print_runs(out: Console, runs: list[JobRun]) -> None:
             f"{run.made:,}",
             formatting.join_counts(run.not_made) or "-",
             _money(run.usd),
-            f"{run.accepted:,}" if run.made else "-",
-            _each(run),
+            *((f"{run.accepted:,}" if run.made else "-", _each(run)) if wide else ()),
             _end_text(run),
         )
         for run in runs
     ]
-    head = ("began", "job", "took", "made", "not made", "money", "accepted", "each", "end")
-    out.table(head, rows, right=(2, 3, 5, 6, 7), flexible=8)
+    head = ("began", "job", "took", "made", "not made", "money", *(("accepted", "each") if wide else ()), "end")
+    out.table(head, rows, right=(2, 3, *range(5, len(head) - 1)), flexible=len(head) - 1)
 
 
 def _each(run: JobRun) -> str:

@@ -31,8 +31,8 @@ class Outcome(RunFigures):
 
     usd: charged by usage or the vendor's word; estimated_usd: from the table of prices; maybe_usd: for requests that may have
     been billed without an image. left: wanted and not tried; left_out: without an image, by `only` or `limit`. folder: of
-    the images, with `bucket` where they are in one. results: every sample with its state, its image and what it cost. Shown as a
-    table in a notebook.
+    the images, with `bucket` where they are in one. acceptance: of the images of this run, and what each has cost. results:
+    every sample with its state, its image and what it cost. Shown as a table in a notebook.
     """
 
     results: Results
@@ -54,6 +54,8 @@ class Outcome(RunFigures):
             yield "EMULATED, no image is real and nothing is billed"
         yield f"{formatting.count(self.made, 'image')} made, {self.kept:,} kept"
         yield from (f"{number:,} {state}" for state in WITHOUT_IMAGE if (number := self.counts.get(state, 0)))
+        if rejected := self.counts.get("rejected", 0):
+            yield f"{rejected:,} rejected"
         if self.left:
             yield f"{self.left:,} not tried"
         if self.usd:

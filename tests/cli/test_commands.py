@@ -494,7 +494,7 @@ def test_status_says_the_manifests_totals_and_how_far_to_trust_them(batchgen, wr
     found = batchgen("status", folder, "--json").json
     assert found["totals"] | {"read_at": ""} == {
         "images": 3, "made": 1, "not_made": {}, "not_tried": 0, "not_in_manifest": 0, "left_out": {"limit": 2}, "limit": 1,
-        "outdated": 0, "read_by_run": 1, "read_at": "", "manifest": "same",
+        "outdated": 0, "rejected": 0, "read_by_run": 1, "read_at": "", "manifest": "same",
     }  # fmt: skip
     assert found["total"] == 3
     assert "job: 1 of 3 images made; 2 left out by --limit 1" in batchgen("status", folder).out

@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.errors import DownloadFailed, Refused, ServerFault, Unanswered
 from batchgen.events import Outage
+from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.chunk_writer import ChunkWriter
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
@@ -23,7 +24,8 @@ from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.runs import ManifestTotals
-from batchgen.records import ImageFile, PendingJob, Reply, Usage
+from batchgen.ledger.verdicts import upsert_verdicts
+from batchgen.records import ImageFile, PendingJob, Reply, Usage, Verdict
 from tests.support.samples import make_sample, receipt_of
 
 FLAGGED = ("size",)
@@ -86,6 +88,7 @@ READER: dict[str, tuple[Any, ...]] = {
     "money_by_run": (),
     "max_accepted_per_minute": ("gemini/m", 0.0),
     "newest_paths": (1, 9),
+    "notable_verdicts": (),
     "open_attempts": (),
     "open_chunks": (),
     "outages": (),
@@ -141,6 +144,12 @@ DERIVED: dict[str, tuple[Any, ...]] = {
     "derivative_hashes": (["w/a.webp"],),
     "pictures": (["a", "g"],),
     "unwanted_derivatives": (),
+}
+ACCEPTANCE: dict[str, tuple[Any, ...]] = {
+    "job_acceptance": (0.0,),
+    "rejections": (1,),
+    "run_acceptance": (1, 60.0),
+    "variant_acceptance": (),
 }
 OF_THE_CLUSTER = (
     "has_work_table",
@@ -267,6 +276,9 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
         derivative("w/z.webp", "z", "skipped"),
     ]
     await ledger.writer.write(upsert_derivatives([*rows, rows[0]]))
+    said = Verdict(item_id="a", n=1, sha256="ab" * 32, by="person", name="it's ?", ruling="accept", message="100 %")
+    checked = replace(said, by="check", name="blank")
+    await ledger.writer.write(upsert_verdicts([said, checked, replace(said, name="b", ruling="none", message="")]))
     await ledger.writer.write(delete_derivatives(rows[2:]))
     two = replace(make_sample("l"), images=2)
     partly = await ledger.attempt_started(IntendedRequest(two, "aimlapi/n", 1, 0.08))
@@ -349,17 +361,24 @@ def test_both_databases_are_asked_about_nothing_alike(both):
         assert len(list(chronicle.attempts_after(7, []))) == 8
 
 
-@pytest.mark.parametrize(("owner", "questions"), [(DerivativeReader, DERIVED), (HistoryReader, CHRONICLE)])
+@pytest.mark.parametrize(
+    ("owner", "questions"), [(DerivativeReader, DERIVED), (HistoryReader, CHRONICLE), (AcceptanceReader, ACCEPTANCE)]
+)
 def test_both_databases_answer_the_views_alike(both, owner, questions):
     for name, values in questions.items():
         expected, found = (answer(owner(ledger.reader._connection), name, values) for ledger in both)
         assert found == expected, name
-        assert expected or name in ("snapshot", "unwanted_derivatives"), f"{name} is asked about nothing"
+        assert expected or name in ("snapshot", "unwanted_derivatives", "rejections"), f"{name} is asked about nothing"
 
 
 @pytest.mark.parametrize(
     ("owner", "base", "questions"),
-    [(Reader, object, READER), (HistoryReader, Reader, CHRONICLE), (DerivativeReader, Reader, DERIVED)],
+    [
+        (Reader, object, READER),
+        (HistoryReader, Reader, CHRONICLE),
+        (DerivativeReader, Reader, DERIVED),
+        (AcceptanceReader, Reader, ACCEPTANCE),
+    ],
 )
 def test_no_question_is_left_out(owner, base, questions):
     assert public(owner, base) == set(questions)

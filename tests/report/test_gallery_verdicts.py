@@ -141,7 +141,7 @@ def test_a_card_says_why_it_is_rejected_and_what_the_judge_gives(visit):
         return found
 
     assert chips("mug") == ["rejected: text"]
-    assert chips("mug#2") == ["rejected by the judge", "judge 4.5"]
+    assert chips("mug#2") == ["rejected: judge", "judge 4.5"]
     assert (chips("jug"), chips("cup"), chips("hat")) == (["twin"], [], [])
     assert tab.inner_text('[data-key="cup"] .stars') == "★5"
 

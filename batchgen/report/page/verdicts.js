@@ -17,7 +17,7 @@ const starred = (sample) => Math.max(starsOf(sample), sample.given);
 function chips(sample) {
   const against = saidOf(sample).filter(({ ruling }) => ruling === "reject" || ruling === "warn");
   const people = against.filter(({ by, ruling }) => by === "person" && ruling === "reject").map(({ name }) => name).join(", ");
-  const why = sample.state === "rejected" ? [["bad", people ? `rejected by ${people}` : sample.reason === "judge" ? "rejected by the judge" : `rejected${sample.reason ? `: ${sample.reason}` : ""}`]] : sample.ruling === "warned" ? [...new Set(against.map((said) => said.reason || said.by))].map((reason) => ["warn", reason]) : [];
+  const why = sample.state === "rejected" ? [["bad", people ? `rejected by ${people}` : `rejected${sample.reason ? `: ${sample.reason}` : ""}`]] : sample.ruling === "warned" ? [...new Set(against.map((said) => said.reason || said.by))].map((reason) => ["warn", reason]) : [];
   const judged = saidOf(sample).filter(({ by, score }) => by === "judge" && score != null).map(({ score }) => ["", `judge ${points(score)}`]);
   return [...why, ...judged].map(([tone, text]) => make("span", { class: `flag ${tone}` }, text));
 }
