@@ -23,7 +23,7 @@ BLANK, TWIN = DEFAULT_CHECKS
 
 
 @pytest.fixture(autouse=True)
-def all_is_installed_and_can_judge(monkeypatch):
+def what_is_installed_is_looked_for_again():
     check_type._is_installed.cache_clear()
     yield
     check_type._is_installed.cache_clear()
