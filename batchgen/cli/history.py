@@ -14,6 +14,7 @@ from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.report import formatting, view
@@ -74,7 +75,7 @@ def find_job_folders(folder: Path) -> set[Path]:
 
 
 def load_runs(folder: Path, last: int) -> list[JobRun]:
-    with Reader.open(folder) as reader:
+    with reviewed(Reader.open(folder), folder) as reader:
         name, emulated = reader.meta("name") or folder.name, reader.meta("emulated") == "yes"
         more = {"job": name, "folder": str(folder), "emulated": emulated}
         return [_job_run(reader, run, process_state(run, folder), more) for run in reader.runs(last)]

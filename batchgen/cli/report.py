@@ -15,6 +15,7 @@ from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.location import server_address
 from batchgen.ledger.reader import HistoryReader
+from batchgen.ledger.reviews import reviewed
 from batchgen.manifest.post_section import post_fields
 from batchgen.manifest.review_section import review_fields
 from batchgen.profiles.catalogue import load_catalogue
@@ -51,7 +52,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     started_s, found = time.monotonic(), find_job(job, options.output)
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
-    with HistoryReader.open(folder) as ledger:
+    with reviewed(HistoryReader.open(folder), folder) as ledger:
         info = manifest_info(ledger.meta("manifest") or "", invocation)
         page, (pictures, references) = gallery_page(ledger, folder, info, time.time())
         store = open_store_of(folder, ledger)

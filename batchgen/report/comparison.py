@@ -11,6 +11,7 @@ from typing import NamedTuple
 from batchgen.errors import UsageError
 from batchgen.ledger.acceptance import Acceptance, AcceptanceReader, Rejection
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.report import formatting
 from batchgen.report.acceptance import acceptance_fields, usd_text
 from batchgen.report.view import AcceptanceView
@@ -67,7 +68,7 @@ def wilson_interval(accepted: int, images: int) -> tuple[float, float]:
 
 def load_comparison(folder: Path, by: str) -> ComparisonView:
     """Raises UsageError when no tag names such a variable, and LedgerError."""
-    with AcceptanceReader.open(folder) as reader:
+    with reviewed(AcceptanceReader.open(folder), folder) as reader:
         found = compare(reader.variant_acceptance(), reader.rejections(), by)
         if not found:
             raise UsageError(

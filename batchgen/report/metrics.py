@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
+from batchgen.errors import BatchgenError, JobLocked, LedgerError, StoreError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.records import lane_model
 from batchgen.report import formatting
 from batchgen.report.liveness import process_state
@@ -228,8 +229,8 @@ class MetricsFile:
     def _values(self) -> Iterator[MetricValue]:
         now, code, seconds = time.time(), self._exit_code, None
         try:
-            reader = Reader.open(self._folder)
-        except LedgerError:  # none yet, or damaged: then how it ended is all there is to tell
+            reader = reviewed(Reader.open(self._folder), self._folder)
+        except (LedgerError, StoreError):  # none yet, or damaged: then how it ended is all there is to tell
             pass
         else:
             with closing(reader):
@@ -288,12 +289,12 @@ class _SnapshotCollector:
     def _values(self) -> Iterator[tuple[str, MetricValue]]:
         for folder in self._folders:
             try:
-                with closing(Reader.open(folder)) as reader:
+                with closing(reviewed(Reader.open(folder), folder)) as reader:
                     emulated = ".emulated" if reader.meta("emulated") == "yes" else ""
                     name = (reader.meta("name") or folder.name) + emulated
                     # All at once: a ledger that turns out to be damaged half way gives nothing.
                     found = list(snapshot_values(reader, folder, time.time()))
-            except (LedgerError, sqlite3.Error):
+            except (LedgerError, StoreError, sqlite3.Error):
                 continue
             yield from ((name, value) for value in found)
 

@@ -9,6 +9,7 @@ import pytest
 
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.results import ResultsFile
+from batchgen.ledger.reviews import append_reviews, make_review
 from batchgen.report import formatting
 from tests.support.verdicts import review
 
@@ -63,6 +64,20 @@ def test_status_ends_with_it_and_lists_what_is_rejected_and_why(batchgen, job):
     assert found["rejected_samples"][0] == {"id": "mug", "reason": "text", "message": "reads SALE 05%"}
     (model,) = found["variants"]["model"]
     assert (model["images"], model["accepted"], model["rejected_for"]) == (3, 1, {"text": 1, "judge": 1})
+
+
+def test_what_somebody_has_just_said_counts_before_a_run_takes_it_in(batchgen, job):
+    sha256 = {line["id"]: line["sha256"] for line in map(json.loads, (job / "results.jsonl").read_text().splitlines())}
+    append_reviews(job, [make_review("ann", "cup", 1, sha256["cup"][0], "reject", 0, "too dark")])
+    found = batchgen("status", str(job), "--json").json
+    assert (found["accepted"], found["rejected_for"]) == (0, {"text": 1, "judge": 1, "person": 1})
+    assert [each["accepted"] for each in found["variants"]["model"]] == [0]
+    assert "cup  ann: too dark" in batchgen("status", str(job)).out
+    assert "0%" in batchgen("status", str(job), "--compare", "model").out
+    (run,) = batchgen("history", str(job), "--json").json
+    assert run["rejected"] == 3
+    batchgen("report", str(job))
+    assert "of 3 rejected 1 for text, 1 by the judge, 1 by people" in (job / "report.html").read_text()
 
 
 def test_history_has_a_column_for_it(batchgen, job):
