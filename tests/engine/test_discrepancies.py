@@ -156,7 +156,8 @@ async def test_what_an_older_ledger_knows_no_time_of_is_read_once(bench, read):
     await bench.run(THREE)
     with closing(sqlite3.connect(ledger_path(bench.folder / "out"))) as db, db:
         db.executescript(
-            "ALTER TABLE image DROP COLUMN stamp; ALTER TABLE attempt DROP COLUMN job; PRAGMA user_version=5;"
+            "DROP TABLE verdict; ALTER TABLE image DROP COLUMN stamp; ALTER TABLE attempt DROP COLUMN job;"
+            "PRAGMA user_version=5;"
         )
     edit(bench.folder / "out" / "i1.jpg")
     outcome = await bench.run(THREE)

@@ -101,6 +101,7 @@ async def older(bench, database):
     with psycopg.connect(database, autocommit=True) as server:
         (schema,) = server.execute("SELECT schema FROM batchgen.job").fetchone()
         server.execute(f"SET search_path = {schema}")
+        server.execute("DROP TABLE verdict")
         server.execute("ALTER TABLE image DROP COLUMN stamp")
         server.execute("ALTER TABLE attempt DROP COLUMN worker")
         server.execute("ALTER TABLE attempt DROP COLUMN job")
