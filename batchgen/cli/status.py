@@ -14,6 +14,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.report import formatting, view
 from batchgen.report.acceptance import acceptance_text
 from batchgen.report.billing import BillingView, billing_blocks, load_billing
@@ -108,7 +109,7 @@ def status_command(invocation: Invocation, job: str, **given: Any) -> None:
 
 def _answer(invocation: Invocation, found: JobFolder) -> None:
     other = str(found.emulated_folder) if found.emulated_folder else None
-    with Reader.open(found.folder) as reader:
+    with reviewed(Reader.open(found.folder), found.folder) as reader:
         variants = read_variants(reader)
     status = view.as_json(load_status(found.folder))
     invocation.answer({**status, "variants": view.as_json(variants), "other_folder": other})

@@ -19,6 +19,7 @@ from batchgen.errors import BatchgenError, JobLocked, LedgerError, UsageError
 from batchgen.events import Event, RunStarted, SampleSucceeded
 from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.records import lane_model
 from batchgen.report import formatting
 from batchgen.report.liveness import process_state
@@ -288,7 +289,7 @@ class _SnapshotCollector:
     def _values(self) -> Iterator[tuple[str, MetricValue]]:
         for folder in self._folders:
             try:
-                with closing(Reader.open(folder)) as reader:
+                with closing(reviewed(Reader.open(folder), folder)) as reader:
                     emulated = ".emulated" if reader.meta("emulated") == "yes" else ""
                     name = (reader.meta("name") or folder.name) + emulated
                     # All at once: a ledger that turns out to be damaged half way gives nothing.

@@ -12,6 +12,7 @@ from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
+from batchgen.ledger.reviews import reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
@@ -39,7 +40,7 @@ R = TypeVar("R", bound=view.RunView)
 
 def load_status(folder: Path) -> view.JobStatus:
     """How the job in a folder stands now. Raises LedgerError."""
-    with Reader.open(folder) as reader:
+    with reviewed(Reader.open(folder), folder) as reader:
         return read_status(reader, str(folder), time.time(), is_alive_in(reader.last_run(), folder))
 
 
