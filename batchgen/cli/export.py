@@ -14,6 +14,7 @@ from batchgen.cli.job_folder import find_job
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import results_order
+from batchgen.ledger.reviews import reviewed
 from batchgen.records import CURRENT_STATES, Result
 from batchgen.report import formatting
 from batchgen.sanitize import printable_json, redact_secrets, sanitize
@@ -60,7 +61,7 @@ def export_command(
 ) -> None:
     folder = find_job(job, output).folder
     _check_target(form, target, shard_bytes)
-    with Reader.open(folder) as reader:
+    with reviewed(Reader.open(folder), folder) as reader:
         rows = map(row, reader.results_by_item(CURRENT_STATES, results_order(folder, reader.meta)))
         if form in ("jsonl", "csv"):
             lines = csv_lines if form == "csv" else jsonl_lines

@@ -84,7 +84,7 @@ def write_contact_sheets(invocation: Invocation, job: str, options: ReportOption
     target = Path(options.target).absolute() if options.target else found.folder / contact_sheet.FILE_NAME
     if target.suffix.lower() not in contact_sheet.FORMATS_BY_SUFFIX:
         raise UsageError(f"{options.target}: a contact sheet ends in {', '.join(contact_sheet.FORMATS_BY_SUFFIX)}")
-    with HistoryReader.open(found.folder) as ledger:
+    with reviewed(HistoryReader.open(found.folder), found.folder) as ledger:
         ledger.snapshot()
         title = ledger.meta("name") or found.folder.name
         emulated = ledger.meta("emulated") == "yes"

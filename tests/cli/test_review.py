@@ -105,6 +105,10 @@ def test_who_says_something_while_a_run_holds_the_job_is_heard_all_the_same(batc
         assert "a run holds this job" in answer.err
         assert "4 images: 0 accepted, 1 rejected" in answer.out
         assert "1  rejected: person; its image is kept" in batchgen("plan", "shop.yaml", "--emulate").out
+        assert batchgen("status", "shop.yaml", "--json").json["samples"] == {"rejected": 1, "succeeded": 3}
+        assert '"state": "rejected"' in batchgen("export", "shop.yaml").out
+        assert batchgen("report", "shop.yaml").code == 0
+        assert '"state":"rejected"' in (OUT / "report.html").read_text()
     finally:
         lock.release()
     assert json.loads((OUT / "results.jsonl").read_text().splitlines()[0])["state"] == "succeeded"
