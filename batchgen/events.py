@@ -7,54 +7,36 @@ names: one is never changed or given another meaning, only added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from batchgen.errors import BREAKER_SCOPES
+from batchgen.log_fields import (
+    COUNTS,
+    DURATION,
+    ESTIMATE,
+    MESSAGE,
+    REASON,
+    USD,
+    Attempt,
+    Batch,
+    Due,
+    ExitCode,
+    Job,
+    Key,
+    Logged,
+    Manifest,
+    Message,
+    Model,
+    Reason,
+    Requests,
+    State,
+    Unpriced,
+    VendorCount,
+    count,
+)
 from batchgen.records import ImageFile
-
-
-class Logged(NamedTuple):
-    """How a field is written in a line of the log. description: for people; name: where it is not the field's own; left_out: when it is
-    empty. schema: what JSON Schema says beside the type. unit: how a figure is written: usd, s, ms, rate (requests a minute)
-    or utc; `key` is written as item and sample, `files` as a list of objects."""
-
-    description: str = ""
-    name: str = ""
-    unit: Literal["", "usd", "s", "ms", "rate", "utc", "key", "files"] = ""
-    schema: Mapping[str, Any] = {}
-    left_out: bool = False
-
-
-def _count(description: str, name: str = "", least: int = 0) -> Logged:
-    return Logged(description, name, schema={"minimum": least})
-
-
-DURATION = Logged("Duration from beginning to end.", "duration_s", "s")
-ESTIMATE = Logged("Cost of the whole run; null is unknown.", "estimate_usd", "usd")
-USD = Logged("What the image cost, or a batch as far as prices are known; null is unknown.", unit="usd")
-REASON = "One word, such as safety or rate_limited."
-MESSAGE = "In words, the vendor's where it gave any."
-_STATES = ("succeeded", "refused", "failed", "uncertain", "blocked", "pending", "running", "cancelled", "expired")
-_COUNTS = {"additionalProperties": {"type": "integer", "minimum": 0}}
-
-Attempt = Annotated[int, Logged("Number of the request in this job's ledger.")]
-Batch = Annotated[str, Logged("Name of the batch at the vendor.")]
-Due = Annotated[str | None, Logged("When the night begins, or should have begun; UTC.")]
-ExitCode = Annotated[int, Logged("Exit code, as the manual lists them.")]
-Job = Annotated[str, Logged("The job's name, once its manifest was read.")]
-Key = Annotated[str, Logged(unit="key")]
-Manifest = Annotated[str, Logged("Path of the manifest.")]
-Message = Annotated[str, Logged(MESSAGE)]
-Model = Annotated[str, Logged("Id of the AI model.")]
-Reason = Annotated[str, Logged(REASON)]
-Requests = Annotated[int, _count("How many requests it holds.")]
-State = Annotated[
-    str, Logged("State of a sample that ended, or of a batch in the vendor's words.", schema={"enum": _STATES})
-]
-Unpriced = Annotated[int, _count("Requests of unknown price.")]
-VendorCount = Annotated[int, _count("How many, by the vendor's count.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +58,12 @@ class RunStarted(Event):
     run_id: int
     job: str
     emulated: Annotated[bool, Logged("A local emulator answers: no image is real.")] = False
-    samples: Annotated[dict[str, int], Logged("Images to make, by model.", "wanted", schema=_COUNTS)]
-    kept: Annotated[int, _count("Images that were there already.")]
+    samples: Annotated[dict[str, int], Logged("Images to make, by model.", "wanted", schema=COUNTS)]
+    kept: Annotated[int, count("Images that were there already.")]
     left_out: Annotated[
         dict[str, int],
         Logged("Images that the manifest asks for and this run does not make, by why: limit, only, not_asked.",
-               schema=_COUNTS, left_out=True),
+               schema=COUNTS, left_out=True),
     ] = field(default_factory=dict)  # fmt: skip
     usd: Annotated[float | None, ESTIMATE]
     known_usd: float = 0.0
@@ -97,7 +79,7 @@ class AttemptStarted(Event):
     attempt: Attempt
     key: Key
     model: Model
-    number: Annotated[int, _count("Which request for this sample it is, from 1.", least=1)]
+    number: Annotated[int, count("Which request for this sample it is, from 1.", least=1)]
     sent_as: Annotated[str, Logged("How the request departs from its item, in words; most often empty.")] = ""
     batch: bool = False  # a line of a batch, and not in flight
 
@@ -226,7 +208,7 @@ class LaneStopped(Event):
     model: Model
     reason: Reason
     message: Message
-    left: Annotated[int, _count("Samples that were not tried.")]
+    left: Annotated[int, count("Samples that were not tried.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,9 +275,9 @@ class BatchCollected(Event):
     log_name: ClassVar[str] = "batch.collected"
     model: Model
     batch: Batch
-    made: Annotated[int, _count("Pictures.")]
-    again: Annotated[int, _count("Requests that are asked for once more.")]
-    ended: Annotated[int, _count("Requests that this run gives up.")]
+    made: Annotated[int, count("Pictures.")]
+    again: Annotated[int, count("Requests that are asked for once more.")]
+    ended: Annotated[int, count("Requests that this run gives up.")]
     usd: Annotated[float, USD]
     unpriced: Unpriced = 0
 
@@ -311,7 +293,7 @@ class Stopping(Event):
     level: ClassVar[str] = "warning"
     reason: Reason
     message: Message
-    in_flight: Annotated[int, _count("Requests without an answer yet.")]
+    in_flight: Annotated[int, count("Requests without an answer yet.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,15 +312,15 @@ class RunEnded(Event):
     run_id: int
     exit_code: ExitCode
     seconds: Annotated[float, DURATION]
-    counts: Annotated[dict[str, int], Logged("Wanted samples by state.", schema=_COUNTS)] = field(default_factory=dict)
+    counts: Annotated[dict[str, int], Logged("Wanted samples by state.", schema=COUNTS)] = field(default_factory=dict)
     derived: Annotated[
         dict[str, int],
         Logged("Files of `post:`: made, left out, removed; failed are all that stand so now.", "derivatives",
-               schema=_COUNTS, left_out=True),
+               schema=COUNTS, left_out=True),
     ] = field(default_factory=dict)  # fmt: skip
     discrepancies: Annotated[
         dict[str, int],
-        Logged("Images that are missing, and that are not what the ledger recorded.", schema=_COUNTS, left_out=True),
+        Logged("Images that are missing, and that are not what the ledger recorded.", schema=COUNTS, left_out=True),
     ] = field(default_factory=dict)
     accepted: Annotated[int, Logged("Images of this run that are accepted.")] = 0
     rejected: Annotated[int, Logged("Images of this run that are rejected.", left_out=True)] = 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding
@@ -76,11 +77,20 @@ async def end_run(
         exposed_ms=ending.exposed_ms,
         acceptance=acceptance,
     )
-    summary = {"made": ending.made, "usd": money.spent, "estimated_usd": money.estimated, "message": outcome.message}
-    compared = {"discrepancies": found.listed} if found.checked else {}
-    ledger.run_ended(outcome.exit_code, outcome.stopped_by, {**summary, **compared})
+    ledger.run_ended(outcome.exit_code, outcome.stopped_by, _summary(outcome))
     request.emit(outcome.event)
     return outcome
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    """What the ledger keeps of how a run ended."""
+    summary = {
+        "made": outcome.made,
+        "usd": outcome.usd,
+        "estimated_usd": outcome.estimated_usd,
+        "message": outcome.message,
+    }
+    return {**summary, **({"discrepancies": outcome.discrepancies.listed} if outcome.discrepancies.checked else {})}
 
 
 async def _count(request: RunRequest, state: JobState, reconciliation: Reconciliation, ending: RunEnding) -> RunEnding:

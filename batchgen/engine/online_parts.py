@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from batchgen.engine.batch.context import BatchContext, name_prefix
 from batchgen.engine.batch.outstanding import OutstandingBatches
 from batchgen.engine.batch.runner import BatchRunner
-from batchgen.engine.context import Broadcast, open_context
+from batchgen.engine.context import Broadcast, RunContext, open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
 from batchgen.engine.earlier_jobs import EarlierJobs
@@ -53,7 +53,7 @@ async def open_online_parts(
         request.note,
         emulated=request.emulated,
         only=options.only,
-        awaits_review=lambda item_id: rules[item_id].may_reject,
+        awaits_review=rules.awaits_review,
     )
     dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
     reviews = ReviewQueue(dispatcher, rules)
@@ -79,24 +79,34 @@ async def open_online_parts(
                 dependents,
                 state.results,
                 hold_uncertain=options.hold_uncertain,
-                awaits_review=lambda item_id: rules[item_id].may_reject,
+                awaits_review=rules.awaits_review,
             )
         )
         await stack.enter_async_context(derivatives)
-        batches = BatchRunner(
-            BatchContext(
-                run=context,
-                pipeline=pipeline,
-                outstanding=outstanding,
-                options=replace(
-                    request.options.batch_options(local=any(route.loopback for route in routes.values())),
-                    submit_until=None if survey.ways is None else survey.ways.submit_until,
-                ),
-                tier=manifest.limits.tier,
-                prefix=name_prefix(ledger),
-                quota_logs=quota_logs,
-            )
-        )
+        batches = BatchRunner(_batch_context(request, survey, context, pipeline, outstanding, quota_logs))
         jobs = EarlierJobs(context, survey.backlog, dispatcher, pipeline.execution)
         review = await stack.enter_async_context(open_review(request, context, pipeline, outstanding, reviews))
         yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs, review)
+
+
+def _batch_context(
+    request: RunRequest,
+    survey: Survey,
+    context: RunContext,
+    pipeline: Pipeline,
+    outstanding: OutstandingBatches,
+    quota_logs: Mapping[str, SharedQuota],
+) -> BatchContext:
+    local = any(route.loopback for route in context.routes.values())
+    return BatchContext(
+        run=context,
+        pipeline=pipeline,
+        outstanding=outstanding,
+        options=replace(
+            request.options.batch_options(local=local),
+            submit_until=None if survey.ways is None else survey.ways.submit_until,
+        ),
+        tier=request.job.manifest.limits.tier,
+        prefix=name_prefix(context.ledger),
+        quota_logs=quota_logs,
+    )

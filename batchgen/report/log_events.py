@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from batchgen import events
+from batchgen.log_fields import Logged
 from batchgen.records import ImageFile
 
 JsonObject = dict[str, Any]
@@ -25,7 +26,7 @@ class LogField(NamedTuple):
 
     attribute: str
     name: str
-    logged: events.Logged
+    logged: Logged
     schema: JsonObject
 
     def write(self, value: Any) -> Any:
@@ -77,7 +78,7 @@ def utc_iso_ms(at: float) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{ms:03d}Z"
 
 
-def _schema(kind: Any, logged: events.Logged) -> JsonObject:
+def _schema(kind: Any, logged: Logged) -> JsonObject:
     """JSON Schema of a field, from its type and what it declares."""
     schema: JsonObject = {"description": logged.description} if logged.description else {}
     schema |= {name: list(value) if isinstance(value, tuple) else value for name, value in logged.schema.items()}

@@ -82,6 +82,10 @@ class RulesByItem:
         self.may_reject = self.may_reject or rules.may_reject
         return rules
 
+    def awaits_review(self, item_id: str) -> bool:
+        """Whether an image of this item counts only once it is reviewed."""
+        return self[item_id].may_reject
+
     def __getitem__(self, item_id: str) -> ReviewRules:
         return self._others.get(item_id) or self._common or ReviewRules()
 

@@ -163,8 +163,7 @@ class Dispatcher(DispatchState):
     def _handle_denial(self, lane: Lane, answer: QuotaDenied | BudgetReached, now_s: float) -> None:
         match answer:
             case NotBefore(wait_s, "cooling"):
-                # Else it is what this process said itself.
-                is_new = now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S
+                is_new = now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S  # else this process said it itself
                 lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
                 if is_new:
                     self._observer.quota_denied(lane.key, answer)
@@ -338,7 +337,7 @@ class Dispatcher(DispatchState):
         self._wake()
 
     def clear_lane(self, key: str) -> None:
-        """What waits in a lane is another worker's to make."""
+        """What waits in it is another worker's to make."""
         lane = self.lanes[key]
         lane.drain()
         lane.exhausted.clear()
@@ -372,7 +371,7 @@ class Dispatcher(DispatchState):
         return was_sent
 
     def add(self, lane: str, sample: Sample) -> None:
-        """A request that nobody had planned waits behind what is ready in its lane."""
+        """Behind what is ready in its lane waits a request that nobody had planned."""
         self.lanes[lane].ready.append(Pending(sample, lane))
         self._wake()
 
@@ -390,11 +389,10 @@ class Dispatcher(DispatchState):
         self._wake()
 
     def untried_count(self) -> int:
-        """Samples that were wanted and not tried, or sent back."""
         return sum(lane.waiting for lane in self.lanes.values())
 
     def waiting_samples(self) -> Iterator[Sample]:
-        """The same, without what is still in the backlog."""
+        """What was wanted and not tried, or sent back; without what is still in the backlog."""
         return (pending.sample for lane in self.lanes.values() for pending in lane.waiting_samples())
 
 

@@ -24,6 +24,7 @@ FLOORS: dict[str, list[str]] = {
         "events",
         "settings",
         "safe_open",
+        "log_fields",
         "sanitize",
         "single_flight",
     ],
