@@ -18,7 +18,6 @@ from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.reviews import reviewed
 from batchgen.manifest.post_section import post_fields
 from batchgen.manifest.review_section import review_fields
-from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Post
 from batchgen.report import contact_sheet, formatting, gallery
 from batchgen.report.gallery_data import ManifestInfo, gallery_page, is_elsewhere
@@ -126,7 +125,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
         state = server_address(loaded.folder, None) or state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
-        return ManifestInfo(load_catalogue())
+        return ManifestInfo()
     limits = found.limits
     spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
     return ManifestInfo(
