@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
 from batchgen.ledger.derivatives import DerivativeReader
-from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.ledger.reviews import reviewed
+from batchgen.ledger.reviews import Reader, reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
