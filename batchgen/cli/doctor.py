@@ -23,8 +23,7 @@ from batchgen.engine.routes import missing_key_remedy, on_this_machine, open_acc
 from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import bypass_variable, proxy_for
 from batchgen.ledger.schema import network_file_system
-from batchgen.profiles.package_models import package_models
-from batchgen.profiles.packages import CODECS, installed, package_of
+from batchgen.profiles.packages import CODECS, installed, package_models, package_of
 from batchgen.profiles.profile import Profile, is_shut_down, status_note
 from batchgen.providers.registry import BUILT_IN, endpoint_of, endpoints, provider_class, provider_names
 from batchgen.report import formatting

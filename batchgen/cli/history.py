@@ -13,7 +13,6 @@ from batchgen.cli.job_folder import find_job, used_folders
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.location import has_ledger, lost_ledger_in
-from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.manifest.names import MANIFEST_SUFFIXES
@@ -75,17 +74,17 @@ def find_job_folders(folder: Path) -> set[Path]:
 
 
 def load_runs(folder: Path, last: int) -> list[JobRun]:
-    with reviewed(Reader.open(folder), folder) as reader:
+    with reviewed(AcceptanceReader.open(folder), folder) as reader:
         name, emulated = reader.meta("name") or folder.name, reader.meta("emulated") == "yes"
         more = {"job": name, "folder": str(folder), "emulated": emulated}
         return [_job_run(reader, run, process_state(run, folder), more) for run in reader.runs(last)]
 
 
-def _job_run(reader: Reader, run: RunRow, state: str, more: dict[str, Any]) -> JobRun:
+def _job_run(reader: AcceptanceReader, run: RunRow, state: str, more: dict[str, Any]) -> JobRun:
     """state: as `process_state` says it."""
-    found, accepted = read_run(RunView, reader, run, state), AcceptanceReader.from_reader(reader)
-    acceptance = accepted.run_acceptance(run.id, found.seconds)
-    rejections = accepted.rejections(run.id) if acceptance.rejected else []
+    found = read_run(RunView, reader, run, state)
+    acceptance = reader.run_acceptance(run.id, found.seconds)
+    rejections = reader.rejections(run.id) if acceptance.rejected else []
     return view.view_of(JobRun, found, **acceptance_fields(acceptance, rejections), **more)
 
 

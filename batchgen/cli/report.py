@@ -14,11 +14,9 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.location import server_address
-from batchgen.ledger.reader import HistoryReader
-from batchgen.ledger.reviews import reviewed
+from batchgen.ledger.reviews import open_history
 from batchgen.manifest.post_section import post_fields
 from batchgen.manifest.review_section import review_fields
-from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Post
 from batchgen.report import contact_sheet, formatting, gallery
 from batchgen.report.gallery_data import ManifestInfo, gallery_page, is_elsewhere
@@ -52,7 +50,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     started_s, found = time.monotonic(), find_job(job, options.output)
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
-    with reviewed(HistoryReader.open(folder), folder) as ledger:
+    with open_history(folder) as ledger:
         info = manifest_info(ledger.meta("manifest") or "", invocation)
         page, (pictures, references) = gallery_page(ledger, folder, info, time.time())
         store = open_store_of(folder, ledger)
@@ -84,7 +82,7 @@ def write_contact_sheets(invocation: Invocation, job: str, options: ReportOption
     target = Path(options.target).absolute() if options.target else found.folder / contact_sheet.FILE_NAME
     if target.suffix.lower() not in contact_sheet.FORMATS_BY_SUFFIX:
         raise UsageError(f"{options.target}: a contact sheet ends in {', '.join(contact_sheet.FORMATS_BY_SUFFIX)}")
-    with reviewed(HistoryReader.open(found.folder), found.folder) as ledger:
+    with open_history(found.folder) as ledger:
         ledger.snapshot()
         title = ledger.meta("name") or found.folder.name
         emulated = ledger.meta("emulated") == "yes"
@@ -126,7 +124,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
                 conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
         state = server_address(loaded.folder, None) or state_folder(loaded.settings)
     except (BatchgenError, OSError, ValueError):
-        return ManifestInfo(load_catalogue())
+        return ManifestInfo()
     limits = found.limits
     spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
     return ManifestInfo(

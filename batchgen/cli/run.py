@@ -22,13 +22,11 @@ from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.engine.job_state import absorb_reviews_unless_locked
 from batchgen.errors import UsageError
 from batchgen.events import Event, RunStarted
-from batchgen.ledger.reader import Reader
 from batchgen.report import formatting, view
 from batchgen.report.event_text import LogWarningPrinter, RunLines
 from batchgen.report.metrics import MetricsFile
 from batchgen.report.queries import read_summary
 from batchgen.report.summary import next_steps, show_summary
-from batchgen.report.view import RunSummary
 
 CONFIRM_ABOVE_USD = 5.0
 EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
@@ -90,7 +88,8 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
         with ExitStack() as stack:
             observers = _observers(invocation, job, arguments, stack)
             outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
-        summary = _summary(job, outcome, arguments)
+        retried = arguments.selection.states if arguments.selection is not None else ()
+        summary = read_summary(outcome, job, arguments.engine, tuple(retried))
         post_run.report_end(job, summary)
         if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
             show_summary(invocation.err, summary)
@@ -161,9 +160,3 @@ def _hide_package_keys(invocation: Invocation, job: batchgen.Job, event: Event) 
     """Whose models the items name is known when the run starts."""
     if isinstance(event, RunStarted):
         invocation.hide_keys(job.settings, job.manifest.catalogue.providers)
-
-
-def _summary(job: batchgen.Job, outcome: batchgen.Outcome, arguments: RunArguments) -> RunSummary:
-    retried = arguments.selection.states if arguments.selection is not None else ()
-    with Reader.open(job.folder) as reader:
-        return read_summary(outcome, reader, job, arguments.engine, tuple(retried))

@@ -13,8 +13,6 @@ from typing import Any
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
-from batchgen.ledger.reader import Reader
-from batchgen.ledger.reviews import reviewed
 from batchgen.report import formatting, view
 from batchgen.report.acceptance import acceptance_text
 from batchgen.report.billing import BillingView, billing_blocks, load_billing
@@ -25,7 +23,7 @@ from batchgen.report.comparison import (
     comparison_rows,
     conclusion,
     load_comparison,
-    read_variants,
+    load_variants,
 )
 from batchgen.report.console import Console
 from batchgen.report.money_text import money_lines
@@ -109,8 +107,7 @@ def status_command(invocation: Invocation, job: str, **given: Any) -> None:
 
 def _answer(invocation: Invocation, found: JobFolder) -> None:
     other = str(found.emulated_folder) if found.emulated_folder else None
-    with reviewed(Reader.open(found.folder), found.folder) as reader:
-        variants = read_variants(reader)
+    variants = load_variants(found.folder)
     status = view.as_json(load_status(found.folder))
     invocation.answer({**status, "variants": view.as_json(variants), "other_folder": other})
 

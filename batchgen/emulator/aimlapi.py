@@ -8,17 +8,17 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from batchgen.emulator.answers import Answer, ApiError, as_json, clean, timestamp
+from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean, timestamp
 from batchgen.emulator.faults import AIML_FAULTS, link_failures
 from batchgen.emulator.models import FIVE, GEMINI, IMAGEN, TEN, Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import Link, Links, reference_digest, sha256
-from batchgen.emulator.pipeline import Api, Endpoint, Job, Spec
+from batchgen.emulator.pictures import Link, Links, reference_digest
+from batchgen.emulator.pipeline import Api, Endpoint, Job, Pipeline, Spec, with_pictures
 
 PATH = "/v1/images/generations"
 _SHUTDOWN, _SUCCESSOR = "2026-08-17", "google/gemini-nano-banana-2.1"
@@ -74,7 +74,7 @@ _PRO, _FLASH = GEMINI["gemini-3-pro-image"], GEMINI["gemini-3.1-flash-image"]
 _LITE, _FLASH_21 = GEMINI["gemini-3.1-flash-lite-image"], GEMINI["gemini-nano-banana-2.1"]
 _COUNT = _fields(num_images=range(1, 5))
 _RESOLUTION = _fields(resolution=("1K", "2K", "4K"))
-_SHORT_IMAGEN_FIELDS = {**_COUNT, **_fields(aspect_ratio=FIVE, seed=range(2**32))}
+_SHORT_IMAGEN_FIELDS = _COUNT | _fields(aspect_ratio=FIVE, seed=range(2**32))
 _IMAGEN_FIELDS = _SHORT_IMAGEN_FIELDS | _fields(
     enhance_prompt=bool,
     person_generation=("dont_allow", "allow_adult"),
@@ -82,10 +82,10 @@ _IMAGEN_FIELDS = _SHORT_IMAGEN_FIELDS | _fields(
     add_watermark=bool,
     convert_base64_to_url=bool,
 )
-_NANO_FIELDS = {**_COUNT, **_fields(aspect_ratio=TEN)}
-_PRO_FIELDS = {**_NANO_FIELDS, **_RESOLUTION}
-_EDIT_FIELDS = {**_fields(image_urls=5, aspect_ratio=FIVE), **_RESOLUTION}
-_FLASH_FIELDS = {**_EDIT_FIELDS, **_fields(enable_web_search=bool)}
+_NANO_FIELDS = _COUNT | _fields(aspect_ratio=TEN)
+_PRO_FIELDS = _NANO_FIELDS | _RESOLUTION
+_EDIT_FIELDS = _fields(image_urls=5, aspect_ratio=FIVE) | _RESOLUTION
+_FLASH_FIELDS = _EDIT_FIELDS | _fields(enable_web_search=bool)
 _IMAGEN_OFFER = Offer(_IMAGEN4, _IMAGEN_FIELDS, prompt_characters=400)
 # github.com/aimlapi/api-docs at f14fa72 (2026-08-21), docs/api-references/image-models/Google/*.json; of 2.1 at 3c62315
 # (2026-10), nano-banana-2.1.json.
@@ -98,10 +98,10 @@ _OFFERS: Mapping[str, Offer] = {
     "imagen-4.0-ultra-generate-preview-06-06": _IMAGEN_OFFER,
     "imagen4/preview": Offer(_IMAGEN4, _SHORT_IMAGEN_FIELDS),
     "google/gemini-2.5-flash-image": Offer(_NANO, _NANO_FIELDS),
-    "google/nano-banana-edit": Offer(_NANO, {**_IMAGEN_FIELDS, **_fields(image_urls=3)}, 400, "images"),
+    "google/nano-banana-edit": Offer(_NANO, _IMAGEN_FIELDS | _fields(image_urls=3), 400, "images"),
     "google/nano-banana-pro": Offer(_PRO, _PRO_FIELDS),
     "google/gemini-3-pro-image-preview": Offer(_PRO, _PRO_FIELDS),
-    "google/gemini-3-pro-image-edit": Offer(_PRO, {**_EDIT_FIELDS, **_COUNT}),
+    "google/gemini-3-pro-image-edit": Offer(_PRO, _EDIT_FIELDS | _COUNT),
     "google/nano-banana-2": Offer(_FLASH, _FLASH_FIELDS),
     "google/gemini-3-1-flash-image-preview": Offer(_FLASH, _FLASH_FIELDS),
     _SUCCESSOR: Offer(_FLASH_21, _FLASH_FIELDS),
@@ -122,47 +122,41 @@ class AimlSpec(Spec):
     shape: Shape
 
 
-def _error(status: int, message: str, path: str = PATH) -> ApiError:
+def _error(status: int, message: str, path: str = "") -> ApiError:
     """The body of docs.aimlapi.com/errors-and-messages."""
-    body = {"message": message, "path": path, "requestId": str(uuid.uuid4()), "statusCode": status, "timestamp": _now()}
+    body = {
+        "message": message,
+        "path": path or PATH,
+        "requestId": str(uuid.uuid4()),
+        "statusCode": status,
+        "timestamp": _now(),
+    }
     return ApiError(status, as_json(body))
 
 
-def known_key(request: web.Request) -> str:
-    """The bearer token; what a test can choose by its first letters. A used-up balance is a 403 here."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    key = key.strip()
-    if key.startswith("nocredits"):
-        raise _error(*_ERRORS["credits"], request.path)
-    if scheme.lower() != "bearer" or not key or key.startswith(("bad", "leaked")):
-        where = "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
-        raise _error(401, f"This request requires a valid API key. {where}", request.path)
-    return key
-
-
 _BUSY = "Please, try again later."
+_NEW_KEY = "You can create a new API key on the Billing page: https://aimlapi.com/app/keys"
 _TOP_UP = "Please top up your balance or update your payment method to continue: https://aimlapi.com/app/billing/"
-_ERRORS: Mapping[str, tuple[int, str]] = {  # by fault
-    "429": (429, "Too Many Requests"),
-    "429bare": (429, "Too Many Requests"),
-    "429day": (429, "Free-tier limit: You've reached your free limit for the hour. Please try again later."),
-    "408": (408, "Request timeout"),
-    "500": (500, "Internal server error"),
-    "503": (503, f"Something wrong with the server. {_BUSY}"),
-    "504": (504, "Generation timeout"),
-    "maintenance": (500, f"The model is under maintenance. {_BUSY}"),
-    "credits": (403, f"You've run out of credits. {_TOP_UP}"),
-}
 
 
-_API = Api(
-    key=known_key,
-    too_large=lambda limit_bytes: _error(413, "request entity too large"),
-    over_quota=lambda model, over: _error(*_ERRORS["429"]),
-    error=lambda fault, job: _error(*_ERRORS[fault]) if fault in _ERRORS else None,
-    refused=partial(_error, 400),
-    headers={},
-)
+class _Api(Api):
+    worded = staticmethod(_error)
+    errors: ClassVar = {
+        "key": (401, f"This request requires a valid API key. {_NEW_KEY}", "{path}"),
+        "credits": (403, f"You've run out of credits. {_TOP_UP}", "{path}"),
+        "too_large": (413, "request entity too large"),
+        "429": (429, "Too Many Requests"),
+        "429bare": (429, "Too Many Requests"),
+        "429day": (429, "Free-tier limit: You've reached your free limit for the hour. Please try again later."),
+        "408": (408, "Request timeout"),
+        "500": (500, "Internal server error"),
+        "503": (503, f"Something wrong with the server. {_BUSY}"),
+        "504": (504, "Generation timeout"),
+        "maintenance": (500, f"The model is under maintenance. {_BUSY}"),
+    }
+
+
+_API = _Api()
 
 
 def endpoint(options: EmulatorOptions, links: Links) -> Endpoint:
@@ -239,7 +233,8 @@ def _compose(job: Job[AimlSpec], links: Links) -> Answer:
     """Pictures by link (the default) or base64, in the variants that AIML's pages show; 201 where its prose says so."""
     shapes: dict[str | None, Shape] = {"data_shape": "data", "images_shape": "images"}
     shape = shapes.get(job.fault, job.spec.shape)
-    references = tuple(_reference(url) for url in job.spec.links)
+    references = tuple(filter(None, map(reference_digest, job.spec.links)))
+    _require(len(references) == len(job.spec.links), "image_urls: the image could not be loaded")  # words of ours
     job = replace(job, spec=replace(job.spec, references=references, shape=shape))
     if job.fault in ("no_image", "empty"):
         nothing = None if job.fault == "no_image" else [{"url": None, "b64_json": None}]
@@ -252,16 +247,7 @@ def _compose(job: Job[AimlSpec], links: Links) -> Answer:
     body: dict[str, Any] = {shape: [_entry(job, data, links) for data in pictures], "meta": {"usage": usage}}
     if shape == "images":
         body["description"] = ""
-    status = 201 if job.fault == "201" else 200
-    hashes = tuple(map(sha256, pictures))
-    return Answer(body=as_json(body), status=status, billed_images=len(pictures), sha256=hashes)
-
-
-def _reference(url: str) -> str:
-    """Raises ApiError 400, in words of ours."""
-    digest = reference_digest(url)
-    _require(digest, "image_urls: the image could not be loaded")
-    return digest or ""
+    return with_pictures(body, pictures, status=201 if job.fault == "201" else 200)
 
 
 def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:
@@ -271,8 +257,8 @@ def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:
     if spec.as_link and job.fault not in ("b64", "bad_base64"):
         failures = link_failures(spec.prompt) if job.fault == "link404" else 0
         name = f"guepard/{job.n}-{uuid.uuid4()}.{extension}"
-        links.add(name, Link(data, job.mime, failures_left=failures, slow=job.fault == "link_slow"))
-        entry["url"] = f"{job.origin}/cdn/generations/{name}"
+        link = Link(data, job.mime, failures_left=failures, slow=job.fault == "link_slow")
+        entry["url"] = job.origin + links.add(name, link)
     else:
         entry["b64_json"] = job.in_base64(data)
     if spec.shape == "images":
@@ -283,14 +269,22 @@ def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:
     return entry
 
 
-def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
+def routes(pipeline: Pipeline) -> list[web.RouteDef]:
+    """All but the one that another vendor has too."""
+    options = pipeline.options
+    return [
+        web.get("/v1/models/deprecations", answering(lambda _: _deprecations(options), {})),
+        web.get("/models", answering(lambda _: _listing(options), {})),
+        web.get("/v1/billing/balance", answering(partial(_balance, pipeline), {})),
+    ]
+
+
+def _listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     """`GET /models`, for which the vendor wants no key: other kinds, and other makers' image models, among ours.
 
     Source: docs.aimlapi.com/api-references/service-endpoints/complete-model-list.
     """
-    offered = [
-        name for name in OFFERS if (not options.models or name in options.models) and not _withdrawn(name, options)
-    ]
+    offered = [name for name in OFFERS if options.offers(name) and not _withdrawn(name, options)]
     entries = [
         *((name, "image", "Google", PATH) for name in offered),
         ("flux/kontext-max/text-to-image", "image", "Flux", PATH),
@@ -302,7 +296,7 @@ def listing(options: EmulatorOptions) -> list[dict[str, Any]]:
     ]
 
 
-def deprecations(options: EmulatorOptions) -> dict[str, Any]:
+def _deprecations(options: EmulatorOptions) -> dict[str, Any]:
     """`GET /v1/models/deprecations`, for which the vendor wants no key: its own examples, and what is withdrawn here.
 
     Source: docs.aimlapi.com/api-references/service-endpoints/model-deprecations (api-docs at 935f808, 2026-08).
@@ -332,9 +326,10 @@ def _now() -> str:
     return timestamp(time.time(), "milliseconds")
 
 
-def balance(images: int, credit: int) -> dict[str, Any]:
-    """docs.aimlapi.com/api-references/service-endpoints/account-balance. images: billed so far of all the credit."""
-    left = credit - images * _CREDITS_A_PICTURE
+def _balance(pipeline: Pipeline, request: web.Request) -> dict[str, Any]:
+    """docs.aimlapi.com/api-references/service-endpoints/account-balance. Raises ApiError."""
+    _API.key(request)
+    left = pipeline.options.credit - pipeline.statistics.images_of(OFFERS) * _CREDITS_A_PICTURE
     return {
         "balance": left,
         "lowBalance": left < _LOW_BALANCE,

@@ -143,3 +143,17 @@ def random_id(length: int) -> str:
 def clean(text: str) -> str:
     """Lone surrogates, which JSON can carry and UTF-8 cannot, become question marks."""
     return text.encode("utf-8", "replace").decode()
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """None for what is no JSON, or no object."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def origin_of(request: web.Request) -> str:
+    """Scheme and host that the client used, for links."""
+    return f"{request.scheme}://{request.host}"

@@ -8,30 +8,26 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
-import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
-from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean
+from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean, json_object
 from batchgen.emulator.faults import BFL_FAULTS
-from batchgen.emulator.jobs import TakenJob, TakenJobs
+from batchgen.emulator.jobs import JobSpec, JobVendor, TakenJob, detailed
 from batchgen.emulator.models import Model
-from batchgen.emulator.pictures import Link, Links, picture_size, reference_digest, sha256
-from batchgen.emulator.pipeline import Api, Endpoint, Job, Pipeline, Spec
+from batchgen.emulator.pictures import picture_size, reference_digest, sha256
+from batchgen.emulator.pipeline import Job, with_pictures
 
 _KEPT_S = 600.0
 _MOST_ACTIVE = 24
 _MOST_PIXELS, _STEP_PX, _SHORTEST_PX = 2048 * 2048, 16, 64
 _MEGAPIXEL = 1024 * 1024
 _RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "9:21", "21:9")
+_FLUX = Model(id="", family="flux", ratios=_RATIOS, sizes=("1K",))
 _COMMON = frozenset({"prompt", "seed", "safety_tolerance", "output_format", "webhook_url", "webhook_secret"})
 _FLUX_3 = frozenset({"prompt", "images", "aspect_ratio", "resolution", "grounding", "safety_tolerance", "version"})
 _RESOLUTIONS: Mapping[str, float | None] = {"768sq": 4.1, "1k": 4.8, "1.5k": None, "2k": 10.0, "4k": 60.7}  # in credits
@@ -67,130 +63,70 @@ _SCHEMAS: Mapping[str, _Schema] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _TaskSpec(Spec):
-    """images: as they were sent. resolution: FLUX 3's."""
+class _TaskSpec(JobSpec):
+    """resolution: FLUX 3's."""
 
-    key: str
-    asked: dict[str, Any]
-    images: tuple[str, ...]
     resolution: str = ""
 
 
-def _error(status: int, detail: Any) -> ApiError:
-    return ApiError(status, as_json({"detail": detail}), "application/json")
-
-
 def _invalid(name: str, kind: str, message: str) -> ApiError:
-    return _error(422, [{"type": kind, "loc": ["body", name], "msg": message}])
+    return detailed(422, [{"type": kind, "loc": ["body", name], "msg": message}])
 
 
-def _known_key(request: web.Request) -> str:
-    """The key; one that begins with `bad` is wrong, one that begins with `nocredits` has no credits."""
-    key = request.headers.get("x-key", "")
-    if not key or key.startswith("bad"):
-        raise _error(403, "Not authenticated - Invalid Authentication")
-    if key.startswith("nocredits") and request.method == "POST":
-        raise _no_credits()
-    return key
-
-
-def _no_credits() -> ApiError:
-    return _error(402, "Insufficient credits")
-
-
-def _too_many() -> ApiError:
-    return _error(429, "Too many requests: the limit of active tasks is reached. Please try again later.")
-
-
-def _fault_error(fault: str, _: Job[Any]) -> ApiError | None:
-    match fault:
-        case "429":
-            return _too_many()
-        case "credits":
-            return _no_credits()
-        case "500" | "503":
-            return _error(int(fault), "Internal Server Error" if fault == "500" else "Service Unavailable")
-    return None
-
-
-class Tasks:
-    def __init__(self, pipeline: Pipeline, links: Links) -> None:
-        self._pipeline = pipeline
-        self._links = links
-        self._jobs = TakenJobs()
-        self._taking = Lock()  # of worker threads, so that no two take the last place
-        api = Api(
-            key=_known_key,
-            too_large=lambda _: _error(413, "Request Entity Too Large"),
-            over_quota=lambda _, over: _too_many(),
-            error=_fault_error,
-            refused=lambda text: _invalid("prompt", "value_error", text),
-            headers={},
-        )
-        self._endpoint = Endpoint(api=api, faults=BFL_FAULTS, parse=self._parse, compose=self._compose, takes_jobs=True)
+class Tasks(JobVendor):
+    faults = BFL_FAULTS
+    link = "bfl/{id}/sample.{jpeg}"
+    errors: ClassVar = {
+        "key": (403, "Not authenticated - Invalid Authentication"),
+        "credits": (402, "Insufficient credits"),
+        "too_large": (413, "Request Entity Too Large"),
+        "429": (429, "Too many requests: the limit of active tasks is reached. Please try again later."),
+        "500": (500, "Internal Server Error"),
+        "503": (503, "Service Unavailable"),
+    }
 
     def routes(self) -> list[web.RouteDef]:
-        taking = partial(self._pipeline.handle, endpoint=self._endpoint)
         return [
-            web.post("/v1/{model:flux-[a-z0-9.-]+}", taking),
+            web.post("/v1/{model:flux-[a-z0-9.-]+}", self.submit),
             web.get("/v1/get_result", answering(self._get, {})),
         ]
 
-    def clear(self) -> None:
-        self._jobs.clear()
+    def sent_key(self, request: web.Request) -> str:
+        return request.headers.get("x-key", "")
 
-    def _parse(self, request: web.Request, body: bytes) -> _TaskSpec:
+    def refused(self, text: str) -> ApiError:
+        return _invalid("prompt", "value_error", text)
+
+    def has_room(self, taken: TakenJob) -> bool:
+        active = [job.model for job in self.newest_first(taken.key) if not job.is_over]
+        return len(active) < _MOST_ACTIVE and active.count(taken.model) < _SCHEMAS[taken.model].active
+
+    def parse(self, request: web.Request, body: bytes) -> _TaskSpec:
         """Raises ApiError 404 for models there are not, 422 as FastAPI words it."""
-        name, key = request.match_info["model"], _known_key(request)
+        name, key = request.match_info["model"], self.key(request)
         if name not in _SCHEMAS:
-            raise _error(404, "Not Found")
+            raise detailed(404, "Not Found")
         return _spec(name, key, body)
 
-    def _compose(self, job: Job[_TaskSpec]) -> Answer:
-        """Draws at once and hands out when the task's time has passed. What fails or is refused costs nothing here. Raises ApiError
-        429 beyond the active tasks."""
+    def compose(self, job: Job[_TaskSpec]) -> Answer:
+        """Raises ApiError 429 beyond the active tasks."""
         spec = job.spec
         digests, megapixels_in = _references(spec.images)
-        job = replace(job, spec=replace(spec, references=digests))
-        end = job.fault if (job.fault or "").startswith("job_") else ""
-        pictures = [] if end and end != "job_removed" else [job.paint()]
-        number, cluster_link = str(uuid.uuid4()), ""
-        for data in pictures:
-            name = f"bfl/{number}/sample.{spec.mime.removeprefix('image/')}"
-            self._links.add(name, Link(data, spec.mime))
-            cluster_link = f"{job.origin}/cdn/generations/{name}"
-        taken = TakenJob(
-            id=number,
-            key=spec.key,
-            model=spec.model.id,
-            asked=spec.asked,
-            created_s=time.time(),
-            due_s=job.draw.uniform(*job.options.latency_of(spec.model.id)),
-            end=end or "",
-            links=(cluster_link,) if cluster_link else (),
-        )
-        self._take(taken)
+        taken, pictures = self.take(job, digests)
         width, height = spec.model.pixels(spec.ratio, spec.size)
         megapixels_out = width * height / _MEGAPIXEL
         body = {
-            "id": number,
-            "polling_url": f"{job.origin}/v1/get_result?id={number}",
+            "id": taken.id,
+            "polling_url": f"{job.origin}/v1/get_result?id={taken.id}",
             "cost": _credits(spec, megapixels_in, megapixels_out),
             "input_mp": round(megapixels_in, 2),
             "output_mp": round(megapixels_out, 2),
         }
-        return Answer(body=as_json(body), billed_images=len(pictures), sha256=tuple(map(sha256, pictures)))
-
-    def _take(self, taken: TakenJob) -> None:
-        with self._taking:
-            active = [job.model for job in self._jobs.newest_first(taken.key) if not job.is_over]
-            if len(active) >= _MOST_ACTIVE or active.count(taken.model) >= _SCHEMAS[taken.model].active:
-                raise _too_many()
-            self._jobs.add(taken)
+        return with_pictures(body, pictures)
 
     def _get(self, request: web.Request) -> Answer:
         number = request.query.get("id", "")
-        job = self._jobs.find(number, _known_key(request))
+        job = self.find(request, number)
         status, sample = _state(job)
         shown: dict[str, Any] = {"id": number, "status": status, **dict.fromkeys(("progress", "details", "result"))}
         if job is not None and sample:
@@ -202,20 +138,16 @@ class Tasks:
         return Answer(body=as_json(shown), status=404 if status == "Task not found" else 200)
 
 
+_ENDS = {"job_flagged": "Request Moderated", "job_filtered": "Content Moderated", "job_failed": "Error"}
+
+
 def _state(job: TakenJob | None) -> tuple[str, str]:
     """The status, and the link of one that is ready."""
-    if job is None or (job.is_over and (job.end == "job_removed" or time.time() - job.created_s - job.due_s > _KEPT_S)):
+    if job is None or job.is_removed(_KEPT_S):
         return "Task not found", ""
     if not job.is_over:
         return "Pending", ""
-    match job.end:
-        case "job_flagged":
-            return "Request Moderated", ""
-        case "job_filtered":
-            return "Content Moderated", ""
-        case "job_failed":
-            return "Error", ""
-    return "Ready", job.links[0]
+    return (_ENDS[job.end], "") if job.end in _ENDS else ("Ready", job.links[0])
 
 
 def _credits(spec: _TaskSpec, megapixels_in: float, megapixels_out: float) -> float | None:
@@ -229,11 +161,8 @@ def _credits(spec: _TaskSpec, megapixels_in: float, megapixels_out: float) -> fl
 
 
 def _spec(name: str, key: str, body: bytes) -> _TaskSpec:
-    try:
-        asked = json.loads(body)
-    except ValueError:
-        asked = None
-    if not isinstance(asked, dict):
+    asked = json_object(body)
+    if asked is None:
         raise _invalid("", "json_invalid", "JSON decode error")
     schema = _SCHEMAS[name]
     fields = [f"input_image{f'_{n}' if n > 1 else ''}" for n in range(1, schema.images + 1)]
@@ -256,7 +185,7 @@ def _spec(name: str, key: str, body: bytes) -> _TaskSpec:
     ratio = asked.get("aspect_ratio") or "1:1"
     _require(ratio in _RATIOS, "aspect_ratio", "Value error, the aspect ratio is not supported")
     return _TaskSpec(
-        model=Model(id=name, family="flux", ratios=_RATIOS, sizes=("1K",)),
+        model=replace(_FLUX, id=name),
         prompt=clean(asked["prompt"]),
         ratio=ratio,
         size=_scaled(ratio, resolution) if resolution else _size(asked) if "width" in schema.fields else "1K",
@@ -286,7 +215,7 @@ def _size(asked: Mapping[str, Any]) -> str:
 
 def _scaled(ratio: str, resolution: str) -> str:
     """What FLUX 3 makes of a ratio is documented nowhere: FLUX.1's pixels, times the resolution."""
-    width, height = Model(id="", family="flux", ratios=_RATIOS, sizes=("1K",)).pixels(ratio, "1K")
+    width, height = _FLUX.pixels(ratio, "1K")
     factor = _FACTOR_OF[resolution]
     return f"{int(width * factor)}x{int(height * factor)}"
 

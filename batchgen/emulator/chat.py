@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from aiohttp import web
+
 from batchgen.emulator import openai
-from batchgen.emulator.answers import Answer, ApiError, as_json, clean
+from batchgen.emulator.answers import Answer, ApiError, as_json, clean, json_object
 from batchgen.emulator.faults import OPENAI_FAULTS
 from batchgen.emulator.judge import Sight, judge, look_at
 from batchgen.emulator.models import Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
-from batchgen.emulator.pipeline import Endpoint, Job, Spec
+from batchgen.emulator.pipeline import Endpoint, Job, Pipeline, Spec
 
-PATH = "/v1/chat/completions"
 _NAMES = {"model", "messages", "response_format", "temperature", "user", "store", "max_completion_tokens"}
 _REASONING = ("gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.6-luna")  # which take no temperature
 _OTHERS = ("gpt-4o", "openai/gpt-4o", "google/gemini-2.5-flash")  # the last two are AIML's
@@ -39,10 +40,15 @@ class ChatSpec(Spec):
     schema: Mapping[str, Any]
 
 
-def endpoint(options: EmulatorOptions) -> Endpoint:
-    """Its keys, its quotas and their words are those of images."""
-    api = openai.generations(options).api
-    return Endpoint(api=api, faults=OPENAI_FAULTS, parse=lambda _, body: _parse(body, options), compose=_compose)
+def routes(pipeline: Pipeline) -> list[web.RouteDef]:
+    """Keys, quotas and their words are those of images."""
+
+    def parse(request: web.Request, body: bytes) -> ChatSpec:
+        return _parse(body, pipeline.options)
+
+    api = openai.generations(pipeline.options).api
+    questions = Endpoint(api=api, faults=OPENAI_FAULTS, parse=parse, compose=_compose)
+    return [web.post("/v1/chat/completions", partial(pipeline.handle, endpoint=questions))]
 
 
 def _error(status: int, message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -57,15 +63,13 @@ def _require(holds: Any, message: str, param: str | None = None, code: str | Non
 
 def _parse(body: bytes, options: EmulatorOptions) -> ChatSpec:
     """Raises ApiError."""
-    try:
-        asked = json.loads(body)
-    except ValueError:
-        asked = None
-    _require(isinstance(asked, dict), "We could not parse the JSON body of your request.")
+    asked = json_object(body)
+    if asked is None:
+        raise _error(400, "We could not parse the JSON body of your request.")
     unknown = sorted(set(asked) - _NAMES)
     _require(not unknown, f"Unknown parameter: '{''.join(unknown[:1])}'.", code="unknown_parameter")
     name = str(asked.get("model"))
-    if name not in MODELS or (options.models and name not in options.models):
+    if name not in MODELS or not options.offers(name):
         raise _error(404, f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
     takes = name not in _REASONING or asked.get("temperature", 1) == 1
     problem = (

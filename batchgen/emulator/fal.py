@@ -2,31 +2,77 @@
 
 What a request asks for is checked by the model that runs it, so a mistake is answered where the result is asked for, not at the submit.
 Sources: fal.ai/docs/documentation/model-apis/inference/queue, …/model-apis/{errors,request-errors,faq};
-fal.ai/docs/model-api-reference/image-generation-api; fal.ai/docs/platform-apis (requests by endpoint).
+fal.ai/docs/model-api-reference/image-generation-api; fal.ai/docs/platform-apis (requests by endpoint);
+fal.ai/models/fal-ai/flux-1/{schnell,dev}/llms.txt; fal.ai/models/fal-ai/nano-banana-2/llms.txt and …/edit/llms.txt.
 """
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
-from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean, timestamp
-from batchgen.emulator.fal_schemas import SCHEMAS, InvalidInput, Schema, read_input
+from batchgen.emulator.answers import Answer, ApiError, answering, as_json, clean, json_object, origin_of, timestamp
 from batchgen.emulator.faults import FAL_FAULTS
-from batchgen.emulator.jobs import TakenJob, TakenJobs
-from batchgen.emulator.pictures import Link, Links, reference_digest, sha256
-from batchgen.emulator.pipeline import Api, Endpoint, Job, Pipeline, Spec
+from batchgen.emulator.jobs import JobSpec, JobVendor, TakenJob, detailed
+from batchgen.emulator.models import FOURTEEN, TEN, Model
+from batchgen.emulator.pictures import reference_digest
+from batchgen.emulator.pipeline import Job, with_pictures
 
 _LIST = "/v1/models/requests/by-endpoint"  # at api.fal.ai; all else here is queue.fal.run's
-_PAGE = 100
-_LOCKED = "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+_WORDS = {  # of `image_size`
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+_LONGEST_PX = 14142
+_MOST = 4  # images of one request
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    """formats: the default first. by_megapixel: those that are sized in pixels and billed by them; others have a ratio and a
+    resolution. edits: whether images to edit are required."""
+
+    model: Model
+    formats: tuple[str, ...]
+    by_megapixel: bool = False
+    edits: bool = False
+
+
+class _InvalidInput(Exception):
+    """detail: as the model words it."""
+
+    def __init__(self, field: str, said: str, kind: str, value: Any) -> None:
+        super().__init__(said)
+        self.detail = [_detail(field, said, kind, value)]
+
+
+def _flux(name: str) -> tuple[str, _Schema]:
+    model = Model(id=name, family="flux", ratios=("1:1",), sizes=("1K",))
+    return name, _Schema(model, ("jpeg", "png"), by_megapixel=True)
+
+
+def _banana(name: str, ratios: tuple[str, ...], sizes: tuple[str, ...]) -> tuple[str, _Schema]:
+    model = Model(id=name, family="3", ratios=ratios, sizes=sizes)
+    return name, _Schema(model, ("png", "jpeg", "webp"), edits=name.endswith("/edit"))
+
+
+_SCHEMAS: Mapping[str, _Schema] = dict(
+    [
+        *map(_flux, ("fal-ai/flux/schnell", "fal-ai/flux/dev", "fal-ai/flux-pro/v1.1")),
+        _banana("fal-ai/nano-banana-2", FOURTEEN, ("0.5K", "1K", "2K", "4K")),
+        _banana("fal-ai/nano-banana-2/edit", FOURTEEN, ("0.5K", "1K", "2K", "4K")),
+        _banana("fal-ai/nano-banana-pro", TEN, ("1K", "2K", "4K")),
+        _banana("fal-ai/nano-banana-pro/edit", TEN, ("1K", "2K", "4K")),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +86,25 @@ class _Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _QueueSpec(Spec):
+class _QueueSpec(JobSpec):
     """invalid: the `detail` with which the model refuses what it is asked for."""
 
-    key: str
-    schema: Schema
-    asked: dict[str, Any]
-    links: tuple[str, ...] = ()
+    schema: _Schema
     invalid: list[dict[str, Any]] | None = None
 
 
-def _error(status: int, detail: Any) -> ApiError:
-    return ApiError(status, as_json({"detail": detail}), "application/json")
-
-
-def _known_key(request: web.Request) -> str:
-    """The key; one that begins with `bad` is wrong, one that begins with `nocredits` has spent all it had."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() not in ("key", "bearer") or not key or key.startswith("bad"):
-        raise _error(401, "Authentication is required to access this application.")
-    if key.startswith("nocredits") and request.method == "POST":
-        raise _error(403, _LOCKED)
-    return key
-
-
-def _fault_error(fault: str, _: Job[Any]) -> ApiError | None:
-    match fault:
-        case "429":
-            return _error(429, "Too many requests. Please try again later.")
-        case "credits":
-            return _error(403, _LOCKED)
-        case "500":
-            return _error(500, "Internal Server Error")
-        case "503":
-            return _error(503, "Service Unavailable")
-    return None
-
-
-class Queue:
-    def __init__(self, pipeline: Pipeline, links: Links) -> None:
-        self._pipeline = pipeline
-        self._links = links
-        self._jobs = TakenJobs()
-        api = Api(
-            key=_known_key,
-            too_large=lambda _: _error(413, "Request body is too large."),
-            over_quota=lambda *_: _error(429, "Too many requests. Please try again later."),
-            error=_fault_error,
-            refused=lambda text: _error(422, [{"loc": ["body"], "msg": text, "type": "value_error"}]),
-            headers={},
-        )
-        self._endpoint = Endpoint(api=api, faults=FAL_FAULTS, parse=_parse, compose=self._compose, takes_jobs=True)
+class Queue(JobVendor):
+    faults = FAL_FAULTS
+    scheme = "(?i:key|bearer)"
+    link = "fal/{token.hex}.{jpeg}"
+    errors: ClassVar = {
+        "key": (401, "Authentication is required to access this application."),
+        "credits": (403, "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."),
+        "too_large": (413, "Request body is too large."),
+        "429": (429, "Too many requests. Please try again later."),
+        "500": (500, "Internal Server Error"),
+        "503": (503, "Service Unavailable"),
+    }
 
     def routes(self) -> list[web.RouteDef]:
         one = "/{app:fal-ai/[^/]+}/requests/{id}"
@@ -99,62 +113,55 @@ class Queue:
             web.get(f"{one}/status", answering(self._status, {})),
             web.get(one, answering(self._result, {})),
             web.put(f"{one}/cancel", answering(self._cancel, {})),
-            web.post("/{endpoint:fal-ai/.+}", partial(self._pipeline.handle, endpoint=self._endpoint)),
+            web.post("/{endpoint:fal-ai/.+}", self.submit),
         ]
 
-    def clear(self) -> None:
-        self._jobs.clear()
+    def refused(self, text: str) -> ApiError:
+        return detailed(422, [{"loc": ["body"], "msg": text, "type": "value_error"}])
 
-    def _compose(self, job: Job[_QueueSpec]) -> Answer:
-        """Draws at once and hands out when the request's time has passed. What fails or is refused costs nothing here."""
-        spec, number = job.spec, str(uuid.uuid4())
-        digests = tuple(map(reference_digest, spec.links))
+    def parse(self, request: web.Request, body: bytes) -> _QueueSpec:
+        """Raises ApiError 404 for models there are not."""
+        name = request.match_info["endpoint"]
+        schema = _SCHEMAS.get(name)
+        if schema is None:
+            raise detailed(404, f"Application '{name.removeprefix('fal-ai/')}' not found")
+        asked = json_object(body)
+        if asked is None:
+            raise detailed(422, [{"loc": ["body"], "msg": "Input should be a valid dictionary", "type": "dict_type"}])
+        prompt, key = clean(str(asked.get("prompt", ""))), self.key(request)
+        spec = _QueueSpec(model=schema.model, prompt=prompt, key=key, schema=schema, asked=asked)
+        try:
+            return replace(spec, **_read_input(schema, asked))
+        except _InvalidInput as error:
+            return replace(spec, invalid=error.detail)
+
+    def compose(self, job: Job[_QueueSpec]) -> Answer:
+        digests = tuple(map(reference_digest, job.spec.images))
         failure = _failure(job, unreadable=None in digests)
-        pictures = list[bytes]()
-        if failure is None:
-            job = replace(job, spec=replace(spec, references=tuple(filter(None, digests))))
-            pictures = [job.paint(n) for n in range(spec.count)]
-        links = tuple(self._keep(job, data) for data in pictures)
-        taken = TakenJob(
-            id=number,
-            key=spec.key,
-            model=spec.model.id,
-            asked=spec.asked,
-            created_s=time.time(),
-            due_s=job.draw.uniform(*job.options.latency_of(spec.model.id)),
-            end="",
-            links=links,
-            result=failure or _success(job, links, pictures),
+        taken, pictures = self.take(
+            job,
+            tuple(filter(None, digests)),
+            failed=failure is not None,
+            result=lambda *drawn: failure or _success(job, *drawn),
         )
-        self._jobs.add(taken)
-        body = as_json({**_shown(taken, job.origin), "status": "IN_QUEUE", "queue_position": 0})
-        return Answer(
-            body=body,
-            content_type="application/json",
-            headers={"x-fal-request-id": number},
-            billed_images=len(pictures),
-            sha256=tuple(map(sha256, pictures)),
-        )
-
-    def _keep(self, job: Job[_QueueSpec], data: bytes) -> str:
-        name = f"fal/{uuid.uuid4().hex}.{job.spec.mime.removeprefix('image/')}"
-        self._links.add(name, Link(data, job.spec.mime))
-        return f"{job.origin}/cdn/generations/{name}"
+        body = {**_shown(taken, job.origin), "status": "IN_QUEUE", "queue_position": 0}
+        headers = {"x-fal-request-id": taken.id}
+        return with_pictures(body, pictures, content_type="application/json", headers=headers)
 
     def _found(self, request: web.Request) -> TakenJob:
-        job = self._jobs.find(request.match_info["id"], _known_key(request))
+        job = self.find(request, request.match_info["id"])
         if job is None or _app(job.model) != request.match_info["app"]:
             raise ApiError(404, as_json({"status": "NOT_FOUND"}), "application/json")
         return job
 
     def _status(self, request: web.Request) -> Answer:
         job = self._found(request)
-        shown, result = _shown(job, _origin(request)), _result_of(job)
+        shown, result = _shown(job, origin_of(request)), _result_of(job)
         if job.is_over:
             shown |= {"status": "COMPLETED", "metrics": {"inference_time": job.due_s}}
             if result.error_type:
                 shown |= {"error": result.body["detail"], "error_type": result.error_type}
-        elif time.time() - job.created_s < job.due_s / 2:
+        elif job.waits:
             shown |= {"status": "IN_QUEUE", "queue_position": 0}
         else:
             shown |= {"status": "IN_PROGRESS"}
@@ -163,7 +170,7 @@ class Queue:
     def _result(self, request: web.Request) -> Answer:
         job = self._found(request)
         if not job.is_over:
-            raise _error(400, "Request is still in progress")
+            raise detailed(400, "Request is still in progress")
         result = _result_of(job)
         headers = {"x-fal-request-id": job.id}
         if result.error_type:
@@ -180,53 +187,11 @@ class Queue:
         return Answer(body=as_json({"status": "CANCELLATION_REQUESTED"}), status=202, content_type="application/json")
 
     def _list(self, request: web.Request) -> dict[str, Any]:
-        """Newest first, at most a hundred a page; the cursor is a count here."""
-        key, query = _known_key(request), request.query
-        since, until = _seconds(query.get("start", ""), 0.0), _seconds(query.get("end", ""), float("inf"))
-        jobs = [
-            job
-            for job in self._jobs.newest_first(key)
-            if job.model == query.get("endpoint_id") and since <= job.created_s <= until
-        ]
-        start, limit = int(query.get("cursor") or 0), min(int(query.get("limit") or _PAGE), _PAGE)
-        following = start + limit
-        more = len(jobs) > following
-        items = [_listed(job, payloads="payloads" in query.get("expand", "")) for job in jobs[start:following]]
-        return {"items": items, "has_more": more, "next_cursor": str(following) if more else None}
-
-
-def _parse(request: web.Request, body: bytes) -> _QueueSpec:
-    """Raises ApiError 404 for models there are not."""
-    name = request.match_info["endpoint"]
-    schema = SCHEMAS.get(name)
-    if schema is None:
-        raise _error(404, f"Application '{name.removeprefix('fal-ai/')}' not found")
-    try:
-        asked = json.loads(body)
-    except ValueError:
-        asked = None
-    if not isinstance(asked, dict):
-        raise _error(422, [{"loc": ["body"], "msg": "Input should be a valid dictionary", "type": "dict_type"}])
-    spec = _QueueSpec(
-        model=schema.model,
-        prompt=clean(str(asked.get("prompt", ""))),
-        key=_known_key(request),
-        schema=schema,
-        asked=asked,
-    )
-    try:
-        found = read_input(schema, asked)
-    except InvalidInput as error:
-        return replace(spec, invalid=error.detail)
-    return replace(
-        spec,
-        ratio=found.ratio,
-        size=found.size,
-        count=found.count,
-        mime=found.mime,
-        seed=found.seed,
-        links=found.links,
-    )
+        query = request.query
+        model, most = query.get("endpoint_id"), int(query.get("limit") or 100)
+        jobs, following = self.page(request, "start", "end", model, most)
+        items = [_listed(job, payloads="payloads" in query.get("expand", "")) for job in jobs]
+        return {"items": items, "has_more": bool(following), "next_cursor": str(following) if following else None}
 
 
 def _failure(job: Job[_QueueSpec], *, unreadable: bool) -> _Result | None:
@@ -252,7 +217,7 @@ def _failure(job: Job[_QueueSpec], *, unreadable: bool) -> _Result | None:
     return None
 
 
-def _detail(field: str, said: str, kind: str, asked: str) -> dict[str, Any]:
+def _detail(field: str, said: str, kind: str, asked: Any) -> dict[str, Any]:
     place = ["body", field] if field else ["body"]
     return {"loc": place, "msg": said, "type": kind, "url": f"https://docs.fal.ai/errors#{kind}", "input": asked}
 
@@ -314,12 +279,52 @@ def _listed(job: TakenJob, *, payloads: bool) -> dict[str, Any]:
     return item | ({"json_input": job.asked, "json_output": result.body if job.is_over else None} if payloads else {})
 
 
-def _origin(request: web.Request) -> str:
-    return f"{request.scheme}://{request.host}"
+def _read_input(schema: _Schema, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `_QueueSpec` says beyond the prompt. Raises _InvalidInput."""
+    prompt, count, seed = asked.get("prompt"), asked.get("num_images", 1), asked.get("seed")
+    if not isinstance(prompt, str):
+        raise _InvalidInput("prompt", "Field required", "missing", dict(asked))
+    if type(count) is not int or not 1 <= count <= _MOST:
+        raise _InvalidInput("num_images", f"Input should be from 1 to {_MOST}", "less_than_equal", count)
+    if seed is not None and type(seed) is not int:
+        raise _InvalidInput("seed", "Input should be a valid integer", "int_type", seed)
+    kind = _one_of(asked, "output_format", schema.formats)
+    links = asked.get("image_urls", []) if schema.edits else []
+    if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
+        raise _InvalidInput("image_urls", "Input should be a valid list of text", "list_type", links)
+    if schema.edits and not links:
+        raise _InvalidInput("image_urls", "Field required", "missing", dict(asked))
+    if schema.by_megapixel:
+        ratio, size = "1:1", _pixels(asked.get("image_size", "landscape_4_3"))
+    else:
+        usual = ("auto", *schema.model.ratios) if schema.edits else ("1:1", "auto", *schema.model.ratios)
+        ratio = _one_of(asked, "aspect_ratio", usual)
+        ratio = "1:1" if ratio == "auto" else ratio
+        size = _one_of(asked, "resolution", ("1K", *schema.model.sizes)).replace("0.5K", "512")
+    return {
+        "ratio": ratio,
+        "size": size,
+        "count": count,
+        "mime": f"image/{kind}",
+        "seed": seed,
+        "images": tuple(links),
+    }
 
 
-def _seconds(text: str, default: float) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return default
+def _one_of(asked: Mapping[str, Any], field: str, words: tuple[str, ...]) -> str:
+    """The first is the default."""
+    value = asked.get(field, words[0])
+    if value not in words:
+        raise _InvalidInput(field, f"Input should be {', '.join(map(repr, words))}", "enum", value)
+    return str(value)
+
+
+def _pixels(value: Any) -> str:
+    if isinstance(value, str) and value in _WORDS:
+        width, height = _WORDS[value]
+        return f"{width}x{height}"
+    sides = (value.get("width", 512), value.get("height", 512)) if isinstance(value, dict) else ()
+    if len(sides) == 2 and all(type(side) is int and 1 <= side <= _LONGEST_PX for side in sides):
+        return f"{sides[0]}x{sides[1]}"
+    said = f"Input should be {', '.join(map(repr, _WORDS))} or a width and a height up to {_LONGEST_PX}"
+    raise _InvalidInput("image_size", said, "enum", value)

@@ -19,7 +19,17 @@ from typing import Any
 from aiohttp import web
 
 from batchgen.emulator import google
-from batchgen.emulator.answers import Answer, Cut, answering, as_json, random_id, read_body, timestamp, without_none
+from batchgen.emulator.answers import (
+    Answer,
+    Cut,
+    answering,
+    as_json,
+    origin_of,
+    random_id,
+    read_body,
+    timestamp,
+    without_none,
+)
 from batchgen.emulator.faults import CALL_FAULTS, FILE_KNOWN, UPLOAD_FAULTS, markers, unknown_marker
 from batchgen.emulator.google_schemas import UPLOAD_FILE
 from batchgen.emulator.pictures import picture_size
@@ -70,7 +80,7 @@ class StoredFile:
 
     def as_json(self, request: web.Request) -> dict[str, Any]:
         """ai.google.dev/api/files. Recorded hashes are base64 of the hex text."""
-        origin, version = f"{request.scheme}://{request.host}", request.match_info["version"]
+        origin, version = origin_of(request), request.match_info["version"]
         state = self.state
         return without_none(
             name=f"files/{self.id}",
@@ -224,7 +234,7 @@ class Files:
         self._check(upload)
         self._uploads[upload_id] = upload
         upload.path.touch()
-        url = f"{request.scheme}://{request.host}{request.path}?upload_id={upload_id}&upload_protocol=resumable"
+        url = f"{origin_of(request)}{request.path}?upload_id={upload_id}&upload_protocol=resumable"
         sent = {
             "X-Goog-Upload-URL": url,
             "X-Goog-Upload-Control-URL": url,

@@ -61,12 +61,15 @@ class GeminiSpec(Spec):
 def endpoint(options: EmulatorOptions, files: Files) -> Endpoint:
     def parse_request(request: web.Request, body: bytes) -> GeminiSpec:
         model, key = google.admitted(request, GEMINI, options)
-        stream: Stream = ""
-        if request.match_info["method"] == "streamGenerateContent":
-            stream = "sse" if request.query.get("alt") == "sse" else "array"
-        return parse(body, model, options, functools.partial(files.at_uri, key), stream=stream)
+        return parse(body, model, options, functools.partial(files.at_uri, key), stream=stream_of(request))
 
     return Endpoint(api=google.API, faults=GEMINI_FAULTS, parse=parse_request, compose=compose)
+
+
+def stream_of(request: web.Request) -> Stream:
+    if request.match_info["method"] != "streamGenerateContent":
+        return ""
+    return "sse" if request.query.get("alt") == "sse" else "array"
 
 
 def parse(
@@ -80,12 +83,9 @@ def parse(
 ) -> GeminiSpec:
     """schema: the fields that there are. Raises ApiError 400 in the server's wording for anything it would not take."""
     request = google.read_fields(body, schema)
-    contents = request.get("contents") or []
-    _check_contents(contents)
+    contents = _checked(request.get("contents") or [])
     pictures = [found for one in contents for part in one["parts"] if (found := _picture(part, find_file))]
-    ratio_of_reference = _ratio_of_last(pictures, model)
-    if model.signs and options.signature_bytes:
-        _check_signatures(contents, options.signature_bytes, find_file)
+    _check_signatures(contents, options.signature_bytes if model.signs else 0, find_file)
     config = request.get("generationConfig", {})
     output = config.get("imageConfig", {}).get("imageOutputOptions", {})
     ratio, size = _ratio_and_size(config, model)
@@ -101,7 +101,7 @@ def parse(
     return GeminiSpec(
         model=model,
         prompt=prompts[-1],
-        ratio=ratio or ratio_of_reference or "1:1",
+        ratio=ratio or _ratio_of_last(pictures, model) or "1:1",
         size=size,
         mime=output.get("mimeType", model.mime),
         quality=output.get("compressionQuality", 86),
@@ -140,7 +140,8 @@ def require(holds: Any, field: str, message: str) -> None:
     google.require(holds, f"* GenerateContentRequest.{field}: {message}\n")
 
 
-def _check_contents(contents: list[Content]) -> None:
+def _checked(contents: list[Content]) -> list[Content]:
+    """Raises ApiError 400."""
     require(contents, "contents", "contents is not specified")
     for at, content in enumerate(contents):
         role = content.get("role", "user")
@@ -152,17 +153,19 @@ def _check_contents(contents: list[Content]) -> None:
             require(set(part) - _NOT_DATA, where, "required oneof field 'data' must have one initialized field")
     ends = "Please ensure that multiturn requests end with a user turn or a function response."
     google.require(contents[-1].get("role") != "model", ends)  # known from public issues
+    return contents
 
 
 def _check_signatures(contents: list[Content], length_bytes: int, find_file: FindFile) -> None:
     """Model turns come back as they were sent: pictures and the first part after the thoughts signed. From 1 on.
+    length_bytes: of signatures, 0 where there are none.
 
     Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431. That
     wording is known of pictures only; a text that lost its signature is refused likewise, and a signature on a part it
     did not come on is, which is stricter than anything documented.
     """
     page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
-    for position, content in enumerate(contents, 1):
+    for position, content in enumerate(contents if length_bytes else (), 1):
         visible = [(number, part) for number, part in enumerate(content["parts"], 1) if not part.get("thought")]
         for number, part in visible if content.get("role") == "model" else ():
             signature = part.get("thoughtSignature")

@@ -7,11 +7,11 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from batchgen.emulator.accounting import QuotaExceeded
 from batchgen.emulator.answers import ApiError, Cut, as_json, without_none
 from batchgen.emulator.faults import CALL_FAULTS, CallFaults
 from batchgen.emulator.google_schemas import Schema, Violation, read, violation
@@ -51,6 +51,11 @@ def require(holds: Any, message: str, status: str = "INVALID_ARGUMENT") -> None:
 def rpc_status(code: str, message: str) -> dict[str, Any]:
     """google.rpc.Status, whose codes are not those of HTTP."""
     return {"code": _Code[code].value, "message": message}
+
+
+def error_info(reason: str, service: str, consumer: str | None = None) -> dict[str, Any]:
+    metadata = without_none(service=service, consumer=consumer)
+    return {"@type": _RPC + "ErrorInfo", "reason": reason, "domain": "googleapis.com", "metadata": metadata}
 
 
 def bad_fields(*violations: Violation) -> ApiError:
@@ -143,18 +148,6 @@ def _drawn(fault: str, draw: random.Random) -> ApiError:
     return error(int(fault[:3]), draw.choice(_MESSAGES[fault]))
 
 
-def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
-    model, options = job.spec.model.id, job.options
-    match fault:
-        case "429":
-            return over_quota(model, options.rpm_of(model) or 60, options.fault_delay_s)
-        case "429day":
-            return over_quota(model, options.rpd_of(model) or 250, _DAY_HINT_S, window="Day")
-        case "429limit0":
-            return over_quota(model, 0, _FREE_HINT_S)
-    return _drawn(fault, job.draw) if fault in _MESSAGES else None
-
-
 def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
     """What the caller handles: `lost`, `half`, `empty`, `cut` or None. For the others raises ApiError or Cut."""
     name = faults.take(CALL_FAULTS[method], subject, display_name)
@@ -213,8 +206,7 @@ def known_key(request: web.Request) -> str:
         raise error(403, "Your API key was reported as leaked. Please use another API key.")
     if not key or key.startswith("bad"):
         message = "API key not valid. Please pass a valid API key."
-        info: dict[str, Any] = {"@type": _RPC + "ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
-        info["metadata"] = {"service": "generativelanguage.googleapis.com"}
+        info = error_info("API_KEY_INVALID", "generativelanguage.googleapis.com")
         localized = {"@type": _RPC + "LocalizedMessage", "locale": "en-US", "message": message}
         raise error(400, message, [info, localized])
     return key
@@ -234,20 +226,36 @@ def paying_key(request: web.Request, model: str = "") -> str:
     return key
 
 
-def _too_large(limit_bytes: int) -> ApiError:
-    """Inline requests of a batch, too: 20 MB by the documents."""
-    advice = "Please use the File API to upload files instead of using inline data."
-    return error(400, f"Request payload size exceeds the limit: {limit_bytes} bytes. {advice}")
+class GoogleApi(Api):
+    headers = HEADERS
+
+    def key(self, request: web.Request) -> str:
+        return paying_key(request)
+
+    def too_large(self, limit_bytes: int) -> ApiError:
+        """Inline requests of a batch, too: 20 MB by the documents."""
+        advice = "Please use the File API to upload files instead of using inline data."
+        return error(400, f"Request payload size exceeds the limit: {limit_bytes} bytes. {advice}")
+
+    def over_quota(self, model: Model, over: QuotaExceeded) -> ApiError:
+        return over_quota(model.id, over.limit, over.retry_s, window=over.window)
+
+    def error(self, fault: str, job: Job[Any]) -> ApiError | None:
+        model, options = job.spec.model.id, job.options
+        match fault:
+            case "429":
+                return over_quota(model, options.rpm_of(model) or 60, options.fault_delay_s)
+            case "429day":
+                return over_quota(model, options.rpd_of(model) or 250, _DAY_HINT_S, window="Day")
+            case "429limit0":
+                return over_quota(model, 0, _FREE_HINT_S)
+        return _drawn(fault, job.draw) if fault in _MESSAGES else None
+
+    def refused(self, text: str) -> ApiError:
+        return error(400, text)
 
 
-API = Api(
-    key=paying_key,
-    too_large=_too_large,
-    over_quota=lambda model, over: over_quota(model.id, over.limit, over.retry_s, window=over.window),
-    error=_error_of,
-    refused=partial(error, 400),
-    headers=HEADERS,
-)
+API = GoogleApi()
 
 
 # AI models.
@@ -260,9 +268,9 @@ def admitted(request: web.Request, models: Mapping[str, Model], options: Emulato
     """
     name = request.match_info["model"]
     model = models.get(name)
-    if model is None or (options.models and name not in options.models):
+    if model is None or not options.offers(name):
         raise unknown_model(request)
-    if model.replacement and not options.serve_retired:
+    if not options.offers(name, is_retired=model.replacement):
         advice = f"update your code to use models/{model.replacement} for the latest features and improvements."
         raise error(404, f"This model models/{name} is no longer available. Please {advice}")
     return model, paying_key(request, name)
@@ -282,7 +290,7 @@ def listed(models: Mapping[str, Model], methods: list[str], options: EmulatorOpt
             **({"thinking": True} if model.thinking else {}),
         }
         for model in models.values()
-        if (not options.models or model.id in options.models) and (options.serve_retired or not model.replacement)
+        if options.offers(model.id, is_retired=model.replacement)
     ]
 
 

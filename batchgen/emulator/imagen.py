@@ -13,8 +13,7 @@ from batchgen.emulator.faults import IMAGEN_FAULTS
 from batchgen.emulator.google_schemas import PREDICT, Schema
 from batchgen.emulator.models import IMAGEN, Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import sha256
-from batchgen.emulator.pipeline import Endpoint, Job, Spec
+from batchgen.emulator.pipeline import Endpoint, Job, Spec, with_pictures
 
 _RAI_REASON = (
     "Unable to show generated images. All images were filtered out because they violated Google's Responsible AI "
@@ -79,5 +78,4 @@ def compose(job: Job[ImagenSpec]) -> Answer:
     if spec.safety_attributes:
         attributes: Any = {"categories": ["Violence", "Porn"], "scores": [0.1, 0.1]}
         predictions.append({"safetyAttributes": attributes, "contentType": "Positive Prompt"})
-    body = as_json({"predictions": predictions} if predictions else {})
-    return Answer(body=body, billed_images=len(pictures), sha256=tuple(map(sha256, pictures)))
+    return with_pictures({"predictions": predictions} if predictions else {}, pictures)

@@ -5,26 +5,23 @@ Source: platform.openai.com/docs/api-reference/images and /guides/error-codes (2
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
-from batchgen.emulator.accounting import QuotaExceeded
-from batchgen.emulator.answers import Answer, ApiError, as_json, clean
+from batchgen.emulator.answers import Answer, ApiError, as_json, clean, json_object
 from batchgen.emulator.faults import OPENAI_FAULTS
 from batchgen.emulator.models import Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
-from batchgen.emulator.pipeline import Api, Endpoint, Job, Spec
+from batchgen.emulator.pipeline import Api, Endpoint, Job, Pipeline, Spec, with_pictures
 
-EDITS = "/v1/images/edits"
 _TEXTS: Mapping[str, tuple[str, ...]] = {  # parameters of a few words
     "quality": ("auto", "low", "medium", "high", "xhigh", "max"),
     "background": ("auto", "opaque", "transparent"),
@@ -71,72 +68,38 @@ def _error(status: int, message: str, kind: str = "invalid_request_error", code:
 
 
 _QUOTA = "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
-
-
-def known_key(request: web.Request) -> str:
-    """The bearer token; what a test can choose by its first letters."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key or key.startswith(("bad", "leaked")):
-        where = "You can find your API key at https://platform.openai.com/account/api-keys."
-        raise _error(401, f"Incorrect API key provided: {key[:4]}***. {where}", code="invalid_api_key")
-    if key.startswith("nocredits"):
-        raise _error(429, _QUOTA, "insufficient_quota", "insufficient_quota")
-    return key
-
-
-def _too_many(model: Model, delay_s: float = 12.0) -> ApiError:
-    limit = (
-        "for limit gpt-image) in organization org-emulated on input-images per min: Limit 5, Used 5, Requested 1. {}"
-    )
-    limit = limit.format(f"Please try again in {delay_s:g}s.")
-    return _error(429, f"Rate limit reached for {model.id} ({limit}", "input-images", "rate_limit_exceeded")
-
-
-def _over_quota(model: Model, over: QuotaExceeded) -> ApiError:
-    return _too_many(model, max(0.001, round(over.retry_s, 3)))
-
-
+_WHERE = "You can find your API key at https://platform.openai.com/account/api-keys."
+_LIMIT = "for limit gpt-image) in organization org-emulated on input-images per min: Limit 5, Used 5, Requested 1."
 _REJECTED = (
     "Your request was rejected by the safety system. If you believe this is an error, contact us at help.openai.com and include"
-    " the request ID {id}. safety_violations=[sexual]."
+    " the request ID req_{id}. safety_violations=[sexual]."
 )
 _UNVERIFIED = (
     "Your organization must be verified to use the model `{model}`. Please go to: "
     "https://platform.openai.com/settings/organization/general and click on Verify Organization. If you just verified, it can take"
     " up to 15 minutes for access to propagate."
 )
+_INVALID = "invalid_request_error"
+_TOO_MANY = f"Rate limit reached for {{model}} ({_LIMIT} Please try again in {{retry_s:g}}s."
+_FAILED = "The server had an error while processing your request."
 
 
-def _fault(fault: str, job: Job[OpenAiSpec]) -> ApiError | None:
-    """The vendor's body for a fault; None for one that is no error of its own."""
-    match fault:
-        case "429":
-            return _too_many(job.spec.model, job.options.fault_delay_s)
-        case "429bare":
-            return _error(429, "Too Many Requests", "requests", "rate_limit_exceeded")
-        case "credits":
-            return _error(429, _QUOTA, "insufficient_quota", "insufficient_quota")
-        case "hard_limit":
-            return _error(400, "Billing hard limit has been reached.", code="billing_hard_limit_reached")
-        case "unverified":
-            return _error(403, _UNVERIFIED.format(model=job.spec.model.id))
-        case "moderation":
-            message = _REJECTED.format(id=f"req_{uuid.uuid4().hex}")
-            return _error(400, message, "image_generation_user_error", "moderation_blocked")
-        case "500" | "503" | "504" | "408":
-            return _error(int(fault), "The server had an error while processing your request.", "server_error")
-    return None
+class _Api(Api):
+    worded = staticmethod(_error)
+    errors: ClassVar = {
+        "key": (401, f"Incorrect API key provided: {{key}}***. {_WHERE}", _INVALID, "invalid_api_key"),
+        "credits": (429, _QUOTA, "insufficient_quota", "insufficient_quota"),
+        "too_large": (413, "The request is too large."),
+        "429": (429, _TOO_MANY, "input-images", "rate_limit_exceeded"),
+        "429bare": (429, "Too Many Requests", "requests", "rate_limit_exceeded"),
+        "hard_limit": (400, "Billing hard limit has been reached.", _INVALID, "billing_hard_limit_reached"),
+        "unverified": (403, _UNVERIFIED),
+        "moderation": (400, _REJECTED, "image_generation_user_error", "moderation_blocked"),
+        **{status: (int(status), _FAILED, "server_error") for status in ("408", "500", "503", "504")},
+    }
 
 
-_API = Api(
-    key=known_key,
-    too_large=lambda limit_bytes: _error(413, "The request is too large."),
-    over_quota=_over_quota,
-    error=_fault,
-    refused=partial(_error, 400),
-    headers={},
-)
+_API = _Api()
 
 
 def generations(options: EmulatorOptions) -> Endpoint:
@@ -145,12 +108,15 @@ def generations(options: EmulatorOptions) -> Endpoint:
     )
 
 
-def edits(options: EmulatorOptions) -> Endpoint:
+def routes(pipeline: Pipeline) -> list[web.RouteDef]:
+    """All but those whose path another vendor has too."""
+
     def parse(request: web.Request, body: bytes) -> OpenAiSpec:
         texts, images = read_form(request.headers.get("Content-Type", ""), body)
-        return _parse(texts, images, options, form=True)
+        return _parse(texts, images, pipeline.options, form=True)
 
-    return Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse, compose=_compose)
+    edits = Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse, compose=_compose)
+    return [web.post("/v1/images/edits", partial(pipeline.handle, endpoint=edits))]
 
 
 def asks_for(body: bytes) -> bool:
@@ -164,12 +130,9 @@ def _require(holds: Any, message: str, code: str | None = "invalid_value") -> No
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except ValueError:
-        found = None
-    _require(isinstance(found, dict), "We could not parse the JSON body of your request.", None)
-    return dict(found)
+    found = json_object(body)
+    _require(found is not None, "We could not parse the JSON body of your request.", None)
+    return found or {}
 
 
 def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, list[bytes]]]:
@@ -209,8 +172,7 @@ def _parse(
     unknown = sorted(set(asked) - allowed) + sorted(set(images) - {"image", "image[]", "mask"})
     _require(not unknown, f"Unknown parameter: '{''.join(unknown[:1])}'.", "unknown_parameter")
     name, prompt = str(asked.get("model")), str(asked.get("prompt", ""))
-    known = name in MODELS and (not options.models or name in options.models)
-    if not known or (MODELS[name].replacement and not options.serve_retired):
+    if name not in MODELS or not options.offers(name, is_retired=MODELS[name].replacement):
         raise _error(404, f"The model '{name}' does not exist or you do not have access to it.", code="model_not_found")
     _require(0 < len(prompt) <= 32_000, "Invalid value: 'prompt'.")
     for key, words in _TEXTS.items():
@@ -300,19 +262,14 @@ def _compose(job: Job[OpenAiSpec]) -> Answer:
             "total_tokens": text + seen + tokens,
         },
     }
-    return Answer(
-        body=as_json(body),
-        billed_images=len(pictures),
-        sha256=tuple(map(sha256, pictures)),
-        headers={"x-request-id": f"req_{uuid.uuid4().hex}", "openai-version": "2020-10-01"},
-    )
+    headers = {"x-request-id": f"req_{uuid.uuid4().hex}", "openai-version": "2020-10-01"}
+    return with_pictures(body, pictures, headers=headers)
 
 
 def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
     """`GET /v1/models`: chat models stand in it too."""
-    known_key(request)
-    names = [name for name, model in MODELS.items() if options.serve_retired or not model.replacement]
-    names = [name for name in names if not options.models or name in options.models]
+    _API.key(request)
+    names = [name for name, model in MODELS.items() if options.offers(name, is_retired=model.replacement)]
     entries = [
         {"id": name, "object": "model", "created": 1_764_400_000, "owned_by": "system", "shutdown_date": None}
         for name in (*names, "gpt-5.4-nano", "gpt-5.4-mini")

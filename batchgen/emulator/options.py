@@ -197,6 +197,9 @@ class EmulatorOptions:
         if min(*_each(self.rpm or 0), *_each(self.rpd)) < 0:
             raise ValueError("a quota cannot be negative; 0 means no limit")
 
+    def offers(self, model: str, *, is_retired: object = False) -> bool:
+        return (not self.models or model in self.models) and (self.serve_retired or not is_retired)
+
     @property
     def longest_px(self) -> int | None:
         """The longest side of every picture, or None for the vendor's own sizes."""

@@ -36,6 +36,7 @@ _DESCRIPTION = 0x010E  # ImageDescription of Exif
 _COMMENT_CHARACTERS = 15_000  # a JPEG comment holds 65,533 bytes, and a character takes up to four
 _MAX_REFERENCE_PIXELS = 64_000_000
 _KEPT_BYTES = 256 * 1024 * 1024
+LINKS_PATH = "/cdn/generations"
 _MOST_FETCHED_BYTES = 20 * 1024 * 1024
 
 
@@ -327,12 +328,14 @@ class Links:
         self._bytes = 0
         self._lock = Lock()
 
-    def add(self, name: str, link: Link) -> None:
+    def add(self, name: str, link: Link) -> str:
+        """Its path."""
         with self._lock:
             self._links[name] = link
             self._bytes += len(link.data)
             while self._bytes > _KEPT_BYTES and len(self._links) > 1:
                 self._bytes -= len(self._links.pop(next(iter(self._links))).data)
+        return f"{LINKS_PATH}/{name}"
 
     def take(self, name: str) -> Link | None:
         """The picture, or None for 404; counts down the failures asked for."""

@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import re
+import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from aiohttp import web
 
 from batchgen.emulator.accounting import QuotaExceeded, Quotas, RequestRecord, Statistics
-from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, read_body, send
+from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, as_json, origin_of, read_body, send
 from batchgen.emulator.faults import CallFaults, fault_for, unknown_marker
 from batchgen.emulator.markers import Places, drawing_of, unreadable_marker, without_markers
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import Picture, render, scaled
+from batchgen.emulator.pictures import Picture, render, scaled, sha256
 
 _PARSED_ON_LOOP_BYTES = 64 * 1024  # larger bodies are parsed in a thread; for smaller ones the hop costs more
 SpecT = TypeVar("SpecT", bound="Spec")
@@ -111,20 +113,60 @@ class Job(Generic[SpecT]):
         return f"{text[:middle]}!{text[middle:]}" if self.fault == "bad_base64" else text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Api:
-    """What a vendor's server does alike for all its endpoints.
+def with_pictures(body: Any, pictures: Sequence[bytes], **more: Any) -> Answer:
+    """As JSON, and each of the pictures billed."""
+    return Answer(body=as_json(body), billed_images=len(pictures), sha256=tuple(map(sha256, pictures)), **more)
 
-    key: of a request that may ask for pictures. error: the vendor's body for an error fault, None if it is not one.
-    refused: 400 with a sentence of ours.
+
+class Api:
+    """What a vendor's server does alike for all its endpoints. Its class says what is its own:
+
+    scheme: of the Authorization header, as a regular expression. bad_keys: what keys that are wrong begin with; paid_methods:
+    those for which one that begins with `nocredits` is refused. worded: its form of an error, made of a status and words.
+    errors: those, by fault, and for `key` and `too_large`. There may stand in the words: {model}, {key} and {path} of the
+    request, {retry_s}, the same in whole seconds as {wait_s}, and {id}, a random one.
     """
 
-    key: Callable[[web.Request], str]
-    too_large: Callable[[int], ApiError]
-    over_quota: Callable[[Model, QuotaExceeded], ApiError]
-    error: Callable[[str, Job[Any]], ApiError | None]
-    refused: Callable[[str], ApiError]
-    headers: Mapping[str, str]
+    headers: ClassVar[Mapping[str, str]] = {}
+    scheme: ClassVar[str] = "(?i:bearer)"
+    bad_keys: ClassVar[tuple[str, ...]] = ("bad", "leaked")
+    paid_methods: ClassVar[tuple[str, ...]] = ("GET", "POST")
+    worded: ClassVar[Callable[..., ApiError]]
+    errors: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def named(self, name: str, *, retry_s: float = 1.0, **facts: str) -> ApiError:
+        status, *words = self.errors[name]
+        wait_s, number = max(1, round(retry_s)), uuid.uuid4().hex
+        return self.worded(status, *(one.format(retry_s=retry_s, wait_s=wait_s, id=number, **facts) for one in words))
+
+    def sent_key(self, request: web.Request) -> str:
+        """Empty if there is none, or by another scheme."""
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        return key.strip() if re.fullmatch(self.scheme, scheme) else ""
+
+    def key(self, request: web.Request) -> str:
+        """Of a request that may ask for pictures. Raises ApiError."""
+        key = self.sent_key(request)
+        if not key or key.startswith(self.bad_keys):
+            raise self.named("key", key=key[:4], path=request.path)
+        if key.startswith("nocredits") and request.method in self.paid_methods:
+            raise self.named("credits", path=request.path)
+        return key
+
+    def too_large(self, limit_bytes: int) -> ApiError:
+        return self.named("too_large")
+
+    def over_quota(self, model: Model, over: QuotaExceeded) -> ApiError:
+        return self.named("429", model=model.id, retry_s=max(0.001, round(over.retry_s, 3)))
+
+    def error(self, fault: str, job: Job[Any]) -> ApiError | None:
+        """The vendor's body for an error fault, None if it is not one."""
+        facts = {"model": job.spec.model.id, "path": ""}
+        return self.named(fault, retry_s=job.options.fault_delay_s, **facts) if fault in self.errors else None
+
+    def refused(self, text: str) -> ApiError:
+        """400 with a sentence of ours."""
+        return self.worded(400, text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +205,7 @@ class Pipeline:
         self._closing.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def reset(self) -> None:
+    def clear(self) -> None:
         """Counts, quotas and attempts start anew."""
         for kept in (self.statistics, self._quotas, self._attempts, self._places, self.call_faults):
             kept.clear()
@@ -201,7 +243,7 @@ class Pipeline:
         exceeded = self._quotas.admit(key, model, now_s, rpm=options.rpm_of(model), rpd=options.rpd_of(model))
         if exceeded is not None:
             raise api.over_quota(spec.model, exceeded)
-        job = self.job(spec, record.n, endpoint, f"{request.scheme}://{request.host}")
+        job = self.job(spec, record.n, endpoint, origin_of(request))
         if job.fault == "reset_early":
             raise Cut
         if job.fault == "hang":

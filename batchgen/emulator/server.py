@@ -10,94 +10,54 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, bfl, chat, fal, gemini, google, imagen, openai, replicate, vertex
+from batchgen.emulator import aimlapi, bfl, chat, fal, google, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
-from batchgen.emulator.batches import Batches
-from batchgen.emulator.files import Files
-from batchgen.emulator.google_tokens import Tokens
-from batchgen.emulator.models import GEMINI, IMAGEN
+from batchgen.emulator.gemini_api import GeminiApi
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import Links, is_loopback
+from batchgen.emulator.pictures import LINKS_PATH, Links, is_loopback
 from batchgen.emulator.pipeline import Endpoint, Pipeline
 
 
 class _Server:
-    """All that one emulator keeps, and the handlers of everything but the Files and Batch APIs."""
+    """All vendors that one emulator speaks for, what they share, and its own counters."""
 
     def __init__(self, options: EmulatorOptions) -> None:
-        self.options = options
         self.pipeline = Pipeline(options)
         self.links = Links()
-        self.files = Files(self.pipeline)
-        self.gemini = gemini.endpoint(options, self.files)
-        self.batches = Batches(self.pipeline, self.files, self.gemini)
-        self.predictions = replicate.Predictions(self.pipeline, self.links)
-        self.tokens = Tokens(options.token_life_s)
-        self.tasks = bfl.Tasks(self.pipeline, self.links)
-        self.queue = fal.Queue(self.pipeline, self.links)
+        self.gemini = GeminiApi(self.pipeline)
+        self.tokens = vertex.Tokens(options.token_life_s)
+        self.job_vendors = [
+            vendor(self.pipeline, self.links) for vendor in (replicate.Predictions, bfl.Tasks, fal.Queue)
+        ]
 
     def routes(self) -> list[web.RouteDef]:
-        models = f"{google.VERSION}/models"
-        one = models + "/{model:[^:/]+}"
-        handle, options = self.pipeline.handle, self.options
-        on_google = partial(answering, headers=google.HEADERS)
-        generating = partial(handle, endpoint=self.gemini)
         return [
-            # Before Google's models: else its last word is taken for one of them.
-            web.get("/v1/models/deprecations", answering(lambda _: aimlapi.deprecations(options), {})),
-            web.get(models, on_google(self.model_list)),
-            web.get(one, on_google(self.model_one)),
-            web.post(one + ":{method:generateContent|streamGenerateContent}", generating),
-            web.post(one + ":{method:predict}", partial(handle, endpoint=imagen.endpoint(options))),
-            *self.batches.routes(),
+            *aimlapi.routes(self.pipeline),  # before Google's: else the last word of a path is taken for a model
+            web.get(f"{google.VERSION}/models", answering(self.models, google.HEADERS)),
+            web.post(aimlapi.PATH, partial(self.pipeline.handle, endpoint=self.generations())),
+            *openai.routes(self.pipeline),
+            *chat.routes(self.pipeline),
+            *self.gemini.routes(),
             *vertex.routes(self.pipeline, self.tokens),
-            *self.tokens.routes(),
-            web.post(one + ":{method}", on_google(self.other_method)),
-            *self.files.routes(),
-            web.post(aimlapi.PATH, partial(handle, endpoint=self.generations())),
-            web.post(chat.PATH, partial(handle, endpoint=chat.endpoint(options))),
-            web.post(openai.EDITS, partial(handle, endpoint=openai.edits(options))),
-            *self.predictions.routes(),
-            *self.tasks.routes(),
-            *self.queue.routes(),
-            web.get("/v1/billing/balance", answering(self.aiml_balance, {})),
-            web.get("/models", answering(lambda _: aimlapi.listing(options), {})),
-            web.get("/cdn/generations/{name:.+}", answering(self.picture, {})),
+            *(route for vendor in self.job_vendors for route in vendor.routes()),
+            web.get(LINKS_PATH + "/{name:.+}", answering(self.picture, {})),
             web.get("/_emulator/stats", self.stats),
             web.get("/_emulator/served", self.served),
             web.post("/_emulator/reset", self.reset),
         ]
 
     def generations(self) -> Endpoint:
-        """AIML's and OpenAI's."""
-        at_aiml, at_openai = aimlapi.endpoint(self.options, self.links), openai.generations(self.options)
+        """AIML's and OpenAI's, which have one path."""
+        options = self.pipeline.options
+        at_aiml, at_openai = aimlapi.endpoint(options, self.links), openai.generations(options)
         return replace(at_aiml, shared=lambda body: at_openai if openai.asks_for(body) else at_aiml)
 
-    def other_method(self, request: web.Request) -> None:
-        raise google.unknown_model(request)
-
-    def model_list(self, request: web.Request) -> dict[str, Any]:
+    def models(self, request: web.Request) -> dict[str, Any]:
         """Google's; OpenAI's has the same path, and its keys come as bearers."""
         if "Authorization" in request.headers and request.match_info["version"] == "v1":
-            return openai.listing(request, self.options)
-        google.known_key(request)
-        return google.page_of("models", list(self.models().values()), request.query, default=50, most=1000)
-
-    def model_one(self, request: web.Request) -> dict[str, Any]:
-        google.known_key(request)
-        found = self.models().get(f"models/{request.match_info['model']}")
-        if found is None:
-            raise google.unknown_model(request)
-        return found
-
-    def models(self) -> dict[str, dict[str, Any]]:
-        entries = google.listed(GEMINI, ["generateContent", "countTokens", "batchGenerateContent"], self.options)
-        return {one["name"]: one for one in entries + google.listed(IMAGEN, ["predict"], self.options)}
-
-    def aiml_balance(self, request: web.Request) -> dict[str, Any]:
-        aimlapi.known_key(request)
-        return aimlapi.balance(self.pipeline.statistics.images_of(aimlapi.OFFERS), self.options.credit)
+            return openai.listing(request, self.pipeline.options)
+        return self.gemini.models(request)
 
     def picture(self, request: web.Request) -> Answer:
         """The content host; it wants no credentials."""
@@ -114,14 +74,9 @@ class _Server:
         return web.json_response(self.pipeline.statistics.served_json())
 
     async def reset(self, request: web.Request) -> web.Response:
-        await self.batches.clear()
-        self.pipeline.reset()
-        self.links.clear()
-        self.predictions.clear()
-        self.tokens.clear()
-        self.tasks.clear()
-        self.queue.clear()
-        self.files.clear()
+        await self.gemini.clear()
+        for kept in (self.pipeline, self.links, self.tokens, *self.job_vendors):
+            kept.clear()
         return web.json_response({})
 
 
@@ -151,8 +106,7 @@ class RunningEmulator:
     async def close(self) -> None:
         self._server.pipeline.close()
         await self._runner.cleanup()
-        await self._server.batches.close()
-        self._server.files.clear()
+        await self._server.gemini.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,12 +1,18 @@
-"""Google's enterprise platform (Vertex AI): generateContent and predict on its paths, with access tokens or a key of "express mode".
+"""Google's enterprise platform (Vertex AI): generateContent and predict on its paths, with access tokens or a key of "express mode";
+and where its clients get the tokens: the OAuth 2.0 token endpoint and the metadata server.
 
 Sources: cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference and …/docs/provisioned-throughput/
-error-code-429; requests of google-genai 3.4.0 and 3.6.1 with vertexai=True; bodies of errors in public issues.
+error-code-429; requests of google-genai 3.4.0 and 3.6.1 with vertexai=True; bodies of errors in public issues. Of tokens:
+RFC 6749 and 7523; developers.google.com/identity/protocols/oauth2/service-account (2026);
+cloud.google.com/compute/docs/metadata/querying-metadata. Signatures are not verified: the emulator knows nobody's public key.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,14 +22,15 @@ from typing import Any
 from aiohttp import web
 
 from batchgen.emulator import gemini, google, imagen
+from batchgen.emulator.accounting import QuotaExceeded
 from batchgen.emulator.answers import Answer, ApiError, answering, as_json
 from batchgen.emulator.faults import GEMINI_FAULTS, IMAGEN_FAULTS, NOT_OF_VERTEX
 from batchgen.emulator.google_schemas import VERTEX_GENERATE_CONTENT, VERTEX_PREDICT
-from batchgen.emulator.google_tokens import Tokens
 from batchgen.emulator.models import GEMINI, IMAGEN, Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pipeline import Endpoint, Job, Pipeline
 
+_SERVICE = "aiplatform.googleapis.com"
 _VERSION = "/{version:v1(?:beta1)?}"
 _PROJECT = "/projects/{project}/locations/{location}"
 _MODEL = "/publishers/google/models/{model:[^:/]+}"
@@ -33,13 +40,22 @@ _EXHAUSTED = (
 )
 
 
+class _Api(google.GoogleApi):
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def key(self, request: web.Request) -> str:
+        return _paying_project(self._tokens, request)
+
+    def over_quota(self, model: Model, over: QuotaExceeded) -> ApiError:
+        return google.error(429, _EXHAUSTED)
+
+    def error(self, fault: str, job: Job[Any]) -> ApiError | None:
+        return google.error(429, _EXHAUSTED) if fault in ("429", "429bare") else super().error(fault, job)
+
+
 def routes(pipeline: Pipeline, tokens: Tokens) -> list[web.RouteDef]:
-    api = replace(
-        google.API,
-        key=partial(_paying_project, tokens),
-        over_quota=lambda _, over: google.error(429, _EXHAUSTED),
-        error=_error_of,
-    )
+    api = _Api(tokens)
     contents = Endpoint(
         api=api,
         faults=GEMINI_FAULTS - NOT_OF_VERTEX,
@@ -53,7 +69,7 @@ def routes(pipeline: Pipeline, tokens: Tokens) -> list[web.RouteDef]:
         compose=imagen.compose,
     )
     generate = ":{method:generateContent|streamGenerateContent}"
-    found = []
+    found = tokens.routes()
     for model in (f"{_VERSION}{_PROJECT}{_MODEL}", f"{_VERSION}{_MODEL}"):
         found += [
             web.post(model + generate, partial(pipeline.handle, endpoint=contents)),
@@ -73,30 +89,21 @@ def _paying_project(tokens: Tokens, request: web.Request) -> str:
         return google.paying_key(request)
     tokens.check(request)
     if project.startswith("denied"):
-        resource = f"//aiplatform.googleapis.com/{_resource(request)}"
+        resource = f"//{_SERVICE}/{_resource(request)}"
         message = f"Permission 'aiplatform.endpoints.predict' denied on resource '{resource}' (or it may not exist)."
-        raise google.error(403, message, [_info("IAM_PERMISSION_DENIED", project)])
+        raise google.error(403, message, [google.error_info("IAM_PERMISSION_DENIED", _SERVICE, f"projects/{project}")])
     if project.startswith("disabled"):
-        page = f"https://console.developers.google.com/apis/api/aiplatform.googleapis.com/overview?project={project}"
+        page = f"https://console.developers.google.com/apis/api/{_SERVICE}/overview?project={project}"
         message = f"Vertex AI API has not been used in project {project} before or it is disabled. Enable it by visiting {page}"
-        raise google.error(403, f"{message} then retry.", [_info("SERVICE_DISABLED", project)])
+        disabled = google.error_info("SERVICE_DISABLED", _SERVICE, f"projects/{project}")
+        raise google.error(403, f"{message} then retry.", [disabled])
     return project
-
-
-def _info(reason: str, project: str) -> dict[str, Any]:
-    metadata = {"service": "aiplatform.googleapis.com", "consumer": f"projects/{project}"}
-    kind = "type.googleapis.com/google.rpc.ErrorInfo"
-    return {"@type": kind, "reason": reason, "domain": "googleapis.com", "metadata": metadata}
 
 
 def _resource(request: web.Request) -> str:
     path = request.match_info
     place = f"projects/{path['project']}/locations/{path['location']}/" if "project" in path else ""
     return f"{place}publishers/google/models/{path['model']}"
-
-
-def _error_of(fault: str, job: Job[Any]) -> ApiError | None:
-    return google.error(429, _EXHAUSTED) if fault in ("429", "429bare") else google.API.error(fault, job)
 
 
 def _unknown_method(request: web.Request) -> None:
@@ -107,8 +114,7 @@ def _model(request: web.Request, models: Mapping[str, Model], options: EmulatorO
     """Raises ApiError 404: what is not in this location looks like what is nowhere."""
     name = request.match_info["model"]
     model = models.get(name)
-    withheld = bool(options.models) and name not in options.models
-    if model is None or withheld or (model.replacement and not options.serve_retired):
+    if model is None or not options.offers(name, is_retired=model.replacement):
         advice = "Please ensure you are using a valid model version."
         words = f"Publisher Model `{_resource(request)}` was not found or your project does not have access to it."
         where = "https://cloud.google.com/vertex-ai/generative-ai/docs/learn/model-versions"
@@ -119,9 +125,7 @@ def _model(request: web.Request, models: Mapping[str, Model], options: EmulatorO
 def _parse_contents(options: EmulatorOptions, request: web.Request, body: bytes) -> gemini.GeminiSpec:
     """The role, which the Gemini API lets clients leave out, is required here."""
     model = _model(request, GEMINI, options)
-    stream: gemini.Stream = ""
-    if request.match_info["method"] == "streamGenerateContent":
-        stream = "sse" if request.query.get("alt") == "sse" else "array"
+    stream = gemini.stream_of(request)
     spec = gemini.parse(body, model, options, lambda _: None, stream=stream, schema=VERTEX_GENERATE_CONTENT)
     roles = [content.get("role") for content in json.loads(body)["contents"]]
     google.require(all(roles), "Please use a valid role: user, model.")
@@ -142,3 +146,134 @@ def _compose_contents(job: Job[gemini.GeminiSpec]) -> Answer:
     found["usageMetadata"]["trafficType"] = "ON_DEMAND" if tier == "STANDARD" else f"ON_DEMAND_{tier}"
     found["createTime"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return replace(answer, body=as_json(found), headers={})
+
+
+# Where tokens come from.
+
+_JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # also where the client asks another address
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_LONGEST_S = 3600
+_SKEW_S = 300
+_METADATA = "/computeMetadata/v1"
+_FLAVOR = {"Metadata-Flavor": "Google"}
+_LEARN = "See https://developers.google.com/identity/sign-in/web/devconsole-project."
+_EXPECTED = f"Expected OAuth 2 access token, login cookie or other valid authentication credential. {_LEARN}"
+PROJECT = "emulated-project"
+
+
+def _refused(code: str, description: str, status: int = 400) -> ApiError:
+    """RFC 6749, 5.2."""
+    return ApiError(status, as_json({"error": code, "error_description": description}))
+
+
+class Tokens:
+    """Those that were issued, and until when each is good, seconds of `time.monotonic()`."""
+
+    def __init__(self, life_s: int) -> None:
+        self._life_s = life_s
+        self._ends_s: dict[str, float] = {}
+        self.issued = 0
+
+    def clear(self) -> None:
+        self._ends_s.clear()
+        self.issued = 0
+
+    def end_all(self) -> None:
+        self._ends_s = dict.fromkeys(self._ends_s, 0.0)
+
+    def routes(self) -> list[web.RouteDef]:
+        account = f"{_METADATA}/instance/service-accounts/default"
+        return [
+            web.post("/token", answering(self._token, {})),
+            web.get(f"{_METADATA}/project/project-id", answering(self._project, _FLAVOR)),
+            web.get(f"{account}/", answering(self._account, _FLAVOR)),
+            web.get(f"{account}/token", answering(self._metadata_token, _FLAVOR)),
+        ]
+
+    def check(self, request: web.Request) -> str:
+        """The token of a request. Raises ApiError 401."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            required = "Request is missing required authentication credential."
+            raise _unauthenticated(f"{required} {_EXPECTED}", "CREDENTIALS_MISSING")
+        if token not in self._ends_s:
+            raise _unauthenticated(f"Request had invalid authentication credentials. {_EXPECTED}", "")
+        if self._ends_s[token] <= time.monotonic():
+            raise _unauthenticated(
+                f"Request had invalid authentication credentials. {_EXPECTED}", "ACCESS_TOKEN_EXPIRED"
+            )
+        return token
+
+    def _issue(self) -> dict[str, Any]:
+        """A second less is said than it lives, as the vendor's 3599 of an hour."""
+        self.issued += 1
+        token = f"ya29.c.emulated-{secrets.token_urlsafe(24)}"
+        self._ends_s[token] = time.monotonic() + self._life_s
+        return {"access_token": token, "expires_in": max(1, self._life_s - 1), "token_type": "Bearer"}
+
+    async def _token(self, request: web.Request) -> dict[str, Any]:
+        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        match form.get("grant_type"):
+            case grant if grant == _JWT_GRANT:
+                _check_assertion(form.get("assertion", ""))
+            case "refresh_token":
+                _check_refresh(form)
+            case grant:
+                raise _refused("unsupported_grant_type", f"Invalid grant_type: {grant}")
+        return self._issue()
+
+    def _project(self, request: web.Request) -> Answer:
+        _check_flavor(request)
+        return Answer(body=PROJECT.encode(), content_type="application/text")
+
+    def _account(self, request: web.Request) -> dict[str, Any]:
+        _check_flavor(request)
+        return {"aliases": ["default"], "email": f"default@{PROJECT}.iam.gserviceaccount.com", "scopes": [_SCOPE]}
+
+    def _metadata_token(self, request: web.Request) -> dict[str, Any]:
+        _check_flavor(request)
+        return self._issue()
+
+
+def _check_flavor(request: web.Request) -> None:
+    """A browser that was led here cannot send it."""
+    if request.headers.get("Metadata-Flavor") != "Google":
+        raise ApiError(403, b"Missing Metadata-Flavor:Google header.\n", "text/html")
+
+
+def _unauthenticated(message: str, reason: str) -> ApiError:
+    details = [google.error_info(reason, _SERVICE)] if reason else []
+    return google.error(401, message, details, status="UNAUTHENTICATED")
+
+
+def _check_assertion(assertion: str) -> None:
+    """The shape of a signed assertion, and its times. An account whose name begins with `deleted` has no key any more."""
+    try:
+        head, claims, signature = (_decoded(part) for part in assertion.split("."))
+        header, claim = json.loads(head), json.loads(claims)
+        issued, ends = float(claim["iat"]), float(claim["exp"])
+    except (ValueError, KeyError, TypeError):
+        raise _refused("invalid_grant", "Bad Request") from None
+    if header.get("alg") != "RS256" or len(signature) < 128:
+        raise _refused("invalid_grant", "Invalid JWT Signature.")
+    if claim.get("aud") != _AUDIENCE or not claim.get("iss"):
+        raise _refused("invalid_grant", "Invalid JWT: Failed audience check.")
+    if ends - issued > _LONGEST_S or not issued - _SKEW_S <= time.time() <= ends + _SKEW_S:
+        words = "Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
+        raise _refused("invalid_grant", f"Invalid JWT: {words} Check your iat and exp values in the JWT claim.")
+    if _SCOPE not in str(claim.get("scope")).split():
+        raise _refused("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+    if str(claim["iss"]).startswith("deleted"):
+        raise _refused("invalid_grant", "Invalid JWT Signature.")
+
+
+def _decoded(part: str) -> bytes:
+    return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+
+
+def _check_refresh(form: Mapping[str, str]) -> None:
+    if not form.get("client_id") or not form.get("client_secret"):
+        raise _refused("invalid_client", "The OAuth client was not found.", 401)
+    if not form.get("refresh_token") or form["refresh_token"].startswith("revoked"):
+        raise _refused("invalid_grant", "Token has been expired or revoked.")

@@ -40,15 +40,14 @@ async def end_run(
     """Looks for discrepancies between the ledger and the store, records the end and tells of it. started: UTC seconds."""
     ledger, reader, store = state.ledger, state.ledger.reader, state.store
     ending = await _count(request, state, reconciliation, ending)
-    seconds, found = time.time() - started, ending.discrepancies
-    acceptance = AcceptanceReader.from_reader(reader).run_acceptance(ledger.run_id, seconds)
-    money = acceptance.money
+    acceptance = AcceptanceReader.from_reader(reader).run_acceptance(ledger.run_id, time.time() - started)
+    money, found = acceptance.money, ending.discrepancies
     outcome = Outcome(
         run_id=ledger.run_id,
         exit_code=ending.exit_code,
         stop_reason=ending.stop_reason,
         message=ending.message or found.check_failed,
-        seconds=seconds,
+        seconds=acceptance.seconds,
         kept=reconciliation.kept,
         moved=len(reconciliation.moves),
         left_out=reconciliation.left_out + reconciliation.over_limit,

@@ -46,17 +46,16 @@ async def open_online_parts(
 ) -> AsyncIterator[OnlineParts]:
     """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
     manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
-    options, rules = request.options, survey.reconciliation.rules
+    dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
+    reviews = ReviewQueue(dispatcher, survey.reconciliation.rules)
     derivatives = DerivativeRunner(
         manifest,
         state,
         request.note,
         emulated=request.emulated,
-        only=options.only,
-        awaits_review=rules.awaits_review,
+        only=request.options.only,
+        awaits_review=reviews.rules.awaits_review,
     )
-    dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
-    reviews = ReviewQueue(dispatcher, rules)
     async with AsyncExitStack() as stack:
         context = await stack.enter_async_context(
             open_context(
@@ -69,8 +68,9 @@ async def open_online_parts(
                 note=request.note,
             )
         )
-        lanes = [lane for lane, route in context.routes.items() if route.batch]
-        outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
+        outstanding = OutstandingBatches(
+            survey.backlog, dispatcher, [key for key, way in context.routes.items() if way.batch]
+        )
         dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
         pipeline = await stack.enter_async_context(
             open_pipeline(
@@ -78,8 +78,8 @@ async def open_online_parts(
                 dispatcher,
                 dependents,
                 state.results,
-                hold_uncertain=options.hold_uncertain,
-                awaits_review=rules.awaits_review,
+                hold_uncertain=request.options.hold_uncertain,
+                awaits_review=reviews.rules.awaits_review,
             )
         )
         await stack.enter_async_context(derivatives)

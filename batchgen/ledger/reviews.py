@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 from batchgen.ledger.database import Change, Connection, placeholders
 from batchgen.ledger.ledger import UPSERT_META, Ledger
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
+from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.reader import Reader as Reader
 from batchgen.ledger.schema import SAMPLE_COLUMNS, STATE_FOLDER, VERDICT_COLUMNS, VERDICT_DDL, VERDICT_KEY
 from batchgen.ledger.verdicts import (
@@ -293,6 +294,11 @@ def reviewed(reader: R, folder: Path) -> R:
         _fill_overlay(connection, pending)
         connection.execute("COMMIT")
     return reader
+
+
+def open_history(folder: Path) -> HistoryReader:
+    """Of a job, with what the journal says besides. Raises StoreError, LedgerError."""
+    return reviewed(HistoryReader.open(folder), folder)
 
 
 def _fill_overlay(connection: Connection, pending: Pending) -> None:

@@ -11,8 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from batchgen.item import MANIFEST_FIELDS, Item
 from batchgen.manifest.diagnostics import safe_repr
-from batchgen.manifest.post_section import PostValue
-from batchgen.manifest.review_section import CheckValue, JudgeValue, OnRejectValue
+from batchgen.manifest.post_section import PostValue, post_record
+from batchgen.manifest.review_section import CheckValue, JudgeValue, OnRejectValue, checks_record, on_reject_record
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -97,6 +97,11 @@ else:
 
 
 def item_values(checked: ItemFields) -> dict[str, Any]:
-    """What was asked for, by the names that `Item` has for it."""
+    """What was asked for, by the names that `Item` has for it; a `judge` is as it was written."""
     values = {_SLOT_NAMES[name]: value for name in MANIFEST_FIELDS if (value := getattr(checked, name)) is not None}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()},
+        "post": post_record(checked.post),
+        "checks": checks_record(checked.check),
+        "on_reject": on_reject_record(checked.on_reject, checked.judge),
+    }

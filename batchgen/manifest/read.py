@@ -28,7 +28,6 @@ from batchgen.manifest.diagnostics import (
 from batchgen.manifest.duplicates import Duplicates
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
-from batchgen.manifest.review_section import REVIEW_FIELDS, merge_checks
 from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
@@ -184,11 +183,7 @@ class Manifest:
         diagnostics = self._new_diagnostics()
         raw = self._source.header(diagnostics)
         header = self._valid_header(raw)
-        self._defaults = header.defaults.model_dump(exclude_none=True) if header.defaults else {}
-        at_head = header.model_dump(exclude_none=True, include={"post", *REVIEW_FIELDS})
-        if "check" in at_head:
-            self._defaults["check"] = merge_checks(at_head["check"], self._defaults.get("check", {}))
-        self._defaults = {**at_head, **self._defaults}
+        self._defaults = header.for_all_items()
         self.post = post_record(header.defaults.post if header.defaults and header.defaults.post else header.post)
         self._variables = header.vars or {}
         self._reference_folders = header.reference_folders or []

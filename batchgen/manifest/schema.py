@@ -13,7 +13,14 @@ from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, par
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
 from batchgen.manifest.fields import ItemFields, Strict, Text
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
-from batchgen.manifest.review_section import REVIEW_FIELDS, CheckValue, JudgeValue, OnRejectValue, check_schema
+from batchgen.manifest.review_section import (
+    REVIEW_FIELDS,
+    CheckValue,
+    JudgeValue,
+    OnRejectValue,
+    check_schema,
+    merge_checks,
+)
 from batchgen.manifest.schedule_section import Schedule, accept_bare_time
 from batchgen.profiles.catalogue import UsageTier, load_usage_tiers
 from batchgen.providers.registry import key_variables
@@ -193,6 +200,14 @@ class Header(Strict):
         None, description="What becomes of every rejected image, unless defaults or its item say otherwise."
     )
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
+
+    def for_all_items(self) -> dict[str, Any]:
+        """By name, what an item has that does not say otherwise."""
+        defaults = self.defaults.model_dump(exclude_none=True) if self.defaults else {}
+        at_head = self.model_dump(exclude_none=True, include={"post", *REVIEW_FIELDS})
+        if "check" in at_head:
+            defaults["check"] = merge_checks(at_head["check"], defaults.get("check", {}))
+        return {**at_head, **defaults}
 
 
 class ManifestFile(Header):

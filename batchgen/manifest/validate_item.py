@@ -24,8 +24,7 @@ from batchgen.manifest.fields import ItemFields, item_values
 from batchgen.manifest.item_references import find_references
 from batchgen.manifest.models import Models, UnusableModelError
 from batchgen.manifest.names import DefaultIds
-from batchgen.manifest.post_section import post_record
-from batchgen.manifest.review_section import checks_record, judge_record, merge_checks, on_reject_record
+from batchgen.manifest.review_section import judge_record, merge_checks
 from batchgen.manifest.sources import FieldPath, Position
 from batchgen.profiles.profile import Profile
 from batchgen.references.local import ReferencePicture, References
@@ -165,10 +164,7 @@ class ItemValidator:
             "fallback": fallback,
             "fallback_on": tuple(checked.fallback_on or DEFAULT_FALLBACK_CAUSES) if fallback else (),
             "max_age_s": schema.age_s(checked.max_age) if checked.max_age else None,
-            "post": post_record(checked.post),
-            "checks": checks_record(checked.check),
             "judge": judge,
-            "on_reject": on_reject_record(checked.on_reject, checked.judge),
         }
         asked = {**item_values(checked), **resolved}
         return Item(id=names.to_nfc(item_id), provider=profile.provider, origin=origin, **asked)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from batchgen.profiles.fields import FactError, model_name_problem, with_facts
 from batchgen.profiles.file import built_in_profiles, profile_files
-from batchgen.profiles.package_models import guess_package, package_models
+from batchgen.profiles.packages import guess_package, package_models
 from batchgen.profiles.profile import Profile
 
 DEFAULT_MODEL = "flash"

@@ -1,13 +1,22 @@
-"""What installed packages have registered: their entry points, by group and name.
+"""What installed packages bring: their entry points, by group and name, and their models, each in a file like ours.
 
 Reading them takes 20 ms, so nothing here is asked before a name is met that is not among ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from batchgen.profiles.fields import FactError
+from batchgen.profiles.file import built_in_profiles, line_of, load_file, models_of
+from batchgen.profiles.profile import Profile
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -28,3 +37,72 @@ def installed(group: str) -> Mapping[str, EntryPoint]:
 def package_of(point: EntryPoint) -> str:
     """Name and version."""
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
+
+
+@dataclass(frozen=True, slots=True)
+class PackageModels:
+    """profiles: of all packages, in the order of their names. ids: a pattern of ids, and whose they are. problems: why a
+    package's file cannot be used; none of its models is known then."""
+
+    profiles: tuple[Profile, ...]
+    ids: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def package_models() -> PackageModels:
+    profiles, ids, problems = list[Profile](), list[tuple[str, str]](), list[str]()
+    for name, point in sorted(installed(MODELS).items()):
+        try:
+            path = _file_of(point.value)
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ImportError, ValueError) as error:
+            problems.append(f"{package_of(point)}: {MODELS}: {name} = {point.value!r}: there is no such file ({error})")
+            continue
+        where = f"{package_of(point)}: {path.parent.name}/{path.name}"
+        try:
+            file = load_file(text)
+            found = list(models_of(file, built_in_profiles()))
+            _check_providers(file, found)
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            problems.append(f"{where}{line}: {error.problem or error.context}")
+        except yaml.YAMLError as error:
+            problems.append(f"{where}: {' '.join(str(error).split())}")
+        except FactError as error:
+            problems.append(f"{where}:{line_of(text, error.path)}: {_without_numbers(error)}")
+        else:
+            profiles += found
+            ids += [(str(file["ids"]), str(file["provider"]))] if file.get("ids") else []
+    return PackageModels(tuple(profiles), tuple(ids), tuple(problems))
+
+
+def guess_package(model: str) -> str | None:
+    """The provider of the package whose `ids` match all of it."""
+    return next((name for pattern, name in package_models().ids if re.fullmatch(pattern, model, re.DOTALL)), None)
+
+
+def _file_of(value: str) -> Path:
+    """value: `package:FILE`. The package is found and not imported. Raises ImportError, ValueError."""
+    from importlib.util import find_spec  # with the entry points
+
+    module, _, name = value.partition(":")
+    spec = find_spec(module.strip())
+    if spec is None or not name.strip():
+        raise ImportError(f"{module} is not installed" if name else "expected package:FILE")
+    folders = list(spec.submodule_search_locations or [])
+    return Path(folders[0] if folders else Path(spec.origin or "").parent, name.strip())
+
+
+def _check_providers(file: Mapping[str, Any], found: Iterable[Profile]) -> None:
+    """Raises FactError for a provider that nobody has registered."""
+    known = {profile.provider for profile in built_in_profiles().values()} | installed(CODECS).keys()
+    named: list[tuple[tuple[str, ...], str]] = [(("provider",), file["provider"])]
+    named += [(("models", str(n), "provider"), profile.provider) for n, profile in enumerate(found)]
+    for path, provider in named:
+        if provider not in known:
+            raise FactError(path, f"there is no provider {provider!r}; register its codec under {CODECS}")
+
+
+def _without_numbers(error: FactError) -> str:
+    return ": ".join((*(key for key in error.path if not key.isdecimal()), error.message))

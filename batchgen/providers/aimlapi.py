@@ -14,12 +14,10 @@ from typing import Annotated, ClassVar
 from pydantic import OnErrorOmit, TypeAdapter
 
 from batchgen.endpoint import Endpoint
-from batchgen.profiles.profile import Profile
 from batchgen.providers import chat
-from batchgen.providers.aimlapi_errors import read_error
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, bearer
-from batchgen.providers.images_answer import read_reply
+from batchgen.providers.images_answer import read_error, read_reply
 from batchgen.providers.listings import (
     Balance,
     Deprecation,
@@ -29,9 +27,8 @@ from batchgen.providers.listings import (
     listed_id,
     page_request,
     read_listing,
-    wire_name,
 )
-from batchgen.providers.mapped_fields import encode_checked, encoded, field_names, mapped_input
+from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input
 from batchgen.records import Answer, Inputs, Question, Reply, Request, Response, Sample
 
 # For a model without a table of its own: the names most of AIML's models share.
@@ -116,25 +113,15 @@ LISTING = Listing(
 )
 
 
-class AimlApi:
+class AimlApi(MappedCodec):
     """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
 
     name: ClassVar[str] = "aimlapi"
-    takes_links: ClassVar[bool] = True  # image_urls
+    prefix: ClassVar[str] = ""
+    default_fields: ClassVar[Names] = DEFAULT_FIELDS
     listing: ClassVar[Listing] = LISTING
     endpoint: ClassVar[Endpoint] = Endpoint.named("aimlapi", "https://api.aimlapi.com")
     seed_max: ClassVar[int] = 2**32 - 1  # 0 … 4294967295 in its OpenAPI (docs.aimlapi.com, image models, Google)
-
-    def __init__(self, profile: Profile) -> None:
-        wire = profile.wire
-        self.profile = profile
-        self._model = wire_name(profile)
-        self._path = wire.get("path") or "/v1/images/generations"
-        self._fields = field_names(profile, DEFAULT_FIELDS)
-
-    @staticmethod
-    def encodes(profile: Profile) -> frozenset[str]:
-        return encoded(field_names(profile, DEFAULT_FIELDS))
 
     @staticmethod
     def credentials(key: str) -> Credentials:
@@ -142,14 +129,7 @@ class AimlApi:
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         body = {"model": self._model, **mapped_input(self.profile, self._fields, sample, inputs)}
-        data = encode_checked(self.profile, body, inputs)
-        return Request(
-            method="POST",
-            path=self._path,
-            body=data,
-            headers={"Content-Type": "application/json"},
-            timeout_s=self.profile.time_limit(sample.item.image_size),
-        )
+        return self.post(self.profile.wire.get("path") or "/v1/images/generations", body, sample, inputs)
 
     def read(self, response: Response) -> Reply:
         return read_reply(response, read_error)

@@ -43,9 +43,9 @@ from batchgen.providers.answer_body import (
     validation_words,
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, encoded, field_names, mapped_input
+from batchgen.providers.mapped_fields import MappedCodec, Names, encoded, field_names, mapped_input
 from batchgen.providers.request_body import reference_placeholder
-from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
+from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, server_fault
 from batchgen.records import Inputs, PendingJob, Reply, Request, Response, Sample, Usage
 
 NOT_FOUND = "Task not found"
@@ -109,13 +109,7 @@ class Bfl(MappedCodec):
             **self._references(inputs),
             **mapped_input(self.profile, others, sample, inputs),
         }
-        return Request(
-            method="POST",
-            path=f"/v1/{self._model}",
-            body=encode_checked(self.profile, body, inputs),
-            headers={"Content-Type": "application/json"},
-            timeout_s=self.profile.time_limit(sample.item.image_size),
-        )
+        return self.post(f"/v1/{self._model}", body, sample, inputs)
 
     def _references(self, inputs: Inputs) -> dict[str, Any]:
         """Each is a link, or base64 without a head."""
@@ -137,12 +131,7 @@ class Bfl(MappedCodec):
 
     def read(self, response: Response) -> PendingJob:
         """The task that was taken, and what it costs, which no later answer says."""
-        if not response.is_success:
-            raise read_error(response)
-        try:
-            task = Task.model_validate_json(response.body)
-        except ValidationError as error:
-            raise not_the_api_error(response) or malformed_error(response.status, error) from None
+        task = read_answer(Task, response, read_error)
         if not task.id or not task.polling_url:
             raise Malformed("a task without its id or address", reason="malformed", http_status=response.status)
         return _pending(task.id, {"url": task.polling_url, "cost": "" if task.cost is None else str(task.cost)})

@@ -12,9 +12,8 @@ from pydantic import OnErrorOmit, ValidationError
 
 from batchgen.errors import Malformed, ProviderError, Refused
 from batchgen.profiles.profile import Profile
-from batchgen.providers.aimlapi_errors import error_words
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error
-from batchgen.providers.images_answer import Meta
+from batchgen.providers.images_answer import Meta, error_words
 from batchgen.providers.judgement import ANSWER_SCHEMA, read_judgement
 from batchgen.providers.listings import wire_name
 from batchgen.providers.request_body import encode_body, given, reference_placeholder

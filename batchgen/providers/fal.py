@@ -11,20 +11,40 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
-from pydantic import OnErrorOmit, ValidationError
+from pydantic import OnErrorOmit
 
 from batchgen.endpoint import Endpoint
-from batchgen.errors import BadRequest, BatchLostMaybeBilled, Malformed, NoImage, OutputRefused
-from batchgen.providers.answer_body import LENIENT, AnswerModel, decode_image, malformed_error, parse_json
+from batchgen.errors import (
+    BadRequest,
+    BatchLostMaybeBilled,
+    BillingStopped,
+    InputRejected,
+    JobCancelled,
+    JobFailed,
+    JobFailedUnbilled,
+    Malformed,
+    NoImage,
+    OutputRefused,
+    ProviderError,
+    Refused,
+)
+from batchgen.providers.answer_body import (
+    LENIENT,
+    AnswerModel,
+    clean_line,
+    decode_image,
+    markup_text,
+    parse_json,
+    validation_words,
+)
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.fal_errors import is_still_running, read_error, read_failure
 from batchgen.providers.images_answer import INLINE_PREFIXES
 from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, mapped_input, unwrap_single
-from batchgen.providers.server_faults import not_the_api_error
+from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input, unwrap_single
+from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample, Usage
 
 SEGMENT = r"[A-Za-z0-9_][\w.-]*"
@@ -37,7 +57,6 @@ POLL_AFTER_S = 1.0  # fal-client asks ten times a second
 TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
 RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 PATH, OVER = "path", "over"  # in a job's state: where it is asked about, and whether it is over and has its result
-AnswerT = TypeVar("AnswerT", bound=AnswerModel)
 
 
 class _Job(AnswerModel):
@@ -97,16 +116,10 @@ class Fal(MappedCodec):
             raise BadRequest(f"{self.profile.id} is not fal/owner/app", reason="not_sendable")
         body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
         # X-Fal-No-Retry: else a failed run is repeated up to ten times before anybody hears of it.
-        return Request(
-            method="POST",
-            path=f"/{self._model}",
-            body=encode_checked(self.profile, body, inputs),
-            headers={"Content-Type": "application/json", "X-Fal-No-Retry": "1"},
-            timeout_s=self.profile.time_limit(sample.item.image_size),
-        )
+        return self.post(f"/{self._model}", body, sample, inputs, **{"X-Fal-No-Retry": "1"})
 
     def read(self, response: Response) -> Reply | PendingJob:
-        taken = _read(_Job, response)
+        taken = read_answer(_Job, response, read_error)
         if not JOB_ID.fullmatch(taken.request_id):  # it becomes part of an address
             raise Malformed("an answer without the id of a request", reason="malformed", http_status=response.status)
         said = JOB_URL.fullmatch(taken.response_url or "")
@@ -128,11 +141,11 @@ class Fal(MappedCodec):
         if response.status == 404:
             raise BatchLostMaybeBilled(f"request {job.id} is not known", reason="job_lost", http_status=404)
         if OVER not in job.state:
-            if _read(_Status, response).status in RUNNING:
+            if read_answer(_Status, response, read_error).status in RUNNING:
                 return PendingJob(id=job.id, state=job.state, poll_after_s=POLL_AFTER_S)
             return PendingJob(id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0)  # COMPLETED is not success
         if response.is_success:
-            return self._reply(_read(_Result, response), job, response)
+            return self._reply(read_answer(_Result, response, read_error), job, response)
         if is_still_running(response):
             return PendingJob(id=job.id, state={PATH: job.state[PATH]}, poll_after_s=POLL_AFTER_S)
         raise read_failure(response)
@@ -175,7 +188,7 @@ class Fal(MappedCodec):
         return Request(method="GET", url=f"{LIST_URL}?{query}", endpoint=self.endpoint, timeout_s=TIMEOUT_S)
 
     def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
-        found = _read(_List, response)
+        found = read_answer(_List, response, read_error)
         jobs = [
             ListedJob(
                 job=self._job(each.request_id),
@@ -190,19 +203,69 @@ class Fal(MappedCodec):
         return jobs, (found.next_cursor or "") if found.has_more else ""
 
 
-def _read(kind: type[AnswerT], response: Response) -> AnswerT:
-    """Raises ProviderError."""
-    if not response.is_success:
-        raise read_error(response)
-    try:
-        return kind.model_validate_json(response.body)
-    except ValidationError as error:
-        raise not_the_api_error(response) or malformed_error(response.status, error) from None
-
-
 def _usage(response: Response, wire: Mapping[str, Any]) -> Usage | None:
     """What was billed, where the profile says what one of its units costs."""
     units, unit_usd = response.header("x-fal-billable-units") or "", wire.get("unit_usd")
     if unit_usd is None or not re.fullmatch(r"\d{1,6}(\.\d{1,9})?", units, re.ASCII):
         return None
     return Usage(usd=float(units) * float(unit_usd))
+
+
+# What errors mean: of a question to the queue, and of a job that has ended with the HTTP status and body of its failure. A
+# model's `detail` is a list of `loc`, `msg`, `type`, the platform's is text; 5xx is never charged, 422 may be.
+
+# "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+LOCKED = re.compile(r"user is locked|exhausted balance", re.IGNORECASE)
+STILL_RUNNING = re.compile(r"still in progress", re.IGNORECASE)  # "Request is still in progress"
+UNSAFE = re.compile(r"unsafe|safety|policy", re.IGNORECASE)  # of `no_media_generated`: "unsafe content …"
+UNREADABLE_INPUT = frozenset({"image_load_error", "file_download_error"})
+
+
+def read_error(response: Response) -> ProviderError:
+    """The error of a submit, or of a question that was not answered. Never raises."""
+    status = response.status
+    detail = _detail(response)
+    if not detail and (other := not_the_api_error(response)) is not None:
+        return other
+    message = validation_words(detail) or clean_line(markup_text(response.body)) or f"HTTP {status} without a body"
+    if status == 403 and LOCKED.search(message):
+        return BillingStopped(message, http_status=status)
+    if status == 422:
+        return _rejected(detail, message)
+    delay_s = hinted_delay_s(response, message=message)
+    return status_error(status, message, delay_s)
+
+
+def read_failure(response: Response) -> ProviderError:
+    """How a job has failed, when its result was asked for; what has no `detail` is about the question. Never raises."""
+    status, detail = response.status, _detail(response)
+    error = read_error(response)
+    if not detail or error.scope == "run" or status == 422:
+        return error
+    if response.header("x-fal-error-type") == "client_cancelled" or status == 499:
+        return JobCancelled(error.message, http_status=status)
+    kind = JobFailedUnbilled if status >= 500 else JobFailed
+    return kind(error.message, http_status=status)
+
+
+def is_still_running(response: Response) -> bool:
+    return response.status == 400 and bool(STILL_RUNNING.search(validation_words(_detail(response))))
+
+
+def _rejected(detail: Any, message: str) -> ProviderError:
+    """Of 422: the input was refused, could not be read or does not fit the schema, or nothing came of it."""
+    kinds = {entry.get("type") for entry in detail if isinstance(entry, dict)} if isinstance(detail, list) else set()
+    if "content_policy_violation" in kinds:
+        return Refused(message, reason="content_policy", http_status=422)
+    if "no_media_generated" in kinds:  # the same request often passes
+        return (OutputRefused if UNSAFE.search(message) else NoImage)(message, http_status=422)
+    if kinds & UNREADABLE_INPUT:
+        return InputRejected(message, http_status=422)
+    return BadRequest(message, http_status=422)
+
+
+def _detail(response: Response) -> Any:
+    """`detail`, however it is spelt: text, or a list of errors. None where there is none."""
+    told = parse_json(response.body)
+    detail = told.get("detail") if isinstance(told, dict) else None
+    return detail if isinstance(detail, (str, list)) else None

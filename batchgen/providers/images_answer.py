@@ -1,16 +1,51 @@
-"""The answer of /v1/images/generations and /v1/images/edits, at OpenAI and wherever else an API answers in OpenAI's way."""
+"""The answer of /v1/images/generations and /v1/images/edits, at OpenAI, at AIML and wherever else an API answers in OpenAI's way:
+images, or an error.
+
+Errors of AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`, and since August 2026 RFC 9457's
+`{"title", "status", "message", "instance", "error": {"name", "message"}}`; OpenAI style: `{"error": {"message", "type",
+"code"}}`. A missing credit is a 403 at AIML.
+Source: github.com/aimlapi/api-docs f14fa72, docs/errors-and-messages; github.com/api-evangelist/aimlapi 79b781f,
+errors/aimlapi-problem-types.yml (live bodies of 2026-08-30); platform.openai.com/docs/guides/error-codes.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import NonNegativeFloat, OnErrorOmit, ValidationError
 
-from batchgen.errors import NoImage, ProviderError
-from batchgen.providers.aimlapi_errors import error_words
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image, malformed_error
-from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
+from batchgen.errors import (
+    BadRequest,
+    BillingStopped,
+    DailyQuotaReached,
+    KeyRejected,
+    ModelUnavailable,
+    NoImage,
+    ProviderError,
+    RateLimited,
+    Refused,
+)
+from batchgen.providers import google_errors
+from batchgen.providers.answer_body import (
+    LENIENT,
+    AnswerModel,
+    clean_line,
+    decode_image,
+    is_markup,
+    malformed_error,
+    markup_text,
+    parse_json,
+)
+from batchgen.providers.server_faults import (
+    BLOCKED_BY_FILTER,
+    ONE_MODEL_FORBIDDEN,
+    foreign_json_error,
+    hinted_delay_s,
+    not_the_api_error,
+    server_fault,
+)
 from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Response, Usage
 
 PROMPT_CHARS = 10_000
@@ -59,31 +94,31 @@ class Answer(AnswerModel):
     output_format: Annotated[str | None, LENIENT] = None  # of OpenAI's images, which say nothing of it themselves
 
 
-def read_reply(response: Response, read_error: Callable[[Response], ProviderError]) -> Reply:
-    """read_error: what an error of this API amounts to. Raises ProviderError."""
+def read_reply(response: Response, error_of: Callable[[Response], ProviderError]) -> Reply:
+    """error_of: what an error of this API amounts to. Raises ProviderError."""
     try:
         answer = Answer.model_validate_json(response.body)
     except ValidationError as error:
         if not response.is_success:
-            raise read_error(response) from None
+            raise error_of(response) from None
         raise not_the_api_error(response) or malformed_error(response.status, error) from None
     try:
-        return _reply(answer, response, read_error)
+        return _reply(answer, response, error_of)
     except ProviderError as error:
         error.usage = _usage(answer)
         raise
 
 
-def _reply(answer: Answer, response: Response, read_error: Callable[[Response], ProviderError]) -> Reply:
+def _reply(answer: Answer, response: Response, error_of: Callable[[Response], ProviderError]) -> Reply:
     if not response.is_success:  # success is 200 in AIML's schema and 201 in its prose
-        raise read_error(response)
+        raise error_of(response)
     pictures = answer.data or answer.images or []
     mime_type = f"image/{answer.output_format}" if answer.output_format else None
     images = tuple(image for picture in pictures if (image := _image(picture, mime_type)) is not None)
     links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE_PREFIXES))
     if not images and not links:
         if error_words(response.body):  # an error in the clothes of a success
-            raise read_error(response)
+            raise error_of(response)
         raise foreign_json_error(answer, response) or NoImage("the answer holds no image", http_status=response.status)
     rewritten = _rewritten_prompts(pictures)
     return Reply(
@@ -128,3 +163,86 @@ def _usage(answer: Answer) -> Usage | None:
         text_tokens=text,
         total_tokens=tokens.total_tokens,
     )
+
+
+# Errors.
+
+HOUR_S = 3600.0
+OUT_OF_CREDITS = re.compile(
+    r"run out of credits|insufficient[_ ](quota|credits|balance|funds)|top up|billing[_ ](hard[_ ]limit|not[_ ]active)"
+    r"|billing (is |has been )?(disabled|inactive)|enable billing|account is not active",
+    re.IGNORECASE,
+)
+# "…check your plan and billing details … limit: 10 … retry in 8.2s": Google's refusal as a gateway passes it on.
+GOOGLE_MESSAGE = re.compile(
+    r"quota exceeded for metric|generativelanguage\.googleapis\.com|ai\.google\.dev", re.IGNORECASE
+)
+HOURLY = re.compile(r"free-tier limit|limit for the hour", re.IGNORECASE)
+CONTENT_POLICY = re.compile(r"content[_ ]policy|moderation|safety (system|filter)|flagged|nsfw", re.IGNORECASE)
+NO_MODEL = re.compile(r"model_not_found|model .{0,80}(does not exist|not found)", re.IGNORECASE)
+MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
+
+
+def read_error(response: Response) -> ProviderError:
+    """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
+    status, words = response.status, error_words(response.body)
+    if not words and (other := not_the_api_error(response)) is not None:
+        return other
+    said = words or markup_text(response.body)
+    if status < 400:
+        status = _status(parse_json(response.body)) or status
+    message = clean_line(said) or f"HTTP {status} without a body"
+    delay_s = hinted_delay_s(response, message=message)
+    if status == 429 and GOOGLE_MESSAGE.search(said):
+        return google_errors.classify(google_errors.GoogleError(status, message, delay_s=delay_s, raw_message=said))
+    is_proxy_page = status >= 500 and is_markup(response)  # whose page says nothing about the prompt
+    kind, reason = (None, None) if is_proxy_page else _error_class(status, said)
+    if kind is None:
+        return server_fault(status, message, delay_s)
+    if reason == "hourly_quota":
+        delay_s = max(delay_s or 0.0, HOUR_S)
+    return kind(message, reason=reason, retry_after_s=delay_s, http_status=status)
+
+
+def error_words(body: bytes) -> str:
+    """What an error body says, codes included; empty when it is none of the known shapes."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        return ""
+    inner = value.get("error")
+    source = inner if isinstance(inner, dict) else value
+    said = [inner, source.get("message"), value.get("message"), value.get("detail")]  # the last as RFC 9457 has it
+    if source is value and not any(isinstance(text, str) for text in said):
+        return ""
+    words = [*said, source.get("code"), source.get("type"), source.get("meta")]
+    return " · ".join(dict.fromkeys(word for word in words if isinstance(word, str) and word))
+
+
+def _status(value: Any) -> int | None:
+    """statusCode comes as a number and as a string."""
+    code = value.get("statusCode") if isinstance(value, dict) else None
+    text = str(code)[:4]
+    return int(text) if re.fullmatch(r"[45]\d\d", text, re.ASCII) else None
+
+
+def _error_class(status: int, said: str) -> tuple[type[ProviderError] | None, str | None]:
+    """Class and reason, (None, None) where the status alone decides."""
+    if status == 402 or (status in (400, 403, 429) and OUT_OF_CREDITS.search(said)):
+        return BillingStopped, None
+    if (status in (400, 403, 422) and CONTENT_POLICY.search(said)) or (
+        status >= 500 and BLOCKED_BY_FILTER.search(said)
+    ):
+        return Refused, "content_policy"
+    if status == 403 and ONE_MODEL_FORBIDDEN.search(said):
+        return ModelUnavailable, "model_forbidden"
+    if status in (401, 403):
+        return KeyRejected, None
+    if status == 404 or (status == 400 and NO_MODEL.search(said)):
+        return ModelUnavailable, None
+    if status == 413:
+        return BadRequest, "request_too_large"
+    if status == 429:
+        return (DailyQuotaReached, "hourly_quota") if HOURLY.search(said) else (RateLimited, None)
+    if status >= 500 and MAINTENANCE.search(said):
+        return ModelUnavailable, "maintenance"
+    return None, None

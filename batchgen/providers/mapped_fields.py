@@ -10,7 +10,7 @@ from batchgen.errors import BadRequest
 from batchgen.profiles.profile import Profile
 from batchgen.providers.listings import wire_name
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder
-from batchgen.records import Inputs, Sample
+from batchgen.records import Inputs, Request, Sample
 
 # The fields that `wire.fields` may give a name.
 MAPPABLE = frozenset(
@@ -45,7 +45,7 @@ def encoded(names: Names) -> frozenset[str]:
 class MappedCodec:
     """The head of a codec whose models each have names of their own for its fields.
 
-    prefix: of our ids, which does not reach the wire. default_fields: for a model without a table of its own.
+    prefix: of our ids, "" for none, which does not reach the wire. default_fields: for a model without a table of its own.
     """
 
     prefix: ClassVar[str]
@@ -60,6 +60,16 @@ class MappedCodec:
     @classmethod
     def encodes(cls, profile: Profile) -> frozenset[str]:
         return encoded(field_names(profile, cls.default_fields))
+
+    def post(self, path: str, body: Mapping[str, Any], sample: Sample, inputs: Inputs, **headers: str) -> Request:
+        """Raises BadRequest beyond what the model takes."""
+        return Request(
+            method="POST",
+            path=path,
+            body=encode_checked(self.profile, body, inputs),
+            headers={"Content-Type": "application/json", **headers},
+            timeout_s=self.profile.time_limit(sample.item.image_size),
+        )
 
 
 def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from pydantic import OnErrorOmit, TypeAdapter
 from batchgen.endpoint import Endpoint
 from batchgen.errors import BadRequest, ProviderError, RateLimited
 from batchgen.profiles.profile import Profile
-from batchgen.providers import aimlapi_errors, chat
+from batchgen.providers import chat, images_answer
 from batchgen.providers.answer_body import LENIENT, AnswerModel
 from batchgen.providers.credentials import Credentials, bearer
-from batchgen.providers.images_answer import read_reply
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.request_body import (
     FormFile,
@@ -61,7 +60,7 @@ def read_models(body: bytes) -> list[ListedModel]:
 
 def read_error(response: Response) -> ProviderError:
     """As of any OpenAI-style API; a 429 says besides which limit a minute has, and when it is free again. Never raises."""
-    error = aimlapi_errors.read_error(response)
+    error = images_answer.read_error(response)
     if isinstance(error, RateLimited):
         if limit := LIMIT_PER_MINUTE.search(error.message):
             error.rpm = int(limit.group(1)) or None
@@ -157,7 +156,7 @@ class OpenAi:
         return f"{width}x{height}"
 
     def read(self, response: Response) -> Reply:
-        return read_reply(response, read_error)
+        return images_answer.read_reply(response, read_error)
 
     def build_question(self, question: Question) -> Request:
         return chat.build_question(self.profile, question)

@@ -10,32 +10,28 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import OnErrorOmit, ValidationError
+from pydantic import OnErrorOmit
 
 from batchgen.endpoint import Endpoint
 from batchgen.errors import (
     BadRequest,
     BatchLost,
     BatchLostMaybeBilled,
-    BillingStopped,
     JobCancelled,
     JobFailed,
-    KeyRejected,
     Malformed,
-    ModelUnavailable,
     NoImage,
     ProviderError,
-    RateLimited,
     Refused,
 )
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error, markup_text, parse_json
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, markup_text, parse_json
 from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.mapped_fields import MappedCodec, Names, encode_checked, mapped_input, unwrap_single
-from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, server_fault
+from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input, unwrap_single
+from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 
 OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -46,7 +42,6 @@ TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
 # `error` of a prediction whose prompt or image was refused: "… flagged as sensitive. (E005)"; "NSFW content detected. Try
 # running it again, or try a different prompt." Source: the vendor's models, as users report it.
 REFUSED = re.compile(r"\(E005\)|flagged as sensitive|NSFW content", re.IGNORECASE)
-AnswerT = TypeVar("AnswerT", bound=AnswerModel)
 RESETS_IN = re.compile(r"resets in ~?(\d{1,5})s", re.ASCII)  # "… Your rate limit resets in ~30s."
 
 
@@ -87,13 +82,7 @@ class Replicate(MappedCodec):
         if not OWNER_AND_NAME.fullmatch(self._model):
             raise BadRequest(f"{self.profile.id} is not replicate/owner/name", reason="not_sendable")
         body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
-        return Request(
-            method="POST",
-            path=f"/v1/models/{self._model}/predictions",
-            body=encode_checked(self.profile, {"input": body}, inputs),
-            headers={"Content-Type": "application/json"},
-            timeout_s=self.profile.time_limit(sample.item.image_size),
-        )
+        return self.post(f"/v1/models/{self._model}/predictions", {"input": body}, sample, inputs)
 
     def read(self, response: Response) -> Reply | PendingJob:
         """The job that was taken; one that has ended by then, as a gateway may answer, is read like any other."""
@@ -138,7 +127,7 @@ class Replicate(MappedCodec):
         return Request(method="GET", path=f"/v1/predictions?{query}", body=b"", timeout_s=TIMEOUT_S)
 
     def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
-        found = _read(PredictionList, response)
+        found = read_answer(PredictionList, response, read_error)
         jobs = [
             ListedJob(
                 job=_pending(each),
@@ -157,20 +146,10 @@ def _pending(prediction: Prediction) -> PendingJob:
 
 def _prediction(response: Response) -> Prediction:
     """Raises ProviderError."""
-    prediction = _read(Prediction, response)
+    prediction = read_answer(Prediction, response, read_error)
     if not JOB_ID.fullmatch(prediction.id):  # it becomes part of an address
         raise Malformed("an answer without the id of a prediction", reason="malformed", http_status=response.status)
     return prediction
-
-
-def _read(kind: type[AnswerT], response: Response) -> AnswerT:
-    """Raises ProviderError."""
-    if not response.is_success:
-        raise read_error(response)
-    try:
-        return kind.model_validate_json(response.body)
-    except ValidationError as error:
-        raise not_the_api_error(response) or malformed_error(response.status, error) from None
 
 
 def _reply(prediction: Prediction) -> Reply:
@@ -195,8 +174,4 @@ def read_error(response: Response) -> ProviderError:
     message = clean_line(words or markup_text(response.body)) or f"HTTP {status} without a body"
     resets = RESETS_IN.search(words)
     delay_s = float(resets[1]) if resets else hinted_delay_s(response, message=message)
-    kinds = {401: KeyRejected, 402: BillingStopped, 403: ModelUnavailable, 404: ModelUnavailable, 429: RateLimited}
-    if (kind := kinds.get(status)) is None:
-        return server_fault(status, message, delay_s)
-    reason = "model_forbidden" if status == 403 else None
-    return kind(message, reason=reason, retry_after_s=delay_s, http_status=status)
+    return status_error(status, message, delay_s)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from batchgen.errors import (
     BadRequest,
+    BillingStopped,
+    KeyRejected,
+    ModelUnavailable,
     NotJson,
     NotTheApi,
     ProviderError,
@@ -20,7 +23,7 @@ from batchgen.errors import (
     ServerFaultMaybeBilled,
     TierRefused,
 )
-from batchgen.providers.answer_body import clean_line, is_markup, markup_text
+from batchgen.providers.answer_body import AnswerModel, clean_line, is_markup, malformed_error, markup_text
 from batchgen.records import Response
 
 # Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
@@ -50,6 +53,7 @@ DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s", re.ASCII)  # google.protobuf.
 DELAY_IN_MESSAGE = re.compile(
     r"(?:retry|try again) in (?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d+)?)(ms|s))?(?![\w])", re.ASCII
 )
+AnswerT = TypeVar("AnswerT", bound=AnswerModel)
 DELAY_MAX_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
 
 
@@ -73,6 +77,25 @@ def foreign_json_error(answer: BaseModel, response: Response) -> NotJson | None:
     if answer.model_fields_set or response.body.strip() == b"{}":
         return None
     return NotJson("JSON that is not an answer of this API", reason="not_the_api", http_status=response.status)
+
+
+def read_answer(kind: type[AnswerT], response: Response, error_of: Callable[[Response], ProviderError]) -> AnswerT:
+    """A 2xx body as `kind`. Raises the error of any other status, and of a body that is no such answer."""
+    if not response.is_success:
+        raise error_of(response)
+    try:
+        return kind.model_validate_json(response.body)
+    except ValidationError as error:
+        raise not_the_api_error(response) or malformed_error(response.status, error) from None
+
+
+def status_error(status: int, message: str, retry_after_s: float | None) -> ProviderError:
+    """As most APIs mean it: 401 is about the key, 402 the credit, 403 and 404 the model, 429 the rate; else `server_fault`."""
+    kinds = {401: KeyRejected, 402: BillingStopped, 403: ModelUnavailable, 404: ModelUnavailable, 429: RateLimited}
+    if (kind := kinds.get(status)) is None:
+        return server_fault(status, message, retry_after_s)
+    reason = "model_forbidden" if status == 403 else None
+    return kind(message, reason=reason, retry_after_s=retry_after_s, http_status=status)
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:

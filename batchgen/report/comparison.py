@@ -79,6 +79,12 @@ def load_comparison(folder: Path, by: str) -> ComparisonView:
         return ComparisonView(name, str(folder), emulated, by, found)
 
 
+def load_variants(folder: Path) -> dict[str, list[VariantView]]:
+    """Raises LedgerError."""
+    with reviewed(AcceptanceReader.open(folder), folder) as reader:
+        return read_variants(reader)
+
+
 def read_variants(reader: Reader) -> dict[str, list[VariantView]]:
     """Those of a whole job by model and by tag."""
     asked = AcceptanceReader.from_reader(reader)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
-from batchgen.profiles.catalogue import Catalogue
+from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Verdict, lane_model
 from batchgen.report.acceptance import read_acceptance_text
 from batchgen.report.comparison import ComparedView, read_compared
@@ -40,7 +40,7 @@ class ManifestInfo:
     budgets: USD by run, day and month. state: folder or server where the spend of all jobs is noted, None where this job's alone counts.
     """
 
-    catalogue: Catalogue
+    catalogue: Catalogue = field(default_factory=load_catalogue)
     concurrency: int | None = None
     order: Mapping[str, int] = field(default_factory=dict)
     folder: Path | None = None

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
 from batchgen.ledger.derivatives import DerivativeReader
-from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OpenAttempt
-from batchgen.ledger.reviews import reviewed
+from batchgen.ledger.reviews import Reader, reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
@@ -77,10 +76,13 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
     )
 
 
-def read_summary(
-    outcome: Outcome, reader: Reader, job: Job, engine: str, retried: Sequence[str] = ()
-) -> view.RunSummary:
+def read_summary(outcome: Outcome, job: Job, engine: str, retried: Sequence[str] = ()) -> view.RunSummary:
     """retried: as the summary has it."""
+    with Reader.open(job.folder) as reader:
+        return _summary(outcome, reader, job, engine, retried)
+
+
+def _summary(outcome: Outcome, reader: Reader, job: Job, engine: str, retried: Sequence[str]) -> view.RunSummary:
     samples, manifest = dict(outcome.counts), os.path.abspath(job.manifest.path)
     default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
     limit, stopped_by = outcome.forecast.limit, outcome.stopped_by

@@ -30,14 +30,7 @@ from batchgen.scheduling.retry import GivenUp, MovedToFallback, RetryDecision
 from batchgen.scheduling.retry_decision import RetryDecider
 from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.stop_reason import StopKind, StopReason
-from batchgen.scheduling.window import (
-    BudgetReached,
-    DayUsedUp,
-    NotBefore,
-    Parked,
-    QuotaDenied,
-    Reserved,
-)
+from batchgen.scheduling.window import BudgetReached, DayUsedUp, NotBefore, Parked, QuotaDenied, Reserved
 
 SHARED_POLL_S = 0.5  # between two looks at what other processes say of a lane
 OUTAGE_FALLBACK_AFTER_S = 60.0  # after which samples with a fallback for outages go on there

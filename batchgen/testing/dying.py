@@ -5,16 +5,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import batchgen
+from batchgen.ledger.reader import Reader
+from batchgen.settings import environment
 
 EXIT_KILLED = 9
+# Between which calls a process is killed; `!`: when the call has returned.
+JOB_STEPS = (
+    "batchgen.ledger.ledger:Ledger.job_taken 1",
+    "batchgen.ledger.ledger:Ledger.job_taken 3",
+    "batchgen.ledger.ledger:Ledger.job_taken! 1",
+    "batchgen.ledger.ledger:Ledger.job_taken! 4",
+    "batchgen.engine.jobs:JobPolls.wait_turn 3",
+)
+STEPS = (
+    "batchgen.http.transport:Transport.send 2",
+    "batchgen.http.transport:Transport.send! 2",
+    "batchgen.engine.attempts:AttemptRecorder.settle 2",
+    "batchgen.engine.attempts:AttemptRecorder.settle! 2",
+    "batchgen.ledger.ledger:Ledger.attempt_succeeded! 3",
+    "batchgen.ledger.ledger:Ledger.record_placed 3",
+)
+
+
+async def run_child(command: Sequence[str], environ: Mapping[str, str], **streams: Any) -> int:
+    """Its exit code. environ: on top of ours."""
+    child = await asyncio.create_subprocess_exec(*command, env={**environment(), **environ}, **streams)
+    return await child.wait()
+
+
+def lost_answers(folder: Path) -> int:
+    """Attempts of a run that died whose answer nobody recorded."""
+    with Reader.open(folder) as reader:
+        return sum(attempt.job is None for attempt in reader.open_attempts())
 
 
 def die_at(place: str, k: int) -> None:

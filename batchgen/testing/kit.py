@@ -7,26 +7,21 @@ import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import batchgen
 from batchgen.errors import ManifestError, ProviderError
-from batchgen.http.transport import Transport
 from batchgen.item import MANIFEST_FIELDS, SENT_FIELDS
-from batchgen.ledger.reader import Reader
 from batchgen.manifest import Manifest, open_manifest
 from batchgen.planning.fingerprint import wire_facts
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.file import built_in_profiles
-from batchgen.profiles.package_models import package_models
+from batchgen.profiles.packages import package_models
 from batchgen.providers import contract, registry
-from batchgen.records import Inputs, PendingJob, ReferenceImage, Reply, Request, Response, Sample
-from batchgen.settings import environment
+from batchgen.records import Inputs, ReferenceImage, Reply, Request, Response, Sample
 from batchgen.testing.answers import BODIES, PIXEL, STATUSES, Read, images_of, odd_bodies, outcome, require, with_files
-from batchgen.testing.dying import EXIT_KILLED
+from batchgen.testing.dying import EXIT_KILLED, JOB_STEPS, STEPS, lost_answers, run_child
 from batchgen.testing.judge import JudgeTests
 from batchgen.testing.server import EchoingVendor, VendorServer, serving
 from batchgen.testing.subject import KEY
@@ -54,25 +49,7 @@ FIELD_VALUES: Mapping[str, Any] = {
     "mask": "fox.png",
     "extra": {"of_theirs": 1},
 }
-MAX_QUESTIONS = 500
-ANSWER_MAX_BYTES = 64_000_000
 PROMPTS = ("a fox", "a hare", "an owl", "a crane")
-# Between which calls a process is killed; `!`: when the call has returned.
-JOB_STEPS = (
-    "batchgen.ledger.ledger:Ledger.job_taken 1",
-    "batchgen.ledger.ledger:Ledger.job_taken 3",
-    "batchgen.ledger.ledger:Ledger.job_taken! 1",
-    "batchgen.ledger.ledger:Ledger.job_taken! 4",
-    "batchgen.engine.jobs:JobPolls.wait_turn 3",
-)
-STEPS = (
-    "batchgen.http.transport:Transport.send 2",
-    "batchgen.http.transport:Transport.send! 2",
-    "batchgen.engine.attempts:AttemptRecorder.settle 2",
-    "batchgen.engine.attempts:AttemptRecorder.settle! 2",
-    "batchgen.ledger.ledger:Ledger.attempt_succeeded! 3",
-    "batchgen.ledger.ledger:Ledger.record_placed 3",
-)
 
 
 def is_about(refused: ManifestError, field: str) -> bool:
@@ -226,12 +203,9 @@ class CodecKit(JudgeTests):
             async with self.vendor() as server:
                 job = self.job(tmp_path, server)
                 command = [self.python, "-m", "batchgen.testing.dying", str(job.manifest.path), *step.split()]
-                child = await asyncio.create_subprocess_exec(
-                    *command, env={**environment(), **self.environ(tmp_path, server)}
-                )
-                require(await child.wait() == EXIT_KILLED, f"the run did not come to {step}")
-                with Reader.open(job.folder) as reader:
-                    lost = sum(attempt.job is None for attempt in reader.open_attempts())
+                code = await run_child(command, self.environ(tmp_path, server))
+                require(code == EXIT_KILLED, f"the run did not come to {step}")
+                lost = lost_answers(job.folder)
                 outcome = await batchgen.run(job)
                 require(outcome.exit_code == 0, f"the next run ended with {outcome.exit_code}: {list(job.results)}")
                 require(len(list(job.results)) == len(PROMPTS), "an image is missing")
@@ -257,10 +231,7 @@ class CodecKit(JudgeTests):
                     f"{tmp_path}/log",
                 ]
                 with (tmp_path / "said").open("wb") as said:
-                    child = await asyncio.create_subprocess_exec(
-                        *command, stdout=said, stderr=said, env={**environment(), **self.environ(tmp_path, server)}
-                    )
-                    await child.wait()
+                    await run_child(command, self.environ(tmp_path, server), stdout=said, stderr=said)
                 require(server.asked, f"nothing was sent: {(tmp_path / 'said').read_text()}")
                 require(not any(KEY in path for _, path in server.asked), "the key stands in a URL")
 
@@ -319,21 +290,6 @@ class CodecKit(JudgeTests):
         return type(self)._exchange
 
     async def _ask(self) -> list[tuple[Read, Response]]:
-        codec, account = self.codec, self.credentials()
         manifest = batchgen.load(self.manifest_data(), name="kit", environ={}, emulate=True).manifest
-        request, read, steps = self.built(manifest, self.model), codec.read, list[tuple[Read, Response]]()
-        with ThreadPoolExecutor(1) as threads:
-            async with self.vendor() as server, Transport(1, threads) as transport:
-                for _ in range(MAX_QUESTIONS):
-                    answer = await transport.request(
-                        server.url + account.path, request, account.credentials, max_bytes=ANSWER_MAX_BYTES
-                    )
-                    steps.append((read, answer))
-                    found = outcome(read, answer)
-                    if not isinstance(found, PendingJob):
-                        return steps
-                    if not isinstance(codec, contract.SupportsJobs):
-                        raise AssertionError("`read` gives a PendingJob, and the codec has no `poll` and `read_poll`")
-                    request, read = codec.poll(found), partial(codec.read_poll, found)
-                    await asyncio.sleep(min(found.poll_after_s, 0.05))
-        raise AssertionError(f"the job did not end within {MAX_QUESTIONS} questions")
+        async with self.vendor() as server:
+            return await server.exchange(self.codec, self.credentials(), self.built(manifest, self.model))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 
 from batchgen.http.package_emulators import respond
-from batchgen.providers.contract import Emulator
-from batchgen.records import Request, Response
+from batchgen.http.transport import Transport
+from batchgen.providers.contract import Emulator, Provider, SupportsJobs
+from batchgen.providers.credentials import FoundCredentials
+from batchgen.records import PendingJob, Request, Response
+from batchgen.testing.answers import Read, outcome
+
+MAX_QUESTIONS = 500
+ANSWER_MAX_BYTES = 64_000_000
 
 
 class VendorServer:
@@ -23,6 +32,27 @@ class VendorServer:
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path_qs))
         return await respond(self._emulator, request)
+
+    async def exchange(
+        self, codec: Provider, account: FoundCredentials, request: Request
+    ) -> list[tuple[Read, Response]]:
+        """What a request for an image is answered, and each question about the job that it became, with their readers."""
+        read, steps = codec.read, list[tuple[Read, Response]]()
+        with ThreadPoolExecutor(1) as threads:
+            async with Transport(1, threads) as transport:
+                for _ in range(MAX_QUESTIONS):
+                    answer = await transport.request(
+                        self.url + account.path, request, account.credentials, max_bytes=ANSWER_MAX_BYTES
+                    )
+                    steps.append((read, answer))
+                    found = outcome(read, answer)
+                    if not isinstance(found, PendingJob):
+                        return steps
+                    if not isinstance(codec, SupportsJobs):
+                        raise AssertionError("`read` gives a PendingJob, and the codec has no `poll` and `read_poll`")
+                    request, read = codec.poll(found), partial(codec.read_poll, found)
+                    await asyncio.sleep(min(found.poll_after_s, 0.05))
+        raise AssertionError(f"the job did not end within {MAX_QUESTIONS} questions")
 
     def bought(self, buying: Set[tuple[str, str]]) -> int:
         """How often something was asked for that costs. buying: method of what does, and how its path ends."""

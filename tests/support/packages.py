@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.profiles.package_models import package_models
-from batchgen.profiles.packages import installed
+from batchgen.profiles.packages import installed, package_models
 from tests.docs.pages import page
 from tests.support.paths import ROOT
 

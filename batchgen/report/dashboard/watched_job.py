@@ -16,7 +16,7 @@ from typing import Any
 from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in, server_snapshot_id, verify_arguments
 from batchgen.ledger.reader import HistoryReader, RunRow
-from batchgen.ledger.reviews import JOURNAL, journal_size, reviewed
+from batchgen.ledger.reviews import JOURNAL, journal_size, open_history
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.report.comparison import ComparedView, read_compared
 from batchgen.report.dashboard.client_view import for_client, visible_numbers
@@ -241,7 +241,7 @@ class WatchedJob:
                 return problem(problem=str(lost))
             return problem(problem=FOLDER_GONE if self._identity else NOT_STARTED, begun=False)
         try:
-            with closing(reviewed(HistoryReader.open(folder), folder)) as ledger:
+            with closing(open_history(folder)) as ledger:
                 ledger.snapshot()
                 self._last_run = ledger.last_run()
                 manifest_info = self._manifest_info_for(ledger.meta("manifest") or "")
