@@ -68,9 +68,8 @@ async def open_online_parts(
                 note=request.note,
             )
         )
-        outstanding = OutstandingBatches(
-            survey.backlog, dispatcher, [key for key, way in context.routes.items() if way.batch]
-        )
+        lanes = [lane for lane, route in context.routes.items() if route.batch]
+        outstanding = OutstandingBatches(survey.backlog, dispatcher, lanes)
         dependents = Dependents(survey.backlog, ledger, store, manifest.references, outstanding.backlog_grew)
         pipeline = await stack.enter_async_context(
             open_pipeline(
