@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 
-_BUCKETS = 256
 _RECENT_MAX = 65_536
 
 
@@ -13,16 +13,16 @@ class DuplicateFinder:
     """Finds at the end what came twice."""
 
     def __init__(self) -> None:
-        self._buckets = [array("q") for _ in range(_BUCKETS)]
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # of a small manifest, few
 
     def add(self, text: str) -> None:
         value = hash(text)
-        self._buckets[value & 255].append(value)
+        self._buckets[value & 0xFF].append(value)
 
     def repeated_hashes(self) -> frozenset[int]:
         """Hashes that came more than once: of the same string, or (hardly ever) of two."""
         twice: set[int] = set()
-        for bucket in self._buckets:
+        for bucket in self._buckets.values():
             once: set[int] = set()
             if len(set(bucket)) != len(bucket):
                 twice.update(value for value in bucket if value in once or once.add(value))  # type: ignore[func-returns-value]

@@ -39,7 +39,7 @@ FLOORS: dict[str, list[str]] = {
         *["manifest.read", "manifest.sources", "manifest.data", "manifest.rows", "manifest.assemble"],
         *["manifest.validate_item", "manifest.duplicates", "manifest.item_references"],
     ],
-    "motion": ["review", "engine"],
+    "motion": ["engine"],
     "views": ["report", "schedule", "daemon", "api", "cli", "testing", "__main__"],
 }
 
