@@ -264,3 +264,15 @@ def test_one_that_is_accepted_by_a_check_is_rejected_by_another():
     rejects = replace(by_check, name="twin", ruling="reject", reason="twin", message="of mug-2.png")
     assert review_state([by_check]) == ("succeeded", "", "")
     assert review_state([by_check, rejects]) == ("rejected", "twin", "of mug-2.png")
+
+
+def test_a_clock_that_is_set_back_makes_no_later_word_an_earlier_one(folder, monkeypatch):
+    accepts, rejects = (
+        make_review(name, "i0", 1, "0" * 64, ruling, 0, "") for name, ruling in (("Ann", "accept"), ("Ben", "reject"))
+    )
+    append_reviews(folder, [accepts])
+    monkeypatch.setattr("time.time", lambda: 5.0)
+    append_reviews(folder, [rejects])
+    first, second = read_reviews(folder).verdicts
+    assert first.at < second.at
+    assert review_state([second, first]).state == "rejected"

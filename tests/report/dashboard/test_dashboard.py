@@ -256,12 +256,13 @@ async def test_a_derivative_that_was_swapped_for_a_link_is_not_served(family, tm
         assert (await on.get(f"/jobs/{on.job}/{derivative(mug, 'derivatives/web-16/mug.webp')}"))[0] == 404
 
 
-def test_what_was_made_of_a_picture_is_a_change_of_its_item(family, tmp_path):
+def test_what_was_made_or_said_of_a_picture_is_a_change_of_its_item(family, tmp_path):
     job = Path(shutil.copytree(family.parent / "family.emulated", tmp_path / "family.emulated"))
     change(job, "UPDATE sample SET updated_at = 100")
     change(job, "UPDATE derivative SET mtime_ns = iif(item_id = 'mug', 200, 50) * 1000000000")
+    change(job, "UPDATE verdict SET at = iif(item_id = 'lamp', 300, 50)")
     with HistoryReader.open(job) as ledger:
-        assert (ledger.changed_since(150), ledger.changed_since(250)) == ({"mug"}, set())
+        assert [ledger.changed_since(at) for at in (150, 250, 350)] == [{"mug", "lamp"}, {"lamp"}, set()]
 
 
 async def test_no_way_leads_out_of_the_job_folder(folder, tmp_path):
