@@ -6,16 +6,13 @@ Reading them takes 20 ms, so nothing here is asked before a name is met that is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from batchgen.profiles.fields import FactError
-from batchgen.profiles.file import built_in_profiles, line_of, load_file, models_of
 from batchgen.profiles.profile import Profile
 
 if TYPE_CHECKING:
@@ -51,6 +48,10 @@ class PackageModels:
 
 @lru_cache(maxsize=1)
 def package_models() -> PackageModels:
+    import yaml  # not in the processes of checks, which ask for what is registered alone
+
+    from batchgen.profiles.file import built_in_profiles, line_of, load_file, models_of  # it brings yaml too
+
     profiles, ids, problems = list[Profile](), list[tuple[str, str]](), list[str]()
     for name, point in sorted(installed(MODELS).items()):
         try:
@@ -63,7 +64,7 @@ def package_models() -> PackageModels:
         try:
             file = load_file(text)
             found = list(models_of(file, built_in_profiles()))
-            _check_providers(file, found)
+            _check_providers(file, found, {profile.provider for profile in built_in_profiles().values()})
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
             problems.append(f"{where}{line}: {error.problem or error.context}")
@@ -94,9 +95,9 @@ def _file_of(value: str) -> Path:
     return Path(folders[0] if folders else Path(spec.origin or "").parent, name.strip())
 
 
-def _check_providers(file: Mapping[str, Any], found: Iterable[Profile]) -> None:
+def _check_providers(file: Mapping[str, Any], found: Iterable[Profile], built_in: Set[str]) -> None:
     """Raises FactError for a provider that nobody has registered."""
-    known = {profile.provider for profile in built_in_profiles().values()} | installed(CODECS).keys()
+    known = built_in | installed(CODECS).keys()
     named: list[tuple[tuple[str, ...], str]] = [(("provider",), file["provider"])]
     named += [(("models", str(n), "provider"), profile.provider) for n, profile in enumerate(found)]
     for path, provider in named:
