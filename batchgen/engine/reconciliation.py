@@ -21,7 +21,7 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.registry import endpoint_of, provider_class
 from batchgen.records import Item, Judge, KnownSample, Sample
-from batchgen.review.ruling import RulesByItem
+from batchgen.review.ruling import ReviewRules, RulesByItem
 
 _UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
 
@@ -135,7 +135,7 @@ class Reconciliation:
         profile = self.profile(judge.model)
         load, usd = (
             self.load_of(profile),
-            estimate_question_usd(profile, self.rules[item.id].question(item.prompt)),
+            estimate_question_usd(profile, ReviewRules.of(item).question(item.prompt)),
         )
         load.requests += images
         load.total_latency_s += profile.latency(profile.default_size) * images

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 
 import pytest
 
+from batchgen.cli.main import run_command_line
 from batchgen.emulator import serve
 from batchgen.events import ImageReviewed, SampleSucceeded
 from batchgen.ledger.reviews import append_reviews, make_review
@@ -173,3 +175,15 @@ async def test_files_are_made_of_what_counts_alone(bench):
     outcome = await bench.run(items("[[judge:2,9]] a", "[[judge:2]] b"), post + head(judge={**JUDGE, "again": 1}))
     assert outcome.exit_code == 3
     assert sorted(path.name for path in (bench.folder / "out" / "derivatives" / "web").glob("*")) == ["i0.webp"]
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+async def test_a_plan_counts_every_image_to_choose_from_and_the_judge_who_looks_at_each(bench, command, capsys):
+    path = bench.manifest(items("a mug", "a cup"), head(judge={**JUDGE, "of": 3}))
+    arguments = [command, str(path), "--emulate", "--json"] if command == "plan" else [command, str(path)]
+    assert await asyncio.to_thread(run_command_line, arguments) == 0
+    if command == "plan":
+        found = json.loads(capsys.readouterr().out)
+        by_model = {model: load["requests"] for model, load in found["by_model"].items()}
+        assert by_model == {"gemini-nano-banana-2.1": 6, JUDGE["model"]: 6}
+        assert found["images"] == 2 and found["usd"] > 6 * 0.039
