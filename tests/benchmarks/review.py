@@ -38,7 +38,7 @@ def review(quick: bool) -> Case:
         case.extra[f"seconds_after_{before}"] = took_s
         case.notes.append(
             f"{VERDICTS} verdicts, {before:,} before them that no run has taken in: seen by the other reviewer after"
-            f" {median(took_s):.2f} s (median), {max(took_s):.2f} s at most"
+            f" {1000 * median(took_s):.0f} ms (median), {1000 * max(took_s):.0f} ms at most"
         )
         case.targets.append(Target(f"seen by the other, {before:,} before", "at most", 1, max(took_s), "s"))
     return case
