@@ -13,7 +13,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job
 from batchgen.errors import UsageError
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.results import results_order
+from batchgen.ledger.results import results_order, verdict_records
 from batchgen.ledger.reviews import reviewed
 from batchgen.records import CURRENT_STATES, Result
 from batchgen.report import formatting
@@ -23,6 +23,18 @@ from batchgen.store.store import Store, open_store_of
 # What a spreadsheet takes for the start of a formula (OWASP, CSV injection).
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 SHARD_BYTES = 1_000_000_000
+
+
+class VerdictRow(TypedDict):
+    """What was said of a sample's image, and by whom. at: UTC."""
+
+    by: str
+    name: str
+    ruling: str
+    reason: str
+    message: str
+    score: float | None
+    at: str
 
 
 class Row(TypedDict):
@@ -54,6 +66,8 @@ class Row(TypedDict):
     drafts: list[str]
     sidecars: list[str]
     derivatives: list[str]
+    accepted: bool
+    verdicts: list[VerdictRow]
 
 
 def export_command(
@@ -133,6 +147,11 @@ def row(result: Result) -> Row:
         "drafts": [file.path for file in result.files if file.role != "image"],
         "sidecars": list(result.sidecars),
         "derivatives": list(result.derivatives),
+        "accepted": result.accepted,
+        "verdicts": [
+            {name: said[name] for name in VerdictRow.__annotations__}  # type: ignore[misc]
+            for said in verdict_records([result])
+        ],
     }
 
 

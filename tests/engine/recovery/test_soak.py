@@ -115,25 +115,26 @@ async def test_ten_kills_lose_nothing_and_cost_at_most_what_was_in_the_air_each_
 
 
 async def test_ten_kills_of_a_reviewed_run_judge_no_image_twice_and_keep_every_one_that_was_bought(bench):
-    marks = {0: "[[judge:3,8]] ", 1: "[[image:blank,good]] "}  # rejected once, then good
-    bench.manifest(items(*(f"{marks.get(n % 4, '')}thing {n}" for n in range(REVIEWED))), REVIEW_HEAD)
+    marks = {0: "[[judge:3,8]]", 1: "[[image:blank,good]]"}  # rejected once, then good
+    bench.manifest(items(*(f"thing {n} {marks.get(n % 4, '')}" for n in range(REVIEWED))), REVIEW_HEAD)
     rng = random.Random(9)
     for _ in range(STOPS):
         requests, seconds = rng.randint(1, 20), rng.uniform(0.0, 0.1)
         await stop_after(bench, await start(bench), requests, seconds, signal.SIGKILL)
     await run_to_the_end(bench)
-    made = REVIEWED + REVIEWED // 2  # and the rejected ones
     with VerdictReader.open(bench.folder / "out") as ledger:
-        images = {(image.item_id, image.file.path) for image in ledger.images()}
-        judged = [verdict for verdict in ledger.all_verdicts() if verdict.by == "judge"]
-        answered = ledger.requests_by_model()
+        images = [image.file.path for image in ledger.images()]
+        verdicts = list(ledger.all_verdicts())
+        judged = [(verdict.item_id, verdict.sha256) for verdict in verdicts if verdict.by == "judge"]
+        blank = sum(verdict.reason == "blank" for verdict in verdicts)
+        requests = {(model, outcome): count for model, outcome, count in ledger.requests_by_model()}
         open_now, uncertain = ledger.open_attempts(), ledger.attempts().get("uncertain", 0)
-    requests = {(model, outcome): count for model, outcome, count in answered}
-    assert (open_now, len(images), len(bench.pictures())) == ([], made, REVIEWED)
-    assert requests[JUDGE, "succeeded"] == len(judged) == made - REVIEWED // 4  # a blank one is not shown to the judge
-    assert all((bench.folder / "out" / path).exists() for _, path in images)
-    stats = await bench.get("/_emulator/stats")
-    assert made + len(judged) <= stats["billed"] <= made + len(judged) + uncertain
+    assert (open_now, len(bench.pictures())) == ([], REVIEWED)
+    assert REVIEWED * 5 // 4 < len(images) <= REVIEWED * 3 // 2  # a first image that a kill cut off was never rejected
+    assert all((bench.folder / "out" / path).exists() for path in images)
+    assert requests[JUDGE, "succeeded"] == len(judged) == len(set(judged)) == len(images) - blank
+    billed = (await bench.get("/_emulator/stats"))["billed_images"]
+    assert len(images) <= billed <= len(images) + uncertain
 
 
 async def test_ten_polite_stops_cost_nothing_at_all(bench):
