@@ -142,7 +142,7 @@ class ImageJudged(Event):
     log_name: ClassVar[str] = "image.judged"
     attempt: Attempt
     key: Key
-    model: Annotated[str, Logged("Id of the AI model that judges.")]
+    model: Model
     score: Annotated[float, Logged("Points out of 10.", schema={"minimum": 0, "maximum": 10})]
     least: Annotated[float, Logged("Points that the manifest asks for.")]
     message: Annotated[str, Logged("What is wrong, in the judge's words.")]

@@ -47,7 +47,7 @@ async def open_online_parts(
     """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
     manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
     dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
-    reviews = ReviewQueue(dispatcher, survey.reconciliation.rules)
+    reviews = ReviewQueue(dispatcher, survey.reconciliation.rules, remote=store.properties.remote)
     derivatives = DerivativeRunner(
         manifest,
         state,

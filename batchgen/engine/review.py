@@ -67,7 +67,8 @@ async def open_review(
         only=options.only,
         hold_uncertain=options.hold_uncertain,
     )
-    async with Reviewer(parts, request.job.manifest, view.unreviewed(ledger.run_id)) as reviewer:
+    earlier = [] if context.store.properties.remote else view.unreviewed(ledger.run_id)
+    async with Reviewer(parts, request.job.manifest, earlier) as reviewer:
         absorbing = asyncio.create_task(_absorb_reviews(context))
         try:
             yield Review(pipeline, judging, reviewer)

@@ -43,15 +43,19 @@ class ReviewQueue:
     """Samples whose images are to be reviewed. An observer: each new image is one, and the run does not end before it was looked
     at."""
 
-    def __init__(self, dispatcher: Dispatcher, rules: RulesByItem) -> None:
+    def __init__(self, dispatcher: Dispatcher, rules: RulesByItem, *, remote: bool) -> None:
+        """remote: images are in a bucket, and are fetched to be looked at only where the manifest says so."""
+        self._remote = remote
         self._dispatcher = dispatcher
         self.rules = rules
         self._keys: asyncio.Queue[str] = asyncio.Queue()
         self._open: set[str] = set()  # waiting here, or being looked at
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, SampleSucceeded) and self.rules[split_key(event.key)[0]].asks:
-            self.add(event.key)
+        if isinstance(event, SampleSucceeded):
+            rules = self.rules[split_key(event.key)[0]]
+            if rules.asks and not (self._remote and rules.is_default):
+                self.add(event.key)
 
     def add(self, key: str) -> None:
         """Once, however many say so: while it is open, its image stays the one that it is."""

@@ -16,6 +16,9 @@ from batchgen.safe_open import PRIVATE_MODE, private_opener
 from batchgen.store.spool import disk_error
 
 
+DEAD_HOLDER_S = 5.0  # for which a lock is waited for whose holder has ended
+
+
 class JobLock:
     """Held from `acquire` until `release` or the end of the process, however it ends."""
 
@@ -25,18 +28,37 @@ class JobLock:
 
     def acquire(self) -> None:
         """Raises JobLocked, naming the holder's process and host when they are known, and StoreError."""
+        note = self._folder / "holder.json"
         try:
-            self._lock.acquire()
+            try:
+                self._lock.acquire()
+            except Timeout:
+                if not _is_dead(note):
+                    raise
+                self._lock.acquire(timeout=DEAD_HOLDER_S, poll_interval=0.02)
         except Timeout:
-            holder = describe_holder(self._folder / "holder.json")
-            raise JobLocked(f"another run holds this job{holder}: wait for it, or stop it") from None
+            raise JobLocked(f"another run holds this job{describe_holder(note)}: wait for it, or stop it") from None
         except OSError as error:
             raise disk_error(error, str(self._folder)) from None
-        note_holder(self._folder / "holder.json")
+        note_holder(note)
 
     def release(self) -> None:
         (self._folder / "holder.json").unlink(missing_ok=True)
         self._lock.release()
+
+
+def _is_dead(note: Path) -> bool:
+    """Whether the process that noted itself as the holder is known to have ended. A child that it was just starting may have the
+    lock for a moment longer: until that is a program of its own."""
+    try:
+        holder = json.loads(note.read_text())
+        if os.name == "posix" and holder["host"] == socket.gethostname():
+            os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
 
 
 def note_holder(path: Path) -> None:

@@ -21,6 +21,7 @@ OF_JOBS = {
     "plan",
     "post",
     "retry",
+    "review",
     "status",
     "history",
     "report",

@@ -41,6 +41,8 @@ def test_no_name_ever_changes():
         "RunStarted": "run.started",
         "AttemptStarted": "attempt.started",
         "AttemptFailed": "attempt.failed",
+        "ImageJudged": "image.judged",
+        "ImageReviewed": "image.reviewed",
         "SampleSucceeded": "sample.ended",
         "SampleEnded": "sample.ended",
         "LaneCooled": "lane.cooled",
