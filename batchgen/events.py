@@ -145,7 +145,7 @@ class ImageJudged(Event):
     model: Model
     score: Annotated[float, Logged("Points out of 10.", schema={"minimum": 0, "maximum": 10})]
     least: Annotated[float, Logged("Points that the manifest asks for.")]
-    message: Annotated[str, Logged("What is wrong, in the judge's words.")]
+    message: Message
     usd: Annotated[float | None, Logged("What the answer cost; null is unknown.", unit="usd")]
     seconds: Annotated[float, DURATION]
 

@@ -15,7 +15,6 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.safe_open import PRIVATE_MODE, private_opener
 from batchgen.store.spool import disk_error
 
-
 DEAD_HOLDER_S = 5.0  # for which a lock is waited for whose holder has ended
 
 
