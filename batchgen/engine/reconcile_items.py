@@ -300,7 +300,8 @@ class ItemReconciler:
                 self.reconciliation.leave_out("limit", by_n.get(n), outdated=not self.retry_selection.fresh)
         for other in others if groups else ():
             self.reconciliation.open_fallback_lane(other, max(groups, key=lambda group: group.images))
-        for group in map(self._with_remarks, groups):
+        for group in groups:
+            group = self._with_remarks(group, by_n.get(group.n))
             routed = self._route(group)
             usd = self.reconciliation.add_request(routed.asked, batch=routed.by_batch)
             self._note_unrecorded(group)
@@ -308,14 +309,19 @@ class ItemReconciler:
             self._report_step(step, group.images)
             self._schedule(routed.lane, routed.waiting)
 
-    def _with_remarks(self, group: Sample) -> Sample:
-        """With what was said of the images that its samples have now, where that is wished for."""
-        if not self.retry_selection.with_comments or self.reader is None:
+    def _with_remarks(self, group: Sample, known: KnownSample | None) -> Sample:
+        """With what was said of the images that its samples have now, where that is wished for; or of the one that an interrupted
+        run had set aside to buy another."""
+        is_wanted_again = known is not None and known.state == "wanted" and known.reason != ""
+        feedback = is_wanted_again and group.item.judge is not None and group.item.judge.feedback
+        if self.reader is None or not (self.retry_selection.with_comments or feedback):
             return group
         reader, numbers = VerdictReader.from_reader(self.reader), range(group.n, group.n + group.images)
         images, said = reader.reviewable([group.item.id]), reader.verdicts([group.item.id])
         keys = [(group.item.id, n) for n in numbers if (group.item.id, n) in images]
         of_images = [each for key in keys for each in said.get(key, ()) if each.sha256 == images[key][0]]
+        if feedback and (last := said.get((group.item.id, group.n))):
+            of_images = [each for each in last if each.sha256 == last[-1].sha256]
         return replace(group, remarks=remarks_on(of_images))
 
     def _note_unrecorded(self, group: Sample) -> None:

@@ -125,7 +125,7 @@ class OpenAttempt:
 @dataclass(frozen=True, slots=True)
 class SurplusRequest:
     """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture;
-    linked: its answer came with links."""
+    linked: its answer came with links. set_aside: its image was reviewed, and is a draft since."""
 
     key: str
     run_id: int
@@ -138,6 +138,7 @@ class SurplusRequest:
     later_fingerprint: str | None
     later_run: int | None
     linked: bool = False
+    set_aside: bool = False
 
 
 class AttemptQueries(BaseReader):
@@ -303,7 +304,9 @@ class AttemptQueries(BaseReader):
             f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_BATCH_REASON}' END), coalesce(a.http_status, 0),"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
-            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL FROM attempt a WHERE {BILLED_SQL}"
+            f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL, EXISTS (SELECT 1 FROM image i"
+            " JOIN verdict v ON v.item_id = i.item_id AND v.n = i.n AND v.sha256 = i.sha256 WHERE i.attempt_id = a.id"
+            f" AND i.role = 'draft') FROM attempt a WHERE {BILLED_SQL}"
             f" AND NOT EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL}) {where} ORDER BY a.id"
         )
         rows = self._stream_query(sql, *values)

@@ -15,6 +15,7 @@ KIND_LABELS = {
     "maybe_twice": "possibly billed twice",
     "maybe_once": "possibly billed without an image",
     "again": "bought again",
+    "set_aside": "for images that were rejected or not chosen",
     "no_picture": "billed without an image",
     "open": "not settled yet",
     "link": "paid for and still behind a link",
@@ -53,6 +54,8 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
         return kinds[0 if request.made_later else 1], request.reason
     if request.reason == LATE_REASON:
         return "again", "arrived late; kept in drafts/"
+    if request.set_aside:
+        return "set_aside", "rejected or not chosen; kept in drafts/"
     if not request.pictures:
         return "no_picture", request.reason or "withheld"
     if request.later_fingerprint not in (None, request.fingerprint):

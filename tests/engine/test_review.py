@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 
 import pytest
 
 from batchgen.cli.main import run_command_line
 from batchgen.emulator import serve
 from batchgen.events import ImageReviewed, SampleSucceeded
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import append_reviews, make_review
 from batchgen.ledger.verdicts import VerdictReader
 from batchgen.planning.plan import RetrySelection
+from batchgen.report.billing_check import balance_text, read_billing
 from tests.support.bench import FAST, Bench, items
+from tests.support.postgres import both_ledgers
 
 JUDGE = {"model": "gemini-3.1-flash-lite", "rubric": "Is it a whole mug?"}
 
@@ -32,8 +34,8 @@ async def bench(tmp_path):
 
 
 def rows(bench: Bench, sql: str) -> list[tuple]:
-    with sqlite3.connect(bench.folder / "out" / ".batchgen" / "ledger.sqlite") as db:
-        return db.execute(sql).fetchall()
+    with Reader.open(bench.folder / "out") as reader:
+        return list(reader._query(sql))
 
 
 def states(bench: Bench) -> dict[str, str]:
@@ -60,6 +62,7 @@ async def test_blank_images_and_twins_are_pointed_out_unasked_and_count(bench):
     assert outcome.counts == {"succeeded": 4}
 
 
+@both_ledgers
 async def test_an_image_that_a_check_rejects_is_bought_again_and_the_first_is_kept_as_a_draft(bench):
     outcome = await bench.run(
         items("[[image:blank,good]] a", "b"), head(check={"blank": "reject"}, on_reject={"again": 2})
@@ -89,6 +92,7 @@ async def test_one_that_stays_bad_ends_rejected_within_the_limit_and_is_left_alo
     assert (outcome.exit_code, states(bench), await bench.requests()) == (3, {"i0": "rejected"}, 3)
 
 
+@both_ledgers
 async def test_the_judge_is_a_request_with_its_own_row_and_what_it_says_goes_into_the_next_prompt(bench):
     outcome = await bench.run(items("[[judge:3,8]] a"), head(judge={**JUDGE, "again": 1, "feedback": True}))
     assert (outcome.exit_code, outcome.reviewed.counts) == (0, {"accepted": 1, "again": 1})
@@ -104,6 +108,7 @@ async def test_the_judge_is_a_request_with_its_own_row_and_what_it_says_goes_int
     assert scores == [3.0, 8.0]
 
 
+@both_ledgers
 async def test_best_of_three_keeps_the_best_under_the_name_of_its_item(bench):
     rules = head(judge={**JUDGE, "of": 3})
     outcome = await bench.run(items("[[judge:7,9,8]] a"), rules)
@@ -111,10 +116,15 @@ async def test_best_of_three_keeps_the_best_under_the_name_of_its_item(bench):
     assert questions(bench) == 3
     ((sha256,),) = rows(bench, "SELECT sha256 FROM verdict WHERE score = 9")
     assert bench.pictures()["i0.jpg"] == sha256
+    with Reader.open(bench.folder / "out") as reader:
+        assert balance_text(read_billing(reader)) == (
+            "3 requests billed: 1 for images, 2 for images that were rejected or not chosen"
+        )
     outcome = await bench.run(items("[[judge:7,9,8]] a"), rules)
     assert (outcome.exit_code, questions(bench), rulings(bench)) == (0, 3, [])
 
 
+@both_ledgers
 async def test_a_held_image_waits_in_drafts_until_a_person_accepts_it_and_nothing_is_bought(bench):
     rules = head(judge=JUDGE, on_reject="hold")
     outcome = await bench.run(items("[[judge:2]] a"), rules)
@@ -145,6 +155,7 @@ async def test_what_needs_an_image_that_stays_rejected_is_blocked(bench):
     assert (states(bench), await bench.requests()) == ({"i0": "rejected", "child": "blocked"}, 2)
 
 
+@both_ledgers
 async def test_another_rubric_judges_again_another_threshold_does_not_and_neither_buys(bench):
     await bench.run(items("[[judge:5,9]] a"), head(judge={**JUDGE, "least": 7}))
     assert (states(bench), questions(bench)) == ({"i0": "rejected"}, 1)

@@ -93,3 +93,10 @@ def uncertain(bench: Bench) -> int:
     with sqlite3.connect(bench.folder / "out" / ".batchgen" / "ledger.sqlite") as db:
         sql = "SELECT count(*) FROM attempt WHERE item_id NOT LIKE '% (judge)' AND outcome = 'uncertain'"
         return int(db.execute(sql).fetchone()[0])
+
+
+async def test_what_the_judge_said_goes_into_the_next_prompt_after_a_crash_too(bench):
+    rules = {"judge": {**JUDGE, "again": 1, "feedback": True}}
+    await die_and_run_again(bench, rules, items("[[judge:3,8]] a"), f"{EFFECTS}._set_aside!", 1)
+    assert check_books(bench) == {"i0": "succeeded"}
+    assert any("The emulated judge gives 3 of 10" in prompt for prompt in await bench.served())
