@@ -20,7 +20,7 @@ from batchgen.review.twins import FIELDS, TwinIndex
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.gallery import photograph
 from tests.benchmarks.measure import ROOT, fresh_folder
-from tests.benchmarks.post import parent, peak_mb
+from tests.benchmarks.post import parent, peak_mb, run
 from tests.support.label_rates import rates
 from tests.support.labelled_images import MAKERS, SIZES
 
@@ -52,6 +52,7 @@ def checks(quick: bool) -> Case:
         ms, most_mb, first_ms = asyncio.run(timed([photo(folder, "jpeg", 0)], 10 if quick else 40, (check,)))
         case.notes.append(f"{check.name}: {ms:.0f} ms of CPU an image, {first_ms:.0f} ms the first, {most_mb:.0f} MB")
     case.targets.append(Target(f"finding no twin among {INDEXED:,}", "at most", 1, search_ms(), "ms of CPU"))
+    beside(case, folder, 40 if quick else 400)
     for name in MAKERS:
         found = rates(name, SIZES[:1] if quick else SIZES[1:3] if name == "text" else SIZES, folder)
         case.notes.append(
@@ -60,6 +61,24 @@ def checks(quick: bool) -> Case:
         )
         case.extra[name] = {"errors": found.errors, "failed": found.failed}
     return case
+
+
+def beside(case: Case, folder: Path, images: int) -> None:
+    """A run with the default checks, and the same without any: ten in flight, two seconds each."""
+    picture = photo(folder, "jpeg", 0)
+    without, checked = (
+        run(folder / name, picture, images, header) for name, header in (("without", {"check": "off"}), ("checked", {}))
+    )
+    case.extra.update(without=without, checked=checked)
+    case.targets += [
+        Target("requests a minute beside checks, against none", "at least", 0.97, checked["per_minute"] / without["per_minute"], "times"),
+        Target("peak memory of the run, against none", "at most", 1.1, checked["peak_mb"] / without["peak_mb"], "times"),
+        Target("runs that did not make everything", "exactly", 0, sum(one["code"] != 0 for one in (without, checked))),
+    ]  # fmt: skip
+    case.notes.append(
+        f"a run of {images} images: {without['per_minute']:.0f} requests a minute without checks, {checked['per_minute']:.0f} with;"
+        f" {without['wall_s']:.1f} and {checked['wall_s']:.1f} s; {without['peak_mb']:.0f} and {checked['peak_mb']:.0f} MB"
+    )
 
 
 def photo(folder: Path, kind: str, number: int) -> Path:
