@@ -146,7 +146,7 @@ class ImageJudged(Event):
     score: Annotated[float, Logged("Points out of 10.", schema={"minimum": 0, "maximum": 10})]
     least: Annotated[float, Logged("Points that the manifest asks for.")]
     message: Message
-    usd: Annotated[float | None, Logged("What the answer cost; null is unknown.", unit="usd")]
+    usd: Annotated[float | None, USD]
     seconds: Annotated[float, DURATION]
 
 

@@ -24,7 +24,9 @@ def count(description: str, name: str = "", least: int = 0) -> Logged:
 
 DURATION = Logged("Duration from beginning to end.", "duration_s", "s")
 ESTIMATE = Logged("Cost of the whole run; null is unknown.", "estimate_usd", "usd")
-USD = Logged("What the image cost, or a batch as far as prices are known; null is unknown.", unit="usd")
+USD = Logged(
+    "What the image, the batch or the judge's answer cost, as far as prices are known; null is unknown.", unit="usd"
+)
 REASON = "One word, such as safety or rate_limited."
 MESSAGE = "In words, the vendor's where it gave any."
 _STATES = ("succeeded", "refused", "failed", "uncertain", "blocked", "pending", "running", "cancelled", "expired")

@@ -65,7 +65,13 @@ PATHS = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if pa
 @functools.cache
 def tree(path: Path) -> ast.Module:
     """The file's syntax, parsed once for all tests. Nobody changes it."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    try:
+        return ast.parse(text)
+    except (
+        SystemError
+    ):  # of CPython 3.11, when something else was being compiled (github.com/python/cpython/issues/106905)
+        return ast.parse(text)
 
 
 @functools.cache
