@@ -100,7 +100,7 @@ class DerivativeRunner:
         match event:
             case SampleSucceeded(key=key) if not self._awaits_review(split_key(key)[0]):
                 new = key
-            case ImageReviewed(key=key, is_accepted=True):
+            case ImageReviewed(key=key, is_accepted=True) if self._awaits_review(split_key(key)[0]):
                 new = key
             case _:
                 return
