@@ -173,8 +173,6 @@ class ItemReconciler:
             return Step(sample, action, reason)
         if reason.kind is ReasonKind.DONE and self._in_place(item, entry):
             return Step(sample, action, reason)
-        if entry.state == "rejected" and entry.fingerprint == sample.fingerprint:
-            return Step(sample, action, reason)  # its image is there, and does not serve
         if not self.retry_selection.fresh and (moved := self._find_move(sample, entry)) is not None:
             return moved
         return Step(sample, "generate" if reason.kind is ReasonKind.DONE else action, reason)

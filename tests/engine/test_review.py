@@ -7,8 +7,10 @@ import json
 
 import pytest
 
+import batchgen
 from batchgen.cli.main import run_command_line
 from batchgen.emulator import serve
+from batchgen.errors import UsageError
 from batchgen.events import ImageReviewed, SampleSucceeded
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import append_reviews, make_review
@@ -198,3 +200,13 @@ async def test_a_plan_counts_every_image_to_choose_from_and_the_judge_who_looks_
         by_model = {model: load["requests"] for model, load in found["by_model"].items()}
         assert by_model == {"gemini-nano-banana-2.1": 6, JUDGE["model"]: 6}
         assert found["images"] == 2 and found["usd"] > 6 * 0.039
+
+
+async def test_workers_elsewhere_are_not_given_what_a_judge_may_reject(bench, database):
+    job = batchgen.load(
+        bench.manifest(items("a mug"), head(judge=JUDGE)), output=bench.folder / "out", emulate=True, environ={}
+    )
+    options = batchgen.RunOptions(emulator_url=bench.url, ledger=database)
+    with pytest.raises(UsageError, match="leave --engine cluster out"):
+        await batchgen.run(job, engine="cluster", options=options)
+    assert await bench.requests() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +63,20 @@ def module_name(path: Path) -> str:
 PATHS = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"}
 
 
+def parse(text: str) -> ast.Module:
+    """The syntax of a module. Without collecting garbage meanwhile: CPython 3.11 raises SystemError when that makes anything else
+    compile something (github.com/python/cpython/issues/106905)."""
+    gc.disable()
+    try:
+        return ast.parse(text)
+    finally:
+        gc.enable()
+
+
 @functools.cache
 def tree(path: Path) -> ast.Module:
     """The file's syntax, parsed once for all tests. Nobody changes it."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        return ast.parse(text)
-    except (
-        SystemError
-    ):  # of CPython 3.11, when something else was being compiled (github.com/python/cpython/issues/106905)
-        return ast.parse(text)
+    return parse(path.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.modules import PATHS
+from tests.house.modules import PATHS, parse
 
 READS_VENDORS = ("providers.", "http.", "emulator.")
 MESSAGES = {"message", "why", "reason", "said", "note", "notice", "advice", "remedy"}
@@ -35,7 +35,7 @@ ALLOWED = {
 
 def messages_read(source: str) -> list[int]:
     """Lines that look into a message."""
-    return sorted({node.lineno for node in ast.walk(ast.parse(source)) if _reads_a_message(node)})
+    return sorted({node.lineno for node in ast.walk(parse(source)) if _reads_a_message(node)})
 
 
 def _reads_a_message(node: ast.AST) -> bool:
