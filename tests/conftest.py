@@ -83,8 +83,8 @@ WAITING = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Three times as many as there are cores: a test waits for other processes, servers and clocks twice as long as it runs."""
-    return 3 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+    """Twice as many as there are cores: a test waits for other processes, servers and clocks as long as it runs."""
+    return 2 * (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 @pytest.hookimpl(optionalhook=True)

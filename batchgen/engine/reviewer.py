@@ -17,7 +17,7 @@ from batchgen.engine.image_checks import ImageChecks
 from batchgen.engine.judging import Judging
 from batchgen.engine.outcome import ReviewCounts
 from batchgen.engine.review_effects import ReviewEffects
-from batchgen.errors import LedgerError, StoreError
+from batchgen.errors import StoreError
 from batchgen.events import Event, SampleSucceeded
 from batchgen.ledger.candidates import CandidateReader
 from batchgen.manifest import Manifest
@@ -87,7 +87,7 @@ class ReviewParts:
     effects: ReviewEffects
     view: CandidateReader
     dispatcher: Dispatcher
-    stop: Callable[[StoreError | LedgerError | OSError], None]
+    stop: Callable[[StoreError | OSError], None]
     note: Callable[[str], None]
     only: tuple[str, ...] = ()
     hold_uncertain: bool = False
@@ -171,9 +171,11 @@ class Reviewer:
                 try:
                     if not self._broken:
                         await self._review(process, key)
-                except (StoreError, LedgerError, OSError) as error:
+                except (StoreError, OSError) as error:
                     self._parts.stop(error)
-                except Exception as error:
+                except (
+                    Exception
+                ) as error:  # of a ledger that cannot be read too: what cannot be written stops the run by itself
                     self._leave_to_next_run(error)
                 finally:
                     self._parts.queue.done(key)
