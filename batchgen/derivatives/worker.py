@@ -26,7 +26,7 @@ def serve() -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(OOM_SCORE)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
     parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
     for line in sys.stdin.buffer:
         name, request = json.loads(line)

@@ -2,7 +2,7 @@
 
 A list gives one thing after another, and its last for ever: to the images of a request, and to those of later requests whose
 prompt is the same up to the end of the marker; to the images that a judge is asked about, where the question is the same up to
-there. So what is appended to a prompt does not begin a list anew.
+there. So what is appended to a prompt does not start a list again.
 """
 
 from __future__ import annotations

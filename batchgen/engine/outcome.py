@@ -271,6 +271,11 @@ class Outcome:
         return self.stop_reason.slug if self.stop_reason else ""
 
     @property
+    def unreviewed(self) -> int:
+        """Images whose review is left to the next run."""
+        return self.reviewed.left
+
+    @property
     def event(self) -> RunEnded:
         """What observers hear of it."""
         return RunEnded(

@@ -54,7 +54,7 @@ class ReviewQueue:
     def __call__(self, event: Event) -> None:
         if isinstance(event, SampleSucceeded):
             rules = self.rules[split_key(event.key)[0]]
-            if rules.asks and not (self._remote and rules.is_default):
+            if rules.names_any or (rules.asks and not self._remote):
                 self.add(event.key)
 
     def add(self, key: str) -> None:
@@ -132,7 +132,10 @@ class Reviewer:
         try:
             for item_id, n in self._earlier:
                 parts.queue.add(sample_key(item_id, n))
-            items = iter(()) if parts.queue.rules.all_default else self._manifest.items()
+            looks = parts.queue.rules.name_any or parts.view.counts().get(
+                "rejected"
+            )  # by rules that may have gone since
+            items = self._manifest.items() if looks else iter(())
             while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
                 selected = {item.id: item for item in chunk if not parts.only or is_selected(item, parts.only)}
                 for item in selected.values():
@@ -151,7 +154,7 @@ class Reviewer:
         rules_of, said = self._parts.queue.rules, self._parts.view.verdicts(item_ids)
         for item_id, n, state, wire, sha256 in self._parts.view.current_images(item_ids):
             rules = rules_of[item_id]
-            if rules.is_default:
+            if not rules.names_any and state != "rejected":
                 continue
             verdicts = [each for each in said.get((item_id, n), ()) if each.sha256 == sha256]
             bases = bases_of(rules, json.loads(wire).get("prompt", ""))

@@ -61,6 +61,15 @@ class Rejection(NamedTuple):
     message: str
 
 
+class CheckWarning(NamedTuple):
+    """What a check has found in an image that counts all the same."""
+
+    item_id: str
+    n: int
+    reason: str
+    message: str
+
+
 class AcceptanceReader(Reader):
     """A reader's questions about what is accepted."""
 
@@ -95,6 +104,20 @@ class AcceptanceReader(Reader):
         sql, values = f"SELECT {columns} FROM sample s", () if run_id is None else (run_id,)
         sql = f"{sql} {made if values else ''} WHERE s.state = 'rejected' ORDER BY s.id"
         return [Rejection(*row) for row in self._query(sql, *values)]
+
+    def check_warnings(self, run_id: int | None = None) -> list[CheckWarning]:
+        """In the order of samples; of the images that a run made, or of all. An image that a person accepts has none."""
+        of_image = "v.item_id = i.item_id AND v.n = i.n AND v.sha256 = i.sha256"
+        made, values = (
+            ("", ()) if run_id is None else ("JOIN attempt a ON a.id = i.attempt_id AND a.run_id = ?", (run_id,))
+        )
+        sql = (
+            f"SELECT s.item_id, s.n, v.reason, v.message FROM sample s JOIN image i ON {_OF_SAMPLE} AND NOT {_NEWER} {made}"
+            f" JOIN verdict v ON {of_image} AND v.by = 'check' AND v.reason <> '' WHERE s.state = 'succeeded' AND NOT EXISTS"
+            f" (SELECT 1 FROM verdict word WHERE {of_image.replace('v.', 'word.')} AND word.by = 'person'"
+            " AND word.ruling = 'accept') ORDER BY s.id, v.name"
+        )
+        return [CheckWarning(*row) for row in self._query(sql, *values)]
 
     def variant_acceptance(self) -> dict[tuple[str, str], Acceptance]:
         """By model and tags of the items, as the ledger joins them, without those that the manifest no longer has."""

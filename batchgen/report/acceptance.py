@@ -6,21 +6,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from batchgen.ledger.acceptance import Acceptance, AcceptanceReader, Rejection
+from batchgen.ledger.acceptance import Acceptance, AcceptanceReader, CheckWarning, Rejection
 from batchgen.ledger.reader import Reader
 from batchgen.records import sample_key
 from batchgen.report import formatting
-from batchgen.report.view import AcceptanceView, RejectedSample
+from batchgen.report.view import AcceptanceView, ReviewedSample
 
 MAX_REASONS = 5
 BY_WHOM = {"person": "by people", "judge": "by the judge", "unknown": "for no reason given"}
 
 
-def acceptance_fields(found: Acceptance, rejections: Sequence[Rejection] = ()) -> dict[str, Any]:
+def acceptance_fields(
+    found: Acceptance, rejections: Sequence[Rejection] = (), warnings: Sequence[CheckWarning] = ()
+) -> dict[str, Any]:
     """The fields of an AcceptanceView."""
     money = found.money
     return {
         "accepted": found.accepted,
+        "warned": len({(each.item_id, each.n) for each in warnings}),
         "rejected": found.rejected,
         "rejected_for": dict(Counter(each.reason or "unknown" for each in rejections).most_common()),
         "usd_per_accepted": found.usd_per_accepted,
@@ -34,21 +37,20 @@ def read_acceptance_text(reader: Reader) -> str:
     """Of a whole job, to the last answer of its runs."""
     asked = AcceptanceReader.from_reader(reader)
     found = asked.job_acceptance(0.0)
-    fields = acceptance_fields(found, asked.rejections() if found.rejected else ())
+    fields = acceptance_fields(found, asked.rejections() if found.rejected else (), asked.check_warnings())
     return acceptance_text(AcceptanceView(**fields), emulated=reader.meta("emulated") == "yes")
 
 
-def rejected_samples(rejections: Sequence[Rejection], max_count: int) -> list[RejectedSample]:
-    return [
-        RejectedSample(sample_key(each.item_id, each.n), each.reason, each.message) for each in rejections[:max_count]
-    ]
+def reviewed_samples(found: Sequence[Rejection] | Sequence[CheckWarning], max_count: int) -> list[ReviewedSample]:
+    return [ReviewedSample(sample_key(each.item_id, each.n), each.reason, each.message) for each in found[:max_count]]
 
 
 def acceptance_text(found: AcceptanceView, *, emulated: bool) -> str:
     """`38 of 40 images; $0.052 and 25 s per accepted image; of 2 rejected 1 for text, 1 for blank`. Empty without an image."""
     if not (images := found.accepted + found.rejected):
         return ""
-    parts = [f"{found.accepted:,} of {formatting.count(images, 'image')}"]
+    warned = f", {found.warned:,} with a warning" if found.warned else ""
+    parts = [f"{found.accepted:,} of {formatting.count(images, 'image')}{warned}"]
     if found.accepted:
         time = formatting.duration(60 * (found.minutes_per_accepted or 0.0))
         emulator = " (emulated)" if emulated else ""

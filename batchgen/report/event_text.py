@@ -34,7 +34,7 @@ class EventLines:
     """Which events deserve a line of their own. At most one line for each time a model cools, parks or stops."""
 
     def __init__(self) -> None:
-        self._ended = 0
+        self._ended = self._reviewed = 0
         self._notice_count = 0
         self._cooling_until: dict[str, float] = {}
 
@@ -58,6 +58,8 @@ class EventLines:
                 made = formatting.count(event.made, "image")
                 usd = formatting.total_usd(event.usd, event.unpriced)
                 yield f"{event.model}: {event.batch} collected: {made}{rest}, {usd}", ""
+            case events.ImageReviewed(ruling="warned" | "rejected" | "again") if event.reason != "not_chosen":
+                yield from self._image_reviewed(event)
             case events.LaneCooled():
                 yield from self._lane_cooled(event)
             case events.LaneWaiting(reason="quota" | "backoff") if event.until - event.at >= STATUS_INTERVAL_S:
@@ -81,6 +83,14 @@ class EventLines:
             yield ended_line(event), "yellow"
         elif self._ended == MAX_ENDED_LINES + 1:
             yield "further samples without an image are counted, not named; the summary says why", "dim"
+
+    def _image_reviewed(self, event: events.ImageReviewed) -> Iterator[Line]:
+        self._reviewed += 1
+        if self._reviewed <= MAX_ENDED_LINES:
+            what = "rejected, another is bought" if event.ruling == "again" else event.ruling
+            yield f"{event.key}: {what} ({event.reason}): {short_message(event.message)}", "yellow"
+        elif self._reviewed == MAX_ENDED_LINES + 1:
+            yield "further warnings and rejections are counted, not named; the summary says why", "dim"
 
     def _lane_cooled(self, event: events.LaneCooled) -> Iterator[Line]:
         if event.at < self._cooling_until.get(event.model, 0.0):

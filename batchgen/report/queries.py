@@ -16,7 +16,7 @@ from batchgen.ledger.runs import RunRow
 from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
 from batchgen.report import view
-from batchgen.report.acceptance import acceptance_fields, rejected_samples
+from batchgen.report.acceptance import acceptance_fields, reviewed_samples
 from batchgen.report.billing_check import read_billing
 from batchgen.report.liveness import is_alive_in, run_state
 from batchgen.report.totals import read_totals
@@ -189,10 +189,12 @@ def _common(reader: Reader, samples: Mapping[str, int], totals: view.TotalsView,
 
 def _acceptance(reader: Reader, found: Acceptance, run_id: int | None = None) -> dict[str, Any]:
     """run_id: of one run, not of the job."""
-    rejections = AcceptanceReader.from_reader(reader).rejections(run_id) if found.rejected else []
+    asked = AcceptanceReader.from_reader(reader)
+    rejections, warnings = asked.rejections(run_id) if found.rejected else [], asked.check_warnings(run_id)
     return {
-        **acceptance_fields(found, rejections),
-        "rejected_samples": rejected_samples(rejections, MAX_REJECTED),
+        **acceptance_fields(found, rejections, warnings),
+        "rejected_samples": reviewed_samples(rejections, MAX_REJECTED),
+        "warned_samples": reviewed_samples(warnings, MAX_REJECTED),
     }
 
 

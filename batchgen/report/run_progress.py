@@ -11,6 +11,7 @@ from batchgen.events import (
     BatchSubmitted,
     BatchUpdated,
     Event,
+    ImageJudged,
     LaneCooled,
     LaneParked,
     LaneStopped,
@@ -98,6 +99,9 @@ class RunProgress:
                 model.made += 1
                 self.usd += event.usd or 0.0
                 self.unpriced += event.usd is None
+            case ImageJudged():
+                self._model(event.model).open.pop(event.attempt, None)
+                self.usd += event.usd or 0.0
             case SampleEnded():
                 self._model(event.model).ended += 1
             case LaneCooled():

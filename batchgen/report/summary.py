@@ -191,6 +191,8 @@ def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
         yield "blocked", _blocked(job)
     if job.rejected_samples:
         yield "rejected", _rejected(job)
+    if job.warned_samples:
+        yield "warned", _warned(job)
     if job.uncertain:
         yield "uncertain", _uncertain(job)
     if lines := billing_lines(job.account_of_run, job.account):
@@ -278,11 +280,20 @@ def _blocked(job: view.JobView) -> list[str]:
 
 def _rejected(job: view.JobView) -> list[str]:
     head = f"{formatting.count(job.rejected, 'image')} {'is' if job.rejected == 1 else 'are'} rejected:"
-    lines = [f"    {each.id}  {_why_rejected(each)}" for each in job.rejected_samples]
-    return [head, *lines, *_more(len(lines), job.rejected)]
+    return [head, *_reviewed(job.rejected_samples, job.rejected)]
 
 
-def _why_rejected(sample: view.RejectedSample) -> str:
+def _warned(job: view.JobView) -> list[str]:
+    head = f"checks have found something in {formatting.count(job.warned, 'image')}, kept and counted:"
+    remedy = "    → look at them; `check: {NAME: reject}` rejects what a check finds"
+    return [head, *_reviewed(job.warned_samples, job.warned), remedy]
+
+
+def _reviewed(samples: Sequence[view.ReviewedSample], total: int) -> list[str]:
+    return [*(f"    {each.id}  {_why_rejected(each)}" for each in samples), *_more(len(samples), total)]
+
+
+def _why_rejected(sample: view.ReviewedSample) -> str:
     """`text: reads SALE 05%`, `by the judge: the handle is missing`, `anna: too dark`."""
     if sample.reason == "person" and sample.message:
         return short_message(sample.message)  # which says who
@@ -352,6 +363,10 @@ def _steps_after_failures(summary: view.RunSummary, run: str, retry: str) -> lis
         steps.append(f"{run} fetches what is paid for and still behind its link")
     if sum(samples.get(state, 0) for state in ("failed", "uncertain", "wanted")) > behind or summary.images.left:
         steps.append(f"{run} tries again what failed")
+    if summary.unreviewed:
+        steps.append(f"{run} reviews the {formatting.count(summary.unreviewed, 'image')} left without a verdict")
+    if samples.get("rejected"):
+        steps.append(f"accept what is good enough on the dashboard, or {retry} --rejected buys another")
     if samples.get("refused"):
         steps.append(f"change the refused prompts, or {retry} --refused")
     if summary.derivatives.failed:

@@ -54,11 +54,13 @@ class MoneyView:
 
 @dataclass(frozen=True, kw_only=True)  # without slots, so that a view may have another base too
 class AcceptanceView:
-    """accepted, rejected: images; rejected_for: of the rejected, how many for which reason.
+    """accepted, rejected: images; warned: of the accepted, those in which a check has found something; rejected_for: of the
+    rejected, how many for which reason.
     usd_per_accepted: all that was spent for each image that is accepted; None when that is not known, or none is. estimated: a part
     of it is; at_least: something of unknown price, or maybe billed, is not in it. minutes_per_accepted: of the runs."""
 
     accepted: int = 0
+    warned: int = 0
     rejected: int = 0
     rejected_for: Mapping[str, int] = field(default_factory=dict)
     usd_per_accepted: float | None = None
@@ -68,8 +70,8 @@ class AcceptanceView:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedSample:
-    """One whose image is rejected. reason: a slug, `judge` or `person`; message: in their words."""
+class ReviewedSample:
+    """One whose image is rejected, or counts with a warning. reason: a slug, `judge` or `person`; message: in their words."""
 
     id: str
     reason: str
@@ -248,7 +250,7 @@ class RunView:
 class JobView(AcceptanceView):
     """What every view of a job shows. samples and requests: how many, by state and by outcome; account: requests of all runs
     that were or may have been billed, and what each was for; account_of_run: of the last run; cluster: what is with workers,
-    None for a job that never was; rejected_samples: the first of them."""
+    None for a job that never was; rejected_samples, warned_samples: the first of them."""
 
     job: str
     manifest: str
@@ -268,7 +270,8 @@ class JobView(AcceptanceView):
     account_of_run: BillingCheck
     outages: Sequence[OutageView]
     reasons: Sequence[ReasonView]
-    rejected_samples: Sequence[RejectedSample] = ()
+    rejected_samples: Sequence[ReviewedSample] = ()
+    warned_samples: Sequence[ReviewedSample] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,7 +364,7 @@ class FlaggedImage:
 class RunSummary(JobView):
     """How a run ended. usd, requests, account_of_run and what is accepted: this run's; samples: the job's as it is now.
     own_folder: whether it is another folder than the manifest's default, so that `--output` has to be typed again. retried:
-    the states that it was to ask for again, of a `retry` alone."""
+    the states that it was to ask for again, of a `retry` alone. unreviewed: images whose review is left to the next run."""
 
     run_id: int
     exit_code: int
@@ -383,3 +386,4 @@ class RunSummary(JobView):
     flagged_total: int
     newest: Sequence[str]
     retried: Sequence[str] = ()
+    unreviewed: int = 0

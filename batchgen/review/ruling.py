@@ -32,6 +32,10 @@ class ReviewRules:
     def of(cls, item: Item) -> ReviewRules:
         return cls(item.checks, item.judge, item.on_reject)
 
+    def are_of(self, item: Item) -> bool:
+        """Whether these are its very records, which most items of a manifest share."""
+        return item.checks is self.checks and item.judge is self.judge and item.on_reject is self.on_reject
+
     @property
     def may_reject(self) -> bool:
         return self.judge is not None or any(check.rejects for check in self.checks)
@@ -41,9 +45,9 @@ class ReviewRules:
         return bool(self.checks) or self.judge is not None
 
     @property
-    def is_default(self) -> bool:
-        """Nothing that an image made before anybody asked would be looked at for."""
-        return self.judge is None and self.checks == DEFAULT_CHECKS
+    def names_any(self) -> bool:
+        """Whether the manifest names a judge or a check: for these, images of earlier runs and those in a bucket are looked at."""
+        return self.judge is not None or any(check not in DEFAULT_CHECKS for check in self.checks)
 
     @property
     def to_choose_from(self) -> int:
@@ -61,24 +65,27 @@ class ReviewRules:
 
 
 class RulesByItem:
-    """Most items of a manifest have the same rules: only those of the others are kept one by one. all_default,
-    may_reject: as of `ReviewRules`, for every item and for any."""
+    """Most items of a manifest have the same rules: only those of the others are kept one by one. name_any,
+    may_reject: whether those of any item do."""
 
     def __init__(self) -> None:
         self._common: ReviewRules | None = None
         self._others: dict[str, ReviewRules] = {}
-        self.all_default = True
+        self.name_any = False
         self.may_reject = False
 
     def add(self, item: Item) -> ReviewRules:
+        common = self._common
+        if common is not None and common.are_of(item):
+            return common
         rules = ReviewRules.of(item)
-        if self._common is None:
+        if common is None:
             self._common = rules
-        if rules == self._common:
-            rules = self._common
+        elif rules == common:
+            return common
         else:
             self._others[item.id] = rules
-        self.all_default = self.all_default and rules.is_default
+        self.name_any = self.name_any or rules.names_any
         self.may_reject = self.may_reject or rules.may_reject
         return rules
 

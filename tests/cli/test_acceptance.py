@@ -48,6 +48,35 @@ def test_the_summary_ends_with_what_each_accepted_image_has_cost(batchgen, write
     assert "accepted  " not in again.err
 
 
+def test_two_black_images_are_made_and_named_unasked(batchgen, write):
+    manifest = write({"mug": "A mug [[image:blank]]", "jug": "A jug [[image:blank]]"})
+    done = batchgen("run", str(manifest), "--emulate")
+    black = "blank: the whole image is of one colour, #000000"
+    assert f"mug: warned (blank): {black.removeprefix('blank: ')}\n" in done.err
+    named = done.err.partition("warned    checks have found something in 2 images, kept and counted:\n")[2]
+    assert [line.strip() for line in named.splitlines()[:2]] == [f"mug  {black}", f"jug  {black}"]
+    assert done.code == 0 and "accepted  2 of 2 images, 2 with a warning; " in done.err
+    found = batchgen("status", str(manifest), "--json").json
+    assert (found["accepted"], found["warned"], [each["id"] for each in found["warned_samples"]]) == (
+        2,
+        2,
+        ["mug", "jug"],
+    )
+    review(manifest.with_name("job.emulated"), ("mug", "person", "ann", "accept", {}))
+    assert "2 images, 1 with a warning" in batchgen("status", str(manifest)).out
+
+
+def test_an_image_without_a_verdict_and_a_rejected_one_each_have_their_next_step(batchgen, write):
+    judge = "judge: {model: gemini-3.1-flash-lite, rubric: Is it whole?}\n"
+    manifest = write({"mug": "A mug [[judge:malformed*9]]", "jug": "A jug [[judge:2]]"})
+    manifest.write_text(judge + manifest.read_text())
+    done = batchgen("run", str(manifest), "--emulate")
+    assert done.code == 3, done.err
+    assert "--emulate reviews the 1 image left without a verdict" in done.err
+    assert "--rejected buys another" in done.err
+    assert "jug: rejected (judge): The emulated judge gives 2 of 10." in done.err
+
+
 def test_status_ends_with_it_and_lists_what_is_rejected_and_why(batchgen, job):
     shown = batchgen("status", str(job)).out
     assert shown.startswith("job: 3 of 4 images made, 2 of them rejected; 1 refused\n")

@@ -167,6 +167,14 @@ async def test_another_rubric_judges_again_another_threshold_does_not_and_neithe
     assert (outcome.exit_code, questions(bench), await bench.requests()) == (0, 2, 3)
 
 
+@pytest.mark.parametrize("later", [{}, {"check": "off"}])
+async def test_what_was_rejected_by_a_rule_that_has_gone_counts_again(bench, later):
+    await bench.run(items("[[image:blank]] a"), head(check={"blank": "reject"}))
+    assert states(bench) == {"i0": "rejected"}
+    outcome = await bench.run(items("[[image:blank]] a"), head(**later))
+    assert (outcome.exit_code, states(bench), await bench.requests()) == (0, {"i0": "succeeded"}, 1)
+
+
 async def test_the_budget_of_a_run_ends_what_is_bought_again(bench):
     rules = head(check={"blank": "reject"}, on_reject={"again": 20})
     outcome = await bench.run(items("[[image:blank]] a"), rules, max_usd=0.2)

@@ -19,18 +19,18 @@ from batchgen.report.view import JobStatus, MoneyView, Parked, RunSummary, UtcTi
 
 # Programs of others read these: add to a list, never take from it.
 ACCEPTED = {
-    "accepted", "rejected", "rejected_for", "usd_per_accepted", "usd_per_accepted_estimated", "usd_per_accepted_at_least",
+    "accepted", "rejected", "rejected_for", "warned", "usd_per_accepted", "usd_per_accepted_estimated", "usd_per_accepted_at_least",
     "minutes_per_accepted",
 }  # fmt: skip
 JOB = ACCEPTED | {
     "job", "manifest", "folder", "bucket", "waiting", "discrepancies", "emulated", "samples", "requests", "usd", "cluster",
     "uncertain", "account", "account_of_run", "outages", "reasons", "batches", "derivatives", "parked", "totals", "blocked",
-    "rejected_samples",
+    "rejected_samples", "warned_samples",
 }  # fmt: skip
 STATUS = JOB | {"by_model", "in_flight", "jobs", "unread", "run", "total"}
 RUN = JOB | {
     "run_id", "exit_code", "stopped_by", "message", "remedy", "seconds", "exposed_ms", "own_folder", "engine", "results",
-    "images", "limit", "stopped_models", "flagged", "flagged_total", "newest", "retried",
+    "images", "limit", "stopped_models", "flagged", "flagged_total", "newest", "retried", "unreviewed",
 }  # fmt: skip
 HISTORY = ACCEPTED | {
     "job", "folder", "emulated", "run", "state", "began", "ended", "seconds", "made", "not_made", "usd", "exit_code", "stopped_by",
