@@ -11,6 +11,8 @@ from batchgen.events import (
     AttemptStarted,
     BatchSubmitted,
     Event,
+    ImageJudged,
+    ImageReviewed,
     LaneCooled,
     LaneParked,
     LaneStopped,
@@ -72,6 +74,25 @@ def told(*events: Event) -> list[str]:
 
 
 # --- the board
+
+
+def test_a_question_to_the_judge_is_in_flight_until_it_is_answered_and_counts_as_money_and_not_as_an_image():
+    answer = ImageJudged(
+        at=1.0, attempt=1, key="k1", model="pro", score=8.0, least=7.0, message="", usd=0.25, seconds=1.0
+    )
+    folded = board(started(), attempt(1))
+    assert folded.models["pro"].in_flight == 1
+    folded(answer)
+    assert (folded.models["pro"].in_flight, folded.models["pro"].made, folded.usd) == (0, 0, 0.25)
+
+
+def test_of_images_that_are_reviewed_the_first_are_named_and_one_of_several_to_choose_from_is_not():
+    def reviewed(number: int, reason: str) -> ImageReviewed:
+        return ImageReviewed(at=1.0, key=f"k{number}", model="pro", ruling="again", reason=reason, message="m")
+
+    named = told(*(reviewed(number, "blank") for number in range(MAX_ENDED_LINES + 5)), reviewed(99, "not_chosen"))
+    assert named[0] == "k0: rejected, another is bought (blank): m"
+    assert (len(named), "counted, not named" in named[-1]) == (MAX_ENDED_LINES + 1, True)
 
 
 def test_an_attempt_is_in_flight_until_it_succeeds_or_fails():
