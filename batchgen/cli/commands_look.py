@@ -113,7 +113,7 @@ REVIEW = Command(
             "target",
             type=click.Path(),
         ),
-        option("--clients", "List the links of clients, and until when they open."),
+        option("--clients", "List the links of clients and when each expires."),
         option("--revoke NAME", "Close the link of this client at once."),
         json_option(),
     ),
