@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchgen.item import DEFAULT_CHECKS
 from batchgen.ledger.candidates import Candidate
-from batchgen.ledger.verdicts import PERSON, last_ruling
+from batchgen.ledger.verdicts import last_ruling, review_state
 from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
 from batchgen.review.judge import judge_basis, question
@@ -125,10 +125,11 @@ Decision = Accepted | Rejected | MakeAnother
 def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], current: Candidate) -> Decision:
     """images: all of the sample, reviewed or not, the earliest first; current: the one that has its name, of which all is said that
     was asked. A person's word comes before that of a judge or a check."""
-    if (word := last_ruling(current.verdicts)) is not None:
-        if word.ruling == "accept":
+    if last_ruling(current.verdicts) is not None:
+        end = review_state(current.verdicts)
+        if end.state == "succeeded":
             return Accepted(current)
-        return Rejected(current, PERSON, word.message, hold=rules.on_reject.then == "hold")
+        return Rejected(current, end.reason, end.message, hold=rules.on_reject.then == "hold")
     if len(images) < rules.to_choose_from:
         return MakeAnother(NOT_CHOSEN, f"{len(images)} of {rules.to_choose_from} images to choose from")
     best = max(images, key=lambda image: _rank(rules, bases, image, is_current=image is current))

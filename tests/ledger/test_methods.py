@@ -146,6 +146,7 @@ DERIVED: dict[str, tuple[Any, ...]] = {
     "unwanted_derivatives": (),
 }
 ACCEPTANCE: dict[str, tuple[Any, ...]] = {
+    "check_warnings": (1,),
     "job_acceptance": (0.0,),
     "rejections": (1,),
     "run_acceptance": (1, 60.0),
@@ -368,7 +369,9 @@ def test_both_databases_answer_the_views_alike(both, owner, questions):
     for name, values in questions.items():
         expected, found = (answer(owner(ledger.reader._connection), name, values) for ledger in both)
         assert found == expected, name
-        assert expected or name in ("snapshot", "unwanted_derivatives", "rejections"), f"{name} is asked about nothing"
+        assert expected or name in ("snapshot", "unwanted_derivatives", "rejections", "check_warnings"), (
+            f"{name} is asked about nothing"
+        )
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_what_nobody_has_reviewed_shows_no_filter_for_it(visit):
 def test_the_head_says_how_many_are_accepted_and_why_others_are_not(visit):
     tab = visit()
     text = tab.inner_text("#accepted")
-    assert text.startswith("Accepted: 3 of 5 images; $0.0")
+    assert text.startswith("Accepted: 3 of 5 images, 1 with a warning; $0.0")
     assert text.endswith(" per accepted image; of 2 rejected 1 for text, 1 by the judge")
     assert tab.inner_text("#totals").startswith("5 of 6 images made · ")
 
