@@ -1,6 +1,6 @@
-"""The three that are compared, each run in a process of its own: batchgen, the vendor's SDK, a bare aiohttp loop.
+"""Those that are compared, each run in a process of its own: batchgen, the vendor's SDK, a careful client, a bare loop.
 
-    python -m tests.benchmarks.contenders ours|sdk|bare '{"base_url": …, "folder": …, "images": …, "in_flight": …}'
+    python -m tests.benchmarks.contenders ours|sdk|careful|bare '{"base_url": …, "folder": …, "images": …, "in_flight": …}'
 
 Prints one JSON object: wall and CPU seconds of the work (imports come before it), peak memory of the whole process.
 """
@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 MODEL = "gemini-nano-banana-2.1"
+OUR_MODULES = ("cli.run", "engine.online_run", "manifest.read", "providers.gemini", "http.transport", "engine.reviewer")
 Prepared = Callable[[], dict[str, Any]]  # what is timed; answers further facts
 
 
@@ -28,7 +29,7 @@ def prompt(number: int) -> str:
 
 def ours(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --quiet` with everything on: plan, checks, fsync, ledger, results.jsonl."""
-    for name in ("cli.carry_out", "engine.run", "job", "manifest.read", "providers.gemini"):
+    for name in OUR_MODULES:
         import_module(f"batchgen.{name}")
     from batchgen.cli.main import run_command_line
 
@@ -38,7 +39,7 @@ def ours(task: dict[str, Any]) -> Prepared:
 def ours_batch(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --engine batch --no-wait`: submits, or collects what is there. Pictures are as small as here."""
     ours(task)
-    for module in ("batching", "engine.survey"):
+    for module in ("planning.batchable", "engine.reconciliation"):
         import_module(f"batchgen.{module}").expected_bytes = lambda _: 4096
     from batchgen.cli.main import run_command_line
 
@@ -62,7 +63,7 @@ def ours_ledger(task: dict[str, Any]) -> Prepared:
 def ours_cluster(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --engine cluster --no-wait`: submits. Pictures are as small as here."""
     ours_ledger(task)
-    import_module("batchgen.engine.reconcile").expected_bytes = lambda _: 4096
+    import_module("batchgen.engine.reconciliation").expected_bytes = lambda _: 4096
     from batchgen.cli.main import run_command_line
 
     arguments = ["run", task["manifest"], "--quiet", "--yes", "--json", "--engine", "cluster", "--no-wait"]
@@ -165,6 +166,17 @@ def bare(task: dict[str, Any]) -> Prepared:
     return lambda: asyncio.run(loop()) or {}
 
 
+def careful(task: dict[str, Any]) -> Prepared:
+    """One file that checks, syncs and records: see careful.py."""
+    from tests.benchmarks.careful import CarefulClient
+
+    async def work() -> None:
+        client = CarefulClient(f"{task['base_url']}/v1beta/models/{MODEL}:generateContent", task["folder"])
+        await client.run({f"p{number:07}": prompt(number) for number in range(task["images"])}, task["in_flight"])
+
+    return lambda: asyncio.run(work()) or {}
+
+
 def write(folder: str, number: int, data: bytes) -> None:
     with open(os.path.join(folder, f"p{number:07}.png"), "wb") as file:
         file.write(data)
@@ -194,6 +206,7 @@ CONTENDERS = {
     "ours_references": ours_references,
     "ours_plan": ours_plan,
     "sdk": sdk,
+    "careful": careful,
     "bare": bare,
 }
 

@@ -7,7 +7,7 @@ from statistics import median
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.measure import Load, Run, in_turns, of, ratio
 
-ALL = ("ours", "sdk", "bare")
+ALL = ("ours", "careful", "sdk", "bare")
 MB = 1_000_000
 RIVALS = (
     "the bare loop decodes with json of the standard library and pybase64 (validate=True), the fastest decoder there is,"
