@@ -24,7 +24,7 @@ from batchgen.events import AttemptFailed, AttemptStarted, Notice, SampleEnded, 
 from batchgen.ledger.requests import JOB_INPUT, IntendedRequest
 from batchgen.ledger.results import ResultsFile
 from batchgen.os_errors import machine_refusal
-from batchgen.providers.contract import SupportsConversations, SupportsJobList
+from batchgen.providers.contract import SupportsConversations
 from batchgen.records import Inputs, Reply, Request, Sample, sample_key
 from batchgen.scheduling.retry import RetryState
 from batchgen.store.spool import SpoolFile
@@ -54,8 +54,8 @@ async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInput
             raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
         inputs = await reference_inputs.inputs(sample, route)
         request, facts = route.codec.build(sample, inputs), dict[str, Any]()
-        if isinstance(route.codec, SupportsJobList):
-            facts = {**request_facts(sample), JOB_INPUT: route.codec.job_input(request)}
+        if route.job_list is not None:
+            facts = {**request_facts(sample), JOB_INPUT: route.job_list.job_input(request)}
         return PreparedRequest(inputs, request, facts)
     except ProviderError:
         raise

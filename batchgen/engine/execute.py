@@ -124,14 +124,10 @@ class Execution:
             await self._failures.record(ticket, sample, attempt, prepared, None)
             return
         await self._dispatcher.wait_until_counted(ticket)
-        await self._send_and_settle(ticket, sample, InFlight(attempt), prepared)
-
-    async def _send_and_settle(
-        self, ticket: Ticket, sample: Sample, in_flight: InFlight, prepared: PreparedRequest
-    ) -> None:
-        attempt = self._answered(ticket, sample, in_flight)
-        receiving = self._receiver.send(ticket, attempt, in_flight, prepared.take())
-        await self._settle_received(ticket, attempt, in_flight, receiving, prepared.inputs)
+        in_flight = InFlight(attempt)
+        asked = AnsweredAttempt(id=attempt, sample=sample, profile=route.profile, estimate_usd=usd)
+        receiving = self._receiver.send(ticket, asked, in_flight, prepared.take())
+        await self._settle_received(ticket, asked, in_flight, receiving, prepared.inputs)
 
     async def _settle_received(
         self,
@@ -166,15 +162,6 @@ class Execution:
         )
         if exposed_ms is not None:
             self.exposed_ms.append(exposed_ms)
-
-    def _answered(self, ticket: Ticket, sample: Sample, in_flight: InFlight) -> AnsweredAttempt:
-        return AnsweredAttempt(
-            id=in_flight.attempt,
-            sample=sample,
-            profile=self._context.routes[ticket.lane].profile,
-            sent_at=in_flight.sent_at,
-            estimate_usd=estimated_usd(self._context.routes, sample),
-        )
 
     async def _handle_failure(
         self, ticket: Ticket, sample: Sample, in_flight: InFlight, error: ProviderError, inputs: Inputs | None

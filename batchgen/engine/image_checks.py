@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from batchgen.derivatives.render_process import RenderProcess, in_thread
 from batchgen.engine.context import RunContext
@@ -28,19 +29,32 @@ class ImageChecks:
         self._twins: TwinIndex | None = None  # until the first image is looked at
 
     async def run(
-        self, process: RenderProcess, image: Candidate, found: Candidates, checks: Sequence[Check]
+        self, process: RenderProcess, image: Candidate, found: Candidates, checks: Sequence[Check], *, durable: bool
     ) -> list[Verdict]:
-        """Recorded when they are answered. Raises StoreError, LedgerError."""
+        """durable: recorded when they are answered, else soon. Raises StoreError, LedgerError."""
         if self._twins is None:
             self._twins = await in_thread(self._known_images)
-        copy = self._context.store.local_copy(image.file.path)
-        path = await in_thread(copy.__enter__)
-        try:
+        async with self._file_here(image.file.path) as path:
             verdicts = await run_checks(process, self._task(path, image, found, checks), self._twins)
+        if durable:
+            await self._context.ledger.writer.write(upsert_verdicts(verdicts))
+        else:
+            self._context.ledger.writer.enqueue_lazy(upsert_verdicts(verdicts))
+        return verdicts
+
+    @asynccontextmanager
+    async def _file_here(self, path: str) -> AsyncIterator[str]:
+        """A file of this machine that holds the image: only a bucket's has to be fetched, in a thread."""
+        copy = self._context.store.local_copy(path)
+        if not self._context.store.properties.remote:
+            with copy as here:
+                yield here
+            return
+        here = await in_thread(copy.__enter__)
+        try:
+            yield here
         finally:
             await in_thread(lambda: copy.__exit__(None, None, None))
-        await self._context.ledger.writer.write(upsert_verdicts(verdicts))
-        return verdicts
 
     def _known_images(self) -> TwinIndex:
         twins = TwinIndex()

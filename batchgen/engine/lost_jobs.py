@@ -47,12 +47,12 @@ class LostJobs:
     async def find(self, route: Route, lost: Sequence[OpenAttempt]) -> dict[int, PendingJob]:
         """What was found, durable by now, by the attempt's number. Not of a request whose like is still being answered: the
         job in the list may be that one's."""
-        if not isinstance(route.codec, SupportsJobList) or not lost:
+        if route.job_list is None or not lost:
             return {}
         since = min(attempt.started_at for attempt in lost) - CLOCK_MARGIN_S
         try:
             with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
-                listed = await self._list(route, route.codec, since)
+                listed = await self._list(route, route.job_list, since)
         except BatchgenError:
             return {}
         numbers, reader = {attempt.id for attempt in lost}, self.ledger.reader
@@ -68,7 +68,7 @@ class LostJobs:
 
     async def find_one(self, route: Route, attempt: int) -> PendingJob | None:
         """Of a request whose answer was lost just now; a list may have it a little late."""
-        for number in range(LOOKS if isinstance(route.codec, SupportsJobList) else 0):
+        for number in range(LOOKS if route.job_list is not None else 0):
             await asyncio.sleep(LOOK_DELAY_S * number)
             lost = self.ledger.reader.attempt(attempt)
             if found := await self.find(route, [lost] if lost else []):

@@ -62,7 +62,7 @@ class Receiver:
                 signatures=attempt.sample.item.turn > 0,
             )
             # A bad answer keeps its place in flight until dispatch has heard why, and one that may be a job until it is counted.
-            if 200 <= answer.status < 300 and not isinstance(route.codec, SupportsJobs):
+            if 200 <= answer.status < 300 and route.jobs is None:
                 self._dispatcher.received(ticket)
             received = await self._context.in_thread(lambda: self._read(ticket.lane, attempt, in_flight, answer))
         except (

@@ -198,8 +198,11 @@ class Reviewer:
         bases = bases_of(rules, prompt)
         known = {(verdict.by, verdict.name) for verdict in applicable(bases, current.verdicts)}
         if missing := [check for check in rules.checks if ("check", check.name) not in known]:
-            await parts.checks.run(process, current, found, missing)
-            found = await in_thread(lambda: parts.view.candidates(item_id, n))
+            verdicts = await parts.checks.run(process, current, found, missing, durable=rules.may_reject)
+            if rules.may_reject:  # by what is recorded by now, of people too
+                found = await in_thread(lambda: parts.view.candidates(item_id, n))
+            else:
+                found = found.with_verdicts(verdicts)
             if (current := found.current) is None:
                 return
         if rules.judge is not None and awaits_judge(rules, bases, current.verdicts):

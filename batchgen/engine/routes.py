@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from batchgen.endpoint import Endpoint, split_url
@@ -13,7 +13,7 @@ from batchgen.http.proxies import proxy_for
 from batchgen.planning.batchable import batch_lane
 from batchgen.profiles.price import estimate_question_usd, estimate_usd
 from batchgen.profiles.profile import Profile
-from batchgen.providers.contract import Provider, SupportsBatches, find_credentials
+from batchgen.providers.contract import Provider, SupportsBatches, SupportsJobList, SupportsJobs, find_credentials
 from batchgen.providers.credentials import Credentials
 from batchgen.providers.registry import emulated_url, endpoint_of, provider_class
 from batchgen.records import Sample
@@ -27,7 +27,8 @@ from batchgen.settings import Access, Settings, environment, is_loopback
 class Route:
     """Where a lane's requests go. credentials: None where none are needed; loopback: the server is on this machine.
 
-    batch: they go as lines of a file, through the API's batch endpoint.
+    batch: they go as lines of a file, through the API's batch endpoint. jobs, job_list: the codec, where it can do that too;
+    found out once, for every request asks.
     """
 
     profile: Profile
@@ -36,6 +37,12 @@ class Route:
     credentials: Credentials | None
     loopback: bool
     batch: bool = False
+    jobs: SupportsJobs | None = field(init=False)
+    job_list: SupportsJobList | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "jobs", self.codec if isinstance(self.codec, SupportsJobs) else None)
+        object.__setattr__(self, "job_list", self.codec if isinstance(self.codec, SupportsJobList) else None)
 
     @property
     def upstream(self) -> Upstream:
@@ -63,8 +70,9 @@ def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
 
 def reserved_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
     """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
-    at_standard = replace(sample, item=replace(sample.item, service_tier="standard"))
-    return estimated_usd(routes, at_standard if sample.item.service_tier == "flex" else sample)
+    if sample.item.service_tier == "flex":
+        sample = replace(sample, item=replace(sample.item, service_tier="standard"))
+    return estimated_usd(routes, sample)
 
 
 def base_url_of(endpoint: Endpoint, access: Access) -> str:

@@ -31,7 +31,8 @@ SET_PATH_BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 class SettledReply:
     """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
 
-    recorded_s: when its success was durable, seconds of `time.monotonic()`. late: those of its pictures that no sample took.
+    beside: texts that stand beside its pictures, by file ending. recorded_s: when its success was durable, seconds of
+    `time.monotonic()`. late: those of its pictures that no sample took.
     ledger_error: why the ledger does not have it, although its pictures stand under their names.
     """
 
@@ -39,6 +40,7 @@ class SettledReply:
     missing: tuple[UndeliveredSample, ...]
     usd: float | None
     usd_source: str
+    beside: Mapping[str, str]
     recorded_s: float
     late: tuple[SpooledPicture, ...] = ()
     ledger_error: LedgerGone | None = None
@@ -65,16 +67,17 @@ def settle(
     used = {part.file.name for part in parts}
     discard_files([file for file in spooled if file.name not in used])  # lifted, and not wanted
     receipt = _receipt_of(attempt, reply, judged, mismatched)
-    pictures, missing, usd, source = receipt.pictures, receipt.missing, receipt.usd, receipt.usd_source
+    pictures = receipt.pictures
+    known = (receipt.missing, receipt.usd, receipt.usd_source, receipt.beside)
     open_files = _OpenSpoolFiles(store, [part.file for part in parts], pictures)
     try:
         open_files.secure()
         recorded, recorded_s = record_and_place(ledger, store, receipt, open_files)
-        return SettledReply(tuple(recorded), missing, usd, source, recorded_s, tuple(late_pictures(receipt, recorded)))
+        return SettledReply(tuple(recorded), *known, recorded_s, tuple(late_pictures(receipt, recorded)))
     except LedgerGone as gone:
         open_files.restore()
         _place_without_ledger(store, pictures, receipt.beside)
-        return SettledReply(pictures, missing, usd, source, time.monotonic(), ledger_error=gone)
+        return SettledReply(pictures, *known, time.monotonic(), ledger_error=gone)
     finally:
         open_files.close()
 
@@ -301,5 +304,5 @@ def result_of(sample: Sample, reply: Reply, settled_reply: SettledReply) -> Resu
         tags=item.tags,
         updated_at=format_utc(time.time()),
         text=reply.text,
-        sidecars=sidecars(files, sidecar_texts(item, reply)),
+        sidecars=sidecars(files, settled_reply.beside),
     )

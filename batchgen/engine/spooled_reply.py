@@ -117,7 +117,7 @@ def describe(
 def _check(image: ReplyImage, file: SpoolFile) -> ImageInfo:
     if image.data is not None:
         return check_bytes(image.data)
-    return check_bytes(file.read()) if file.bytes <= PIECE_BYTES else check_file(file.path)
+    return check_bytes(file.read()) if file.is_in_memory or file.bytes <= PIECE_BYTES else check_file(file.path)
 
 
 def with_price(picture: SpooledPicture, usd: float | None, made: int) -> SpooledPicture:

@@ -185,7 +185,7 @@ class StreamingBase64Decoder:
     def _feed_decoding(self, buffer: bytes, position: int) -> int:
         quote = buffer.find(b'"', position)
         end = len(buffer) if quote < 0 else quote
-        self._decode(buffer[position:end], last=quote >= 0)
+        self._decode(buffer, position, end, last=quote >= 0)
         if quote < 0:
             return end
         self._emit(json.dumps(DECODED_PREFIX + self._label())[1:].encode())
@@ -198,14 +198,17 @@ class StreamingBase64Decoder:
         self._count += 1
         return "bad" if self._is_invalid else str(self._count - 1)
 
-    def _decode(self, text: bytes, *, last: bool) -> None:
+    def _decode(self, buffer: bytes, start: int, end: int, *, last: bool) -> None:
+        """What is plain and begins with a whole group is decoded from where it lies: it may be megabytes."""
         if self._sink is None or self._is_invalid:
             return
-        text = self._carry + text if self._carry else text
-        if b"\\" in text:
-            text = text.replace(b"\\/", b"/")
-        keep = 0 if last else len(text) % 4 or (4 if text.endswith((b"=", b"\\")) else 0)
-        self._carry = text[len(text) - keep :]
+        text: bytes | memoryview = memoryview(buffer)[start:end]
+        if self._carry:
+            text = self._carry + text
+        if buffer.find(b"\\", start, end) >= 0 or b"\\" in self._carry:
+            text = bytes(text).replace(b"\\/", b"/")
+        keep = 0 if last else len(text) % 4 or (4 if bytes(text[-1:]) in (b"=", b"\\") else 0)
+        self._carry = bytes(text[len(text) - keep :])
         try:
             self._sink.write(pybase64.b64decode(text[: len(text) - keep], validate=True))
         except binascii.Error:

@@ -47,6 +47,9 @@ from batchgen.store.spool import disk_error
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
+HELD_BYTES = (
+    8 * 1024 * 1024
+)  # of short answers that are decoded in one trip once they are whole, of all in flight together
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
@@ -63,6 +66,7 @@ class Transport:
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
         self._executor = executor
+        self._short_bytes = max(BATCH_BYTES, HELD_BYTES // concurrency)
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_headers_sent)
         self._session = aiohttp.ClientSession(
@@ -73,6 +77,7 @@ class Transport:
             read_bufsize=256 * 1024,
             auto_decompress=False,
         )
+        self._proxies: dict[URL, Proxy | None] = {}  # by origin
         self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they connect to public addresses only
 
     async def __aenter__(self) -> Transport:
@@ -104,7 +109,7 @@ class Transport:
 
         async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> HttpAnswer:
             headers.setdefault("Content-Type", "application/json")
-            sent = _send_context(str(url), on_sent)
+            sent = self._send_context(url, on_sent)
             try:
                 async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                     if not 200 <= response.status < 300:
@@ -143,7 +148,7 @@ class Transport:
             return headers, ()
         added = await credentials.headers(request, lambda base_url, asked: self.request(base_url, asked, None))
         headers.update(added)
-        public = credentials.public_headers if isinstance(credentials, TokenCredentials) else ()
+        public = getattr(credentials, "public_headers", ())  # of TokenCredentials
         secret = [value for name, value in added.items() if name.lower() not in public and value.strip()]
         return headers, tuple(value.split()[-1] for value in secret)
 
@@ -161,6 +166,12 @@ class Transport:
             trace_request_ctx=context,
             **_proxy_arguments(context.proxy),
         )
+
+    def _send_context(self, url: URL, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
+        """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
+        if (origin := url.origin()) not in self._proxies:
+            self._proxies[origin] = proxy_for(str(url), environment())
+        return SimpleNamespace(yes=False, on_sent=on_sent, proxy=self._proxies[origin])
 
     async def upload(
         self, base_url: str, request: Request, credentials: Credentials | None, upload_url: str = ""
@@ -190,7 +201,7 @@ class Transport:
         self, url: URL, request: Request, credentials: Credentials | None, max_bytes: int = ERROR_MAX_BYTES
     ) -> Response:
         async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> Response:
-            sent = _send_context(str(url))
+            sent = self._send_context(url)
             try:
                 async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                     body = redact_keys(await read_body(response, max_bytes), secrets)
@@ -210,7 +221,7 @@ class Transport:
         """
         url = request_url(base_url, request)
         headers, secrets = await self._headers(request, credentials)
-        context = _send_context(str(url))
+        context = self._send_context(url)
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
@@ -240,6 +251,7 @@ class Transport:
     ) -> HttpAnswer:
         held: list[bytes] = []
         held_bytes = total = 0
+        is_long = (response.content_length or BODY_MAX_BYTES) > self._short_bytes
         decompressor = decompressor_for(response)
         async for chunk in response.content.iter_any():
             for piece in decompressor.feed(chunk):
@@ -248,7 +260,7 @@ class Transport:
                 total += len(piece)
                 if total > BODY_MAX_BYTES:
                     raise too_large_error(response, BODY_MAX_BYTES)
-                if held_bytes >= BATCH_BYTES:
+                if held_bytes >= (BATCH_BYTES if is_long else self._short_bytes):
                     data, held, held_bytes = b"".join(held), [], 0
                     with with_http_status(response.status):
                         await self._run_in_thread(decoder.feed, data)
@@ -362,23 +374,17 @@ def _body_decoder(
 
 def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
     """A large body in pieces of what is there already: aiohttp copies what it gets as BytesIO, and warns of bytes."""
-    return request.body if len(request.body) < BATCH_BYTES else _pieces(memoryview(request.body))
 
+    async def pieces(body: memoryview) -> AsyncIterator[memoryview]:
+        for start in range(0, len(body), BATCH_BYTES):
+            yield body[start : start + BATCH_BYTES]
 
-async def _pieces(body: memoryview) -> AsyncIterator[memoryview]:
-    for start in range(0, len(body), BATCH_BYTES):
-        yield body[start : start + BATCH_BYTES]
-
-
-def _send_context(url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
-    """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
-    return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(url, environment()))
+    return request.body if len(request.body) < BATCH_BYTES else pieces(memoryview(request.body))
 
 
 def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:
-    if proxy is None:
-        return {}
-    return {"proxy": proxy.url, "proxy_headers": {"User-Agent": f"batchgen/{__version__}", **proxy.headers}}
+    sent_to_it = {"User-Agent": f"batchgen/{__version__}", **(proxy.headers if proxy else {})}
+    return {"proxy": proxy.url, "proxy_headers": sent_to_it} if proxy else {}
 
 
 def _range_start(text: str) -> int:

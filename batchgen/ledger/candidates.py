@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from batchgen.ledger.database import Connection, placeholders
@@ -40,6 +40,14 @@ class Candidates:
     lane: str
     images: tuple[Candidate, ...]
     current: Candidate | None
+
+    def with_verdicts(self, verdicts: Sequence[Verdict]) -> Candidates:
+        """The same, once these are said of the current one too."""
+        if self.current is None:
+            return self
+        current = replace(self.current, verdicts=(*self.current.verdicts, *verdicts))
+        images = tuple(current if image is self.current else image for image in self.images)
+        return replace(self, images=images, current=current)
 
 
 class CandidateReader(VerdictReader):

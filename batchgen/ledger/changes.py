@@ -43,7 +43,8 @@ def record_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None
 def dump_usage(usage: Usage | None) -> str | None:
     if usage is None:
         return None
-    return json.dumps({name: value for name, value in dataclasses.asdict(usage).items() if value})
+    counts = {field.name: getattr(usage, field.name) for field in dataclasses.fields(usage)}
+    return json.dumps({name: count for name, count in counts.items() if count})
 
 
 def insert_attempt(

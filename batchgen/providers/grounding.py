@@ -7,6 +7,7 @@ terms of Grounding with Google Search ask that the sources and the search sugges
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from batchgen.providers.answer_body import clean_line
@@ -65,7 +66,12 @@ def _support(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _get(value: Mapping[str, Any], name: str) -> Any:
     """By the camel-case name or its snake_case twin: ProtoJSON servers may answer with either."""
-    return value.get(name, value.get("".join(f"_{c.lower()}" if c.isupper() else c for c in name)))
+    return value[name] if name in value else value.get(_snake_case(name))
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -196,10 +196,10 @@ class DispatchState:
         return [lane for lane in lanes if lane.accepts_work and lane.waiting and not lane.is_full_of_left_jobs]
 
     def _next_is_affordable(self, lane: Lane) -> bool:
+        if self.budget.limit_usd is None:
+            return True
         usd = self.estimate_usd(lane.ready[0].sample)
-        if usd is None:
-            return self.budget.limit_usd is None
-        return self.budget.can_afford(usd * lane.reservation_factor)
+        return usd is not None and self.budget.can_afford(usd * lane.reservation_factor)
 
     def _limit_reached(self, now_s: float) -> StopReason | None:
         if self.limits.deadline_s is not None and now_s >= self.limits.deadline_s:

@@ -118,14 +118,13 @@ class Dispatcher(DispatchState):
 
     async def _start_if_quota_allows(self, lane: Lane, now_s: float) -> Ticket | None:
         """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
-        if lane.shared_quota is None:
-            return await self._start(lane, now_s, None)
         pending, settled_before = lane.ready[0], self._settled_count
+        usd = self.estimate_usd(pending.sample)
+        if lane.shared_quota is None:
+            return await self._start(lane, now_s, usd, None)
         rate = None if lane.window is None else lane.window.rate(now_s)
         try:
-            answer = await lane.shared_quota.reserve(
-                rate, (self.estimate_usd(pending.sample) or 0.0) * lane.reservation_factor
-            )
+            answer = await lane.shared_quota.reserve(rate, (usd or 0.0) * lane.reservation_factor)
         except LedgerError as error:
             self.shared_quota_error = error
             self.stop(StopReason(StopKind.DISK))
@@ -140,7 +139,7 @@ class Dispatcher(DispatchState):
             if answer.quota_slot is not None:
                 lane.shared_quota.refund(answer.quota_slot)
             return None
-        return await self._start(lane, now_s, answer.quota_slot, answer.used)
+        return await self._start(lane, now_s, usd, answer.quota_slot, answer.used)
 
     async def poll_shared_state(self) -> None:
         """Until cancelled: what other processes are told by the server closes the lanes here too, waiting or not."""
@@ -178,9 +177,10 @@ class Dispatcher(DispatchState):
                 else:
                     self.stop(StopReason(StopKind.BUDGET, period))
 
-    async def _start(self, lane: Lane, now_s: float, quota_slot: int | None, used_by_all: int = 0) -> Ticket:
+    async def _start(
+        self, lane: Lane, now_s: float, usd: float | None, quota_slot: int | None, used_by_all: int = 0
+    ) -> Ticket:
         pending = lane.ready.popleft()
-        usd = self.estimate_usd(pending.sample)
         reserved_usd = (usd or 0.0) * lane.reservation_factor
         number = next(self._ticket_numbers)
         self.budget.reserved_usd += reserved_usd

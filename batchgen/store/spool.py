@@ -116,7 +116,7 @@ class SpoolFile:
     FILE_MODE for what is to be moved among the pictures. existing: it is there, written by a process that has died.
     """
 
-    __slots__ = ("_emergency_spool", "_fallbacks", "_fd", "_folder", "_hash", "bytes", "name", "path")
+    __slots__ = ("_emergency_spool", "_fallbacks", "_fd", "_folder", "_hash", "_only_piece", "bytes", "name", "path")
 
     def __init__(
         self,
@@ -132,6 +132,7 @@ class SpoolFile:
         self.bytes = 0
         self._folder = folder
         self._hash = hashlib.sha256()
+        self._only_piece = b""  # all that was written, when that was one piece: it need not be read back
         self._emergency_spool = emergency_spool
         self._fallbacks: Iterator[tuple[int, str]] | None = None
         self._fd = -1
@@ -156,6 +157,7 @@ class SpoolFile:
 
     def write(self, data: bytes) -> None:
         """Raises StoreError when no disk takes it."""
+        self._only_piece = b"" if self.bytes else data
         self._hash.update(data)
         self.bytes += len(data)
         view = memoryview(data)
@@ -165,8 +167,15 @@ class SpoolFile:
         except OSError as error:
             self._move_to_fallback(error, view)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether `read` costs nothing."""
+        return bool(self._only_piece)
+
     def read(self) -> bytes:
         """What the file holds, before `sync`; for one that is small."""
+        if self._only_piece:
+            return self._only_piece
         os.lseek(self._fd, 0, os.SEEK_SET)
         return os.read(self._fd, self.bytes)
 
@@ -185,6 +194,7 @@ class SpoolFile:
         """
         while True:
             try:
+                self._only_piece = b""
                 os.fsync(self._fd)
                 if file_identity(self.path) != file_identity(self._fd):
                     raise FileNotFoundError(errno.ENOENT, "it has lost its name")
@@ -236,6 +246,7 @@ class SpoolFile:
             raise OSError(errno.EIO, "what was written cannot be read back")
 
     def close(self) -> None:
+        self._only_piece = b""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
