@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--only", choices=CASES, action="append", help="this case; may be given more than once")
     parser.add_argument("--quick", action="store_true", help="fewer pictures, one round, a shorter manifest, no quotas")
     wanted = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
+    for folder in (BENCH, WORK):
+        folder.mkdir(parents=True, exist_ok=True)
     where = machine(WORK)
     print(json.dumps(where, indent=1))
     cases: list[Case] = []

@@ -11,6 +11,8 @@ from tests.benchmarks.measure import Run
 
 NAMES = {
     "ours": "batchgen",
+    "ours_looking": "batchgen, looks too",
+    "careful": "careful client",
     "sdk": "google-genai loop",
     "bare": "bare aiohttp loop",
     "ours_references": "batchgen",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,18 @@ from tests.benchmarks.contenders import MODEL, prompt
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / ".bench"
-WORK = BENCH / f"work-{os.getpid()}"  # two benchmarks at once disturb each other, but only that
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - where there is room: what a disk takes is not what is compared
+MEMORY_DISK_BYTES = 8_000_000_000
+
+
+def work_folder() -> Path:
+    """Of this process: two benchmarks at once disturb each other, but only that."""
+    roomy = MEMORY_DISK.is_dir() and shutil.disk_usage(MEMORY_DISK).free > MEMORY_DISK_BYTES
+    return (MEMORY_DISK / "batchgen-bench" if roomy else BENCH) / f"work-{os.getpid()}"
+
+
+WORK = work_folder()
+LOOKS_OFF = {"blank": "off", "twin": "off"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +124,13 @@ def run_once(contender: str, load: Load, base_url: str) -> Run:
         "output": str(folder / "out"),
         "models": {MODEL: {"rpm": load.rpm.get(MODEL)}},
         "limits": {"concurrency": load.in_flight},
+        **({"check": LOOKS_OFF} if contender == "ours" else {}),
     }
     items = [{"id": f"p{number:07}", "prompt": prompt(number)} for number in range(load.images)]
-    manifest = write_manifest(folder, header, items) if contender == "ours" else None
+    is_ours = contender.startswith("ours")
+    manifest = write_manifest(folder, header, items) if is_ours else None
     pictures = folder / "out"
-    if contender != "ours":
+    if not is_ours:
         pictures.mkdir()
     task = {"base_url": base_url, "folder": str(pictures), "images": load.images, "in_flight": load.in_flight,
             "manifest": str(manifest)}  # fmt: skip
