@@ -77,7 +77,6 @@ class Transport:
             read_bufsize=256 * 1024,
             auto_decompress=False,
         )
-        self._proxies: dict[URL, Proxy | None] = {}  # by origin
         self._links: dict[bool, aiohttp.ClientSession] = {}  # by whether they connect to public addresses only
 
     async def __aenter__(self) -> Transport:
@@ -109,7 +108,7 @@ class Transport:
 
         async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> HttpAnswer:
             headers.setdefault("Content-Type", "application/json")
-            sent = self._send_context(url, on_sent)
+            sent = _send_context(str(url), on_sent)
             try:
                 async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                     if not 200 <= response.status < 300:
@@ -167,12 +166,6 @@ class Transport:
             **_proxy_arguments(context.proxy),
         )
 
-    def _send_context(self, url: URL, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
-        """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
-        if (origin := url.origin()) not in self._proxies:
-            self._proxies[origin] = proxy_for(str(url), environment())
-        return SimpleNamespace(yes=False, on_sent=on_sent, proxy=self._proxies[origin])
-
     async def upload(
         self, base_url: str, request: Request, credentials: Credentials | None, upload_url: str = ""
     ) -> Response:
@@ -201,7 +194,7 @@ class Transport:
         self, url: URL, request: Request, credentials: Credentials | None, max_bytes: int = ERROR_MAX_BYTES
     ) -> Response:
         async def exchange(headers: CIMultiDict[str], secrets: tuple[str, ...]) -> Response:
-            sent = self._send_context(url)
+            sent = _send_context(str(url))
             try:
                 async with TimeLimit(request.timeout_s), self._open_request(url, request, headers, sent) as response:
                     body = redact_keys(await read_body(response, max_bytes), secrets)
@@ -221,7 +214,7 @@ class Transport:
         """
         url = request_url(base_url, request)
         headers, secrets = await self._headers(request, credentials)
-        context = self._send_context(url)
+        context = _send_context(str(url))
         try:
             async with (
                 TimeLimit(request.timeout_s) as limit,
@@ -380,6 +373,11 @@ def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
             yield body[start : start + BATCH_BYTES]
 
     return request.body if len(request.body) < BATCH_BYTES else pieces(memoryview(request.body))
+
+
+def _send_context(url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
+    """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
+    return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(url, environment()))
 
 
 def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:

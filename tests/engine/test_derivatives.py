@@ -274,7 +274,7 @@ async def test_a_killed_worker_is_replaced_and_its_work_tried_again(bench):
     running = asyncio.create_task(bench.run(items(*"abcdef"), head(THUMB)))
     killed = 0
     while not running.done():
-        for pid in workers(os.getpid()) if killed < 2 else ():
+        for pid in list(workers(os.getpid()))[: 2 - killed]:
             with contextlib.suppress(ProcessLookupError):  # it was quicker
                 os.kill(pid, signal.SIGKILL)
             killed += 1
