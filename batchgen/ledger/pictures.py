@@ -91,7 +91,7 @@ class ImageQueries(BaseReader):
             f"SELECT path, beside FROM (SELECT i.path, a.beside, {LATEST_OF_PATH_SQL} FROM image i JOIN attempt a"
             " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
         )
-        rows = self._query(sql)
+        rows = self._stream_query(sql)
         return [(path, json.loads(texts)) for path, texts in rows if texts]
 
     def unplaced(self) -> list[RecordedImage]:

@@ -12,14 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from batchgen.ledger.database import Change, Connection, placeholders
 from batchgen.ledger.ledger import UPSERT_META, Ledger
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.reader import Reader as Reader
-from batchgen.ledger.schema import SAMPLE_COLUMNS, STATE_FOLDER, VERDICT_COLUMNS, VERDICT_DDL, VERDICT_KEY
+from batchgen.ledger.schema import (
+    SAMPLE_COLUMNS,
+    STATE_FOLDER,
+    VERDICT_COLUMNS,
+    VERDICT_DDL,
+    VERDICT_KEY,
+    SQLiteReadingConnection,
+)
 from batchgen.ledger.verdicts import (
     PERSON,
     ReviewState,
@@ -293,6 +300,7 @@ def reviewed(reader: R, folder: Path) -> R:
             connection.execute(statement)
         _fill_overlay(connection, pending)
         connection.execute("COMMIT")
+        cast(SQLiteReadingConnection, connection).has_views = True
     return reader
 
 

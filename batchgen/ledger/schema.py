@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,56 @@ class SQLiteConnection(sqlite3.Connection):
         return results
 
 
+class FetchedRows:
+    """An answer that is here as a whole."""
+
+    rowcount = -1
+
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = iter(rows)
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+
+class SQLiteReadingConnection(sqlite3.Connection):
+    """A connection that only reads, for several threads.
+
+    As long as one statement of a connection has not come to its end, all others see the file as it was when that one began. So an
+    answer is fetched as a whole, one after another: what has just been committed is seen. A long one gets a connection of its own.
+    has_views: made for this connection alone, through which long answers are wanted too.
+    """
+
+    has_views = False
+
+    def __init__(self, path: Path) -> None:
+        # No cache: a statement that is being stepped through is not to be handed to another thread.
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        super().__init__(
+            uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
+        )
+        self._path = path
+        self._lock = threading.Lock()
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> FetchedRows:  # type: ignore[override]
+        with self._lock:
+            return FetchedRows(super().execute(sql, values).fetchall())
+
+    def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
+        """The rows as they are asked for. Within a transaction, which is a snapshot anyway, no other connection is needed."""
+        if self.in_transaction or self.has_views:
+            yield from super().execute(sql, values)
+            return
+        with contextlib.closing(open_file_for_reading(self._path)) as connection:
+            yield from sqlite3.Connection.execute(connection, sql, values)
+
+
 def open_file_for_writing(path: Path) -> SQLiteConnection:
     """The one read-write connection. Creates the file with mode 0600, for it holds prompts.
 
@@ -236,14 +287,10 @@ def _create(path: Path) -> None:
     sync_folder(str(path.parent))
 
 
-def open_file_for_reading(path: Path) -> sqlite3.Connection:
+def open_file_for_reading(path: Path) -> SQLiteReadingConnection:
     """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        # Asked from several threads: none may be handed the statement that another is about to step.
-        connection = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
-        )
+        connection = SQLiteReadingConnection(path)
     except sqlite3.Error as error:
         raise unreadable_error(error, path) from None
     with _closing_on_failure(connection, path):

@@ -7,6 +7,8 @@ import json
 import sqlite3
 import stat
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,3 +310,34 @@ def test_a_large_backlog_spills_to_disk_instead_of_filling_memory():
     assert resident_kib() - before < 60_000  # 50,000 samples of 2 KB each
     assert backlog.backlog_count("lane") == 50_000
     backlog.close()
+
+
+async def test_what_has_just_been_committed_is_seen_while_a_long_answer_is_being_read(ledger):
+    for number in range(3):
+        await succeed(ledger, make_sample(f"before{number}"))
+    long_answers = [ledger.reader.images(), ledger.reader.current_samples(), ledger.reader.results()]
+    assert all(next(answer) is not None for answer in long_answers)
+    attempt = await succeed(ledger, make_sample("after"))
+    found = ledger.reader.current_picture("after", 1)
+    assert found is not None
+    assert found.attempt == attempt
+    assert [len(list(answer)) for answer in long_answers] == [2, 2, 2]
+
+
+async def test_what_has_just_been_committed_is_seen_whatever_other_threads_are_reading(ledger):
+    stopped = threading.Event()
+
+    def read() -> None:
+        while not stopped.is_set():
+            ledger.reader.known_samples([f"item{number}" for number in range(200)])
+
+    with ThreadPoolExecutor(3) as threads:
+        readers = [threads.submit(read) for _ in range(3)]
+        try:
+            for number in range(200):
+                await succeed(ledger, make_sample(f"item{number}"))
+                assert ledger.reader.current_picture(f"item{number}", 1) is not None
+        finally:
+            stopped.set()
+        for reader in readers:
+            reader.result()
