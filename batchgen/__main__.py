@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> None:
     """Never returns: leaves with the exit code that the README lists."""
+    gc.disable()  # until all is imported: that makes half a million objects, none of them garbage
     try:
         # In here, so that a Ctrl-C meanwhile is answered like any other.
         from batchgen.cli.standard_streams import ignore_failures, open_standard_streams

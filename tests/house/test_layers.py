@@ -18,7 +18,7 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
 online outcome routes dependents answer job jobs
-recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
+recovery.receipts recovery.unrecorded_files recovery.unsent_chunks batch.result_lines outstanding cluster.queue cluster.reference_bundle
 context reconciliation judge_request spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
 ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor image_checks
@@ -33,6 +33,7 @@ review batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker
 batch.result_collector
 batch.runner ending recovery.recover
+batch.opening
 online_parts opening
 online_run
 run
