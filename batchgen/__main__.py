@@ -16,7 +16,9 @@ def main() -> None:
         open_standard_streams()
         try:
             from batchgen.cli.main import run_command_line  # once the streams are open
+            from batchgen.settings import leave_out_pydantic_plugins  # likewise
 
+            leave_out_pydantic_plugins()
             code = run_command_line(sys.argv[1:])
         finally:
             ignore_failures(sys.stdout)  # the interpreter flushes it once more

@@ -34,6 +34,12 @@ def set_ledger_url(url: str | None) -> None:
         os.environ[LEDGER_VARIABLE] = url
 
 
+def leave_out_pydantic_plugins() -> None:
+    """For this process and those that it starts, unless the user wants them: for plugins pydantic reads what every installed
+    package declares, 5 to 20 ms, and validation that strangers change would be another one (docs.pydantic.dev, Plugins)."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 def environment_without_keys() -> dict[str, str]:
     """The same for a process that has no business with a key, nor with an address that holds one."""
     return {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET_NAMES)}

@@ -77,8 +77,11 @@ class FirstByte:
 
 
 def cpu_ms(pid: int) -> float:
-    """What all threads of a process that still runs have had so far (proc_pid_schedstat: nanoseconds come first)."""
-    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
+    """What a process that still runs has had so far, with those of its threads that have ended.
+
+    By the clock that Linux has for each process: clock_getcpuclockid(3), whose number glibc makes so.
+    """
+    return time.clock_gettime(~pid << 3 | 2) * 1000
 
 
 def start(quick: bool) -> Case:
