@@ -8,9 +8,10 @@ names: one is never changed or given another meaning, only added.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, ClassVar, Protocol
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import BREAKER_SCOPES
 from batchgen.log_fields import (
     COUNTS,

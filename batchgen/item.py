@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal
+
+from batchgen.dataclass import dataclass
 
 COUNT_MAX = 1000
 TURNS_MAX = 50

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
+from batchgen.dataclass import dataclass
 from batchgen.endpoint import Endpoint
 from batchgen.item import Check as Check
 from batchgen.item import Derivative as Derivative

@@ -6,9 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
+from batchgen.dataclass import dataclass
 from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError
 from batchgen.os_errors import NO_HOME

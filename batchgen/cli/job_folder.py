@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import UsageError
 from batchgen.ledger.location import has_ledger, lost_ledger_in, no_ledger_error, verify_arguments
 from batchgen.ledger.reader import Reader

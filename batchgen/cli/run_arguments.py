@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import batchgen
 from batchgen.cli.invocation import Invocation
+from batchgen.dataclass import dataclass
 from batchgen.errors import UsageError
 from batchgen.ledger.location import ledger_url
 from batchgen.planning.batchable import BatchOptions, ChunkLimits

@@ -7,9 +7,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
+from batchgen.dataclass import dataclass
 from batchgen.records import Derivative, Post
 
 DERIVATIVES = "derivatives"

@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.dataclass import dataclass
 from batchgen.engine.context import Broadcast, Emit
 from batchgen.engine.job import Job
 from batchgen.engine.outcome import RunOptions

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import UsageError
 from batchgen.events import RunEnded
 from batchgen.ledger.acceptance import Acceptance

@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchgen.dataclass import dataclass
 from batchgen.engine.dependents import wire_of
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.reconcile_items import ItemReconciler

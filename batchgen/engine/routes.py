@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from urllib.parse import urlsplit
 
+from batchgen.dataclass import dataclass
 from batchgen.endpoint import Endpoint, split_url
 from batchgen.errors import SettingsError, UsageError
 from batchgen.http.proxies import proxy_for

@@ -7,9 +7,10 @@ import ipaddress
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote
 
+from batchgen.dataclass import dataclass
 from batchgen.endpoint import split_url
 from batchgen.errors import SettingsError
 from batchgen.settings import is_loopback

@@ -8,10 +8,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import InputRejected, UploadFailed
 from batchgen.http.addresses import checked_upload_url
 from batchgen.http.transport import Transport

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, field
 from typing import NamedTuple, Self
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import COUNTED_SQL, MONEY_COLUMNS, Money
 from batchgen.records import JUDGE_SUFFIX

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
 from batchgen.ledger.reader import Reader

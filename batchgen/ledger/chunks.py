@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.database import BaseReader
 from batchgen.ledger.requests import (
     MAYBE_BILLED_SQL,

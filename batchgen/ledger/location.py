@@ -12,9 +12,10 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import LedgerError, SettingsError, StoreError
 from batchgen.ledger.database import Connection, Database
 from batchgen.ledger.postgresql import PostgreSQL, application_name_for, to_postgresql_ddl

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
 from batchgen.records import HAS_IMAGE, ImageFile, Usage
 

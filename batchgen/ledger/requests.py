@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import BatchgenError
 from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
 from batchgen.records import JUDGE_SUFFIX, PendingJob, Sample, Usage, sample_key

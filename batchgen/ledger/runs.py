@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.database import BaseReader
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX

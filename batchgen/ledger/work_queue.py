@@ -6,9 +6,10 @@ import functools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, NamedTuple
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.backlog import dump_sample
 from batchgen.ledger.database import Connection
 from batchgen.ledger.derivatives import DerivativeRow, delete_derivatives, upsert_derivatives

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from batchgen.dataclass import dataclass
 from batchgen.planning.plan import expected_bytes
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.profiles.price import reference_tokens

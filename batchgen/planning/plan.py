@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from batchgen import money
+from batchgen.dataclass import dataclass
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import PAID_FOR_TEXTS
 from batchgen.records import Item, KnownSample, Sample

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum, auto
+
+from batchgen.dataclass import dataclass
 
 
 class ReasonKind(StrEnum):

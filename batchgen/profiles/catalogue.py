@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
 from typing import Any, Self
 
+from batchgen.dataclass import dataclass
 from batchgen.profiles.fields import FactError, model_name_problem, with_facts
 from batchgen.profiles.file import built_in_profiles, profile_files, profiles_naming
 from batchgen.profiles.packages import guess_package, package_models

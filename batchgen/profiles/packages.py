@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchgen.dataclass import dataclass
 from batchgen.profiles.fields import FactError
 from batchgen.profiles.profile import Profile
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Any, Literal
 
+from batchgen.dataclass import dataclass
 from batchgen.item import SENT_FIELDS
 
 Makes = Literal["image", "text"]

@@ -4,9 +4,10 @@ that is renewed or a signature, and the codec that needs them brings its own `Cr
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, runtime_checkable
 
+from batchgen.dataclass import dataclass
 from batchgen.records import Request, Response
 
 # Sends a request without credentials to an address, such as the one where tokens are had. Raises ConnectFailed, Unanswered.

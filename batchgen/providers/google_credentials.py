@@ -11,13 +11,14 @@ import http.client
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import ConnectFailed, KeyRejected, ProviderError, SettingsError
 from batchgen.providers.answer_body import clean_line, parse_json
 from batchgen.providers.credentials import Ask

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import (
     BadRequest,
     BillingStopped,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import ProviderError
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import clean_line, malformed_error

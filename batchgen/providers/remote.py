@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import ProviderError
 from batchgen.records import Request, Response
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.reader import Reader
 from batchgen.report import formatting
 from batchgen.report.billing_check import KIND_LABELS, UNBALANCED, BillingCheck, balance_text, read_billing

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import IN_BATCH_REASON, LATE_REASON, SurplusRequest
 from batchgen.report import formatting

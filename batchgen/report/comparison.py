@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import UsageError
 from batchgen.ledger.acceptance import Acceptance, AcceptanceReader, Rejection
 from batchgen.ledger.reader import Reader

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from html import escape
 from itertools import islice
 
+from batchgen.dataclass import dataclass
 from batchgen.engine.job import Job, Results
 from batchgen.engine.outcome import Outcome as RunFigures
 from batchgen.errors import BatchgenError, StoreError

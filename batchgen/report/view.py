@@ -6,9 +6,10 @@ A field's name is its key in the JSON of `status`, `run`, `history` and the dash
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
+from batchgen.dataclass import dataclass
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import QueueStatus
 from batchgen.report import formatting

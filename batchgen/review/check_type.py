@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal
+
+from batchgen.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from batchgen.dataclass import dataclass
 from batchgen.item import DEFAULT_CHECKS
 from batchgen.ledger.candidates import Candidate
 from batchgen.ledger.verdicts import last_ruling, review_state

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from batchgen.dataclass import dataclass
 from batchgen.money import within
 from batchgen.records import Sample
 from batchgen.scheduling.blame import Upstream

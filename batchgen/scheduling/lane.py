@@ -7,9 +7,10 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import (
     BadRequest,
     DailyQuotaReached,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import ProviderError
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
 
 from asyncio_throttle.throttler import Throttler
+
+from batchgen.dataclass import dataclass
 
 MARGIN_S = 0.5  # above the jitter between sending and arriving; costs 0.8 % of a minute's quota
 RECOVERY_PER_MINUTE = 0.05  # of the declared rate, after it went down

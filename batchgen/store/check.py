@@ -6,9 +6,9 @@ import io
 import os
 import struct
 import zlib
-from dataclasses import dataclass
 from typing import BinaryIO
 
+from batchgen.dataclass import dataclass
 from batchgen.errors import BatchgenError
 from batchgen.store.sniff import HEAD_BYTES, MAX_PIXELS, Format, sniff
 
