@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.engine.context import Broadcast, open_context
+from batchgen.engine.context import Broadcast, RunContext, open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
 from batchgen.engine.earlier_jobs import EarlierJobs
@@ -84,11 +84,22 @@ async def open_online_parts(
             )
         )
         await stack.enter_async_context(derivatives)
-        batches: BatchRunner | NoBatches = NoBatches()
-        if lanes:
-            from batchgen.engine.batch.opening import batch_runner  # most runs have no batch
-
-            batches = batch_runner(request, survey, pipeline, outstanding, context, quota_logs)
+        batches = _batches(request, survey, pipeline, outstanding, context, quota_logs)
         jobs = EarlierJobs(context, survey.backlog, dispatcher, pipeline.execution)
         review = await stack.enter_async_context(open_review(request, context, pipeline, outstanding, reviews))
         yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs, review)
+
+
+def _batches(
+    request: RunRequest,
+    survey: Survey,
+    pipeline: Pipeline,
+    outstanding: OutstandingBatches,
+    context: RunContext,
+    quota_logs: Mapping[str, SharedQuota],
+) -> BatchRunner | NoBatches:
+    if not outstanding.lanes:
+        return NoBatches()
+    from batchgen.engine.batch.opening import batch_runner  # most runs have no batch
+
+    return batch_runner(request, survey, pipeline, outstanding, context, quota_logs)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from batchgen.dataclass import dataclass
-from batchgen.ledger.database import BaseReader
+from batchgen.ledger.database import BaseReader, Connection
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 
@@ -169,3 +169,12 @@ class RunQueries(BaseReader):
         workers = next(self._query(alive, WORKER_SILENT_AFTER_S))[0]
         last = next(self._query("SELECT stopped_by, message FROM submission ORDER BY run_id DESC LIMIT 1"), ("", ""))
         return QueueStatus(int(samples), int(taken), int(workers), *last)
+
+
+def last_submitting_run(db: Connection) -> int | None:
+    """The last run that has work in the queue; None when nothing is there."""
+    if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
+        return None
+    # 0: of `batchgen post`, which is no run. Derivatives that wait for a picture are there for its sample's sake.
+    row = db.execute("SELECT max(run_id) FROM work WHERE run_id > 0 AND (images > 0 OR missing = 0)").fetchone()
+    return None if row[0] is None else int(row[0])

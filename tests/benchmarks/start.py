@@ -20,6 +20,12 @@ from tests.benchmarks.noise import gemini_answer, noise_png
 from tests.benchmarks.server import http
 
 LIBRARIES = ("-c", "import aiohttp, pydantic")
+# What a run has of others, and a model of pydantic's, for that alone loads most of it: what our own modules are added to.
+EVERYTHING_OF_OTHERS = (
+    "-c",
+    "import gc; gc.disable(); import aiohttp, aiofiles, asyncio_throttle, click, cronsim, filelock, hashlib, pybase64, sqlite3, yaml\n"
+    "import pydantic; pydantic.create_model('Any', x=(int, 0))",
+)
 HELP = (("--help",), ("--version",), ("run", "--help"))
 MANIFEST = """\
 version: 1
@@ -94,6 +100,7 @@ def start(quick: bool) -> Case:
         manifest = folder / f"job-{number}.yaml"
         manifest.write_text(MANIFEST, encoding="utf-8")
         one = {"libraries": of_process(LIBRARIES, environ), "run": until_first_byte(manifest, server, environ)}
+        one["everything of others"] = of_process(EVERYTHING_OF_OTHERS, environ)
         one["status"] = of_process(("-m", "batchgen", "status", str(manifest)), environ)
         for words in HELP:
             one[" ".join(words)] = of_process(("-m", "batchgen", *words), environ)
@@ -103,7 +110,8 @@ def start(quick: bool) -> Case:
     case.targets += targets(found)
     for name, taken in found.items():
         wall, cpu = median(each.wall for each in taken), median(each.cpu for each in taken)
-        case.notes.append(f"{name}: {wall:.0f} ms, of which {cpu:.0f} ms of processor")
+        ratio = median(one.cpu / other.cpu for one, other in zip(taken, found["libraries"], strict=True))
+        case.notes.append(f"{name}: {wall:.0f} ms, of which {cpu:.0f} ms of processor ({ratio:.2f})")
     return case
 
 
@@ -112,26 +120,18 @@ def targets(found: Mapping[str, Sequence[Taken]]) -> list[Target]:
 
     def ratio(name: str) -> tuple[float, float]:
         pairs = list(zip(found[name], libraries, strict=True))
-        return median(ours.wall / other.wall for ours, other in pairs), median(
-            ours.cpu / other.cpu for ours, other in pairs
+        return median(one.wall / other.wall for one, other in pairs), median(
+            one.cpu / other.cpu for one, other in pairs
         )
 
     (run_wall, run_cpu), (status_wall, status_cpu) = ratio("run"), ratio("status")
+    helps = {" ".join(words): ratio(" ".join(words))[1] for words in HELP}
     return [
         Target("batchgen run to its first byte, to the libraries", "at most", 1.4, run_wall),
         Target("the same, of processor", "at most", 1.4, run_cpu),
         Target("batchgen status, to the libraries", "at most", 0.8, status_wall),
         Target("the same, of processor", "at most", 0.8, status_cpu),
-        *(
-            Target(
-                f"batchgen {' '.join(words)}",
-                "at most",
-                120,
-                median(each.wall for each in found[" ".join(words)]),
-                "ms",
-            )
-            for words in HELP
-        ),
+        *(Target(f"batchgen {words}, of processor", "at most", 0.5, cpu) for words, cpu in helps.items()),
     ]
 
 

@@ -10,58 +10,19 @@ from batchgen.providers.registry import BUILT_IN, endpoint_of
 from batchgen.settings import KEY_ENDINGS
 from tests.support.marked_key import KEY
 
-# Names of modules, whole or as the beginning of a name, that a plain run reaches its first request without.
-NOT_OF_A_RUN = (
-    *(
-        "PIL",
-        "psycopg",
-        "jinja2",
-        "rich",
-        "structlog",
-        "obstore",
-        "mcp",
-        "aiohttp.web",
-        "prometheus_client",
-        "multiprocessing",
-    ),
-    *(
-        "batchgen.emulator",
-        "batchgen.engine.batch",
-        "batchgen.engine.cluster",
-        "batchgen.engine.plan",
-        "batchgen.engine.ways",
-    ),
-    *("batchgen.derivatives.render", "batchgen.derivatives.decode", "batchgen.daemon"),
-    *("batchgen.report.dashboard", "batchgen.report.gallery", "batchgen.report.gallery_data", "batchgen.report.view"),
-    *("batchgen.report.summary", "batchgen.report.queries", "batchgen.report.metrics", "batchgen.report.progress"),
-    *(
-        "batchgen.cli.plan",
-        "batchgen.cli.status",
-        "batchgen.cli.mcp",
-        "batchgen.cli.run_end",
-        "batchgen.providers.openai",
-    ),
-)
-NOT_OF_STATUS = (
-    *NOT_OF_A_RUN[:9],
-    *(
-        "aiohttp",
-        "asyncio",
-        "ssl",
-        "pydantic",
-        "yaml",
-        "sqlalchemy",
-        "batchgen.events",
-        "batchgen.engine",
-        "batchgen.providers.gemini",
-    ),
-    *(
-        "batchgen.manifest.schema",
-        "batchgen.scheduling.dispatcher",
-        "batchgen.http.transport",
-        "batchgen.report.event_text",
-    ),
-)
+# Names of modules, whole or as the beginning of a name. Of a plain run: at its first request.
+LIBRARIES = "PIL aiohttp.web jinja2 mcp multiprocessing obstore prometheus_client psycopg rich structlog"
+NOT_OF_A_RUN = f"""
+{LIBRARIES} batchgen.emulator batchgen.engine.batch batchgen.engine.cluster batchgen.engine.plan batchgen.engine.ways
+batchgen.ledger.work_queue batchgen.derivatives.render batchgen.derivatives.decode batchgen.daemon batchgen.report.dashboard
+batchgen.report.gallery batchgen.report.gallery_data batchgen.report.view batchgen.report.summary batchgen.report.queries
+batchgen.report.metrics batchgen.report.progress batchgen.cli.plan batchgen.cli.status batchgen.cli.mcp batchgen.cli.run_end
+batchgen.providers.openai
+""".split()
+NOT_OF_STATUS = f"""
+{LIBRARIES} aiohttp asyncio ssl pydantic yaml batchgen.events batchgen.engine batchgen.providers.gemini batchgen.manifest.schema
+batchgen.scheduling.dispatcher batchgen.http.transport batchgen.report.event_text
+""".split()
 # Until the first connection is made, which is before its first byte; or to the end, where there is none.
 CHILD = """
 import json, sys
@@ -95,7 +56,7 @@ def imported(python):
     return run
 
 
-def named(modules: set[str], names: tuple[str, ...]) -> list[str]:
+def named(modules: set[str], names: list[str]) -> list[str]:
     return sorted(name for name in modules if any(name == each or name.startswith(f"{each}.") for each in names))
 
 
