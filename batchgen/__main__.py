@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
 def main() -> None:
     """Never returns: leaves with the exit code that the README lists."""
+    gc.disable()  # until all is imported: that makes half a million objects, none of them garbage
     try:
         # In here, so that a Ctrl-C meanwhile is answered like any other.
         from batchgen.cli.standard_streams import ignore_failures, open_standard_streams
@@ -14,7 +16,9 @@ def main() -> None:
         open_standard_streams()
         try:
             from batchgen.cli.main import run_command_line  # once the streams are open
+            from batchgen.settings import leave_out_pydantic_plugins  # likewise
 
+            leave_out_pydantic_plugins()
             code = run_command_line(sys.argv[1:])
         finally:
             ignore_failures(sys.stdout)  # the interpreter flushes it once more

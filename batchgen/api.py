@@ -11,13 +11,11 @@ from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import Any, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 from batchgen.engine.job import Job, Results, load
 from batchgen.engine.online import Engine
 from batchgen.engine.outcome import BATCH_MODES, RunOptions
-from batchgen.engine.plan import Plan
-from batchgen.engine.plan import plan as plan_job
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
 from batchgen.errors import UsageError
@@ -25,6 +23,9 @@ from batchgen.events import Observer
 from batchgen.manifest.diagnostics import did_you_mean
 from batchgen.planning.plan import RetrySelection, Step
 from batchgen.report.outcome import Outcome
+
+if TYPE_CHECKING:
+    from batchgen.engine.plan import Plan
 
 __all__ = ["RunKeywords", "load", "load_engine", "plan", "run", "run_sync"]
 ENGINES = {
@@ -67,6 +68,8 @@ def plan(
     on_step: called with every sample that is not simply kept, in the order of the manifest. Raises ManifestError, LedgerError,
     UsageError.
     """
+    from batchgen.engine.plan import plan as plan_job  # a run plans by itself
+
     return plan_job(job, options=_run_options(options, keywords), on_step=on_step, engine=engine)
 
 

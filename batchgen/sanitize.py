@@ -28,6 +28,7 @@ _ASCII = {
     "█": "#",
     "╸": "-",
 }
+_MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 REDACTED = "[redacted]"
 # What looks like a key, whoever's it is: by its own form, or by what stands before it. Google quotes it in messages
 # ("Consumer 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
@@ -138,3 +139,9 @@ def _prefix(text: str, columns: int) -> str:
 def short_message(message: str) -> str:
     """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
     return truncate(sanitize(redact_likely_keys(" ".join(message.split()))), 160)
+
+
+def escape_markdown(text: str) -> str:
+    """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
+    safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN_CHARS.sub(r"\\\1", safe)

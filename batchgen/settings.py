@@ -17,6 +17,7 @@ from batchgen.safe_open import UnsafePathError, open_regular, resolve_inside
 LEDGER_VARIABLE = "BATCHGEN_LEDGER"  # the address of the server that has the ledgers, perhaps with a password
 SECRET_MIN_CHARS = 8  # a shorter value is never blackened: it would take ordinary words with it
 NOT_FROM_DOTENV = ("HOME", "XDG_STATE_HOME")  # where quota and budgets of all jobs are counted
+KEY_ENDINGS = ("_KEY", "_TOKEN")  # of a variable's name: what it holds is hidden in all output
 SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD", "LEDGER", "_PROXY")
 
 
@@ -31,6 +32,12 @@ def set_ledger_url(url: str | None) -> None:
         os.environ.pop(LEDGER_VARIABLE, None)
     else:
         os.environ[LEDGER_VARIABLE] = url
+
+
+def leave_out_pydantic_plugins() -> None:
+    """For this process and those that it starts, unless the user wants them: for plugins pydantic reads what every installed
+    package declares, 5 to 20 ms, and validation that strangers change would be another one (docs.pydantic.dev, Plugins)."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def environment_without_keys() -> dict[str, str]:
@@ -208,7 +215,7 @@ class Settings:
         for source in self._sources:
             for name in source.values:
                 # Not from a pipe, which gives what it holds only once.
-                if not (name in named or name.endswith(("_API_KEY", "_API_KEY_FILE"))):
+                if not (name in named or name.removesuffix("_FILE").endswith(KEY_ENDINGS)):
                     continue
                 if not name.endswith("_FILE") or source.names_file(name):
                     with contextlib.suppress(SettingsError):

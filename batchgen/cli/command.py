@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ class Command(click.Command):
         module, function = self.body
         invocation = ctx.ensure_object(Invocation)
         body: Body = partial(ctx.invoke, getattr(import_module(module), function), invocation)
+        if not gc.isenabled():  # as `__main__` leaves it
+            gc.freeze()  # what is imported stays: no collection has to look at it again
+            gc.enable()
         if self.each is None:
             return body(**ctx.params)
         argument = self.params[0].name or ""

@@ -96,9 +96,10 @@ class Invocation:
     def hide_keys(self, settings: Settings, providers: Iterable[str] | None = None) -> None:
         """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers, or of
         all there are, also when its variable is not named like one. Raises SettingsError."""
-        from batchgen.providers.registry import endpoints, provider_names  # `--help` needs no provider
+        from batchgen.providers.registry import BUILT_IN, endpoints, provider_names  # `--help` needs no provider
 
-        declared = endpoints(provider_names() if providers is None else providers)
+        # Ours are named like keys, and need not be imported to be known.
+        declared = endpoints({*(provider_names() if providers is None else providers)} - BUILT_IN.keys())
         self.hide(settings.all_keys({name for endpoint in declared for name in endpoint.key_names}))
         self.hide_passwords(settings)
 

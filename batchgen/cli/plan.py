@@ -20,7 +20,6 @@ from batchgen.planning.reason_text import reason_text
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.summary import BINDING_WORDS
-from batchgen.report.totals import LEFT_OUT_WORDS
 
 BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
@@ -101,7 +100,7 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     kept = [f"{reconciliation.kept:,} kept"]
     kept += [f"{len(reconciliation.moves):,} moved, no cost"] if reconciliation.moves else []
     kept += [f"{reconciliation.skipped:,} left as they are"] if reconciliation.skipped else []
-    kept += [f"{number:,} {LEFT_OUT_WORDS[why]}" for why, number in reconciliation.untried.items()]
+    kept += [f"{number:,} {formatting.LEFT_OUT_WORDS[why]}" for why, number in reconciliation.untried.items()]
     kept += [f"{len(reconciliation.removed):,} no longer in the manifest"] if reconciliation.removed else []
     name = shown.job.manifest.name + (" EMULATED" if shown.job.emulated else "")
     out.line(f"{name}: {formatting.count(forecast.images, 'image')} to make · {' · '.join(kept)}", "bold")

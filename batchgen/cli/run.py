@@ -16,17 +16,13 @@ import click
 import batchgen
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, find_manifest
-from batchgen.cli.plan import show_plan
 from batchgen.cli.post_run import PostRun
 from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.engine.job_state import absorb_reviews_unless_locked
 from batchgen.errors import UsageError
 from batchgen.events import Event, RunStarted
-from batchgen.report import formatting, view
+from batchgen.report import formatting
 from batchgen.report.event_text import LogWarningPrinter, RunLines
-from batchgen.report.metrics import MetricsFile
-from batchgen.report.queries import read_summary
-from batchgen.report.summary import next_steps, show_summary
 
 CONFIRM_ABOVE_USD = 5.0
 EMULATED_NOTICE = "EMULATED: a local emulator answers; these images are not real and nothing is billed"
@@ -67,6 +63,8 @@ def retry_command(
 def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
     """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
     if arguments.dry_run:
+        from batchgen.cli.plan import show_plan  # a run needs nothing of it
+
         show_plan(invocation, manifest, arguments)
         return 0
     post_run = PostRun(invocation, manifest, arguments.summary, arguments.notify)
@@ -88,13 +86,9 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
         with ExitStack() as stack:
             observers = _observers(invocation, job, arguments, stack)
             outcome = batchgen.run_sync(job, observers=observers, options=options, engine=arguments.engine)
-        retried = arguments.selection.states if arguments.selection is not None else ()
-        summary = read_summary(outcome, job, arguments.engine, tuple(retried))
-        post_run.report_end(job, summary)
-        if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
-            show_summary(invocation.err, summary)
-        if invocation.json:
-            invocation.answer({**view.as_json(summary), "next": next_steps(summary)})
+        from batchgen.cli.run_end import report_run  # no request has to wait for it
+
+        report_run(invocation, job, outcome, arguments, post_run)
         return outcome.exit_code
 
 
@@ -135,6 +129,8 @@ def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArgument
     err, log, observers = invocation.err, invocation.log, list[Any]()
     observers.append(partial(_hide_package_keys, invocation, job))
     if arguments.metrics_file is not None:
+        from batchgen.report.metrics import MetricsFile  # few runs write one
+
         # An emulated night is none: it never counts as a success of the job.
         name = job.manifest.name + (".emulated" if job.emulated else "")
         observers.append(stack.enter_context(MetricsFile(arguments.metrics_file, name, job.folder)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
-from batchgen.store.check import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
+from batchgen.store.pillow import MAX_PIXELS  # noqa: F401 - importing it sets the bound that Pillow keeps
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 

@@ -10,7 +10,6 @@ from batchgen.errors import BadRequest, BatchgenError
 from batchgen.http.answer import HttpAnswer
 from batchgen.providers.contract import SupportsJudge
 from batchgen.records import Answer, Request, Response
-from batchgen.references.redraw import small_jpeg
 from batchgen.review.judge import JudgeSample
 from batchgen.store.store import Store
 
@@ -21,6 +20,8 @@ def lane_of(sample: JudgeSample) -> str:
 
 def write_question(sample: JudgeSample, route: Route, store: Store) -> Request:
     """For a thread. Raises ProviderError when there is nothing to send, for a bug of the codec too."""
+    from batchgen.references.redraw import small_jpeg  # Pillow, for a run that has a judge
+
     try:
         with store.local_copy(sample.image.file.path) as path:
             jpeg = small_jpeg(path)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from batchgen.engine.batch.context import BatchContext, name_prefix
-from batchgen.engine.batch.outstanding import OutstandingBatches
-from batchgen.engine.batch.runner import BatchRunner
 from batchgen.engine.context import Broadcast, RunContext, open_context
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.derivative_runner import DerivativeRunner
 from batchgen.engine.earlier_jobs import EarlierJobs
 from batchgen.engine.job_state import JobState, RunRequest
+from batchgen.engine.outstanding import NoBatches, OutstandingBatches
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.pipeline import Pipeline, open_pipeline
 from batchgen.engine.reconcile import Survey
@@ -22,6 +21,9 @@ from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.window import SharedQuota
 from batchgen.settings import state_folder
 
+if TYPE_CHECKING:
+    from batchgen.engine.batch.runner import BatchRunner
+
 
 @dataclass(frozen=True, slots=True)
 class OnlineParts:
@@ -29,7 +31,7 @@ class OnlineParts:
 
     dispatcher: Dispatcher
     pipeline: Pipeline
-    batches: BatchRunner
+    batches: BatchRunner | NoBatches
     derivatives: DerivativeRunner
     jobs: EarlierJobs
     review: Review
@@ -82,30 +84,22 @@ async def open_online_parts(
             )
         )
         await stack.enter_async_context(derivatives)
-        batches = BatchRunner(_batch_context(request, survey, context, pipeline, outstanding, quota_logs))
+        batches = _batches(request, survey, pipeline, outstanding, context, quota_logs)
         jobs = EarlierJobs(context, survey.backlog, dispatcher, pipeline.execution)
         review = await stack.enter_async_context(open_review(request, context, pipeline, outstanding, reviews))
         yield OnlineParts(dispatcher, pipeline, batches, derivatives, jobs, review)
 
 
-def _batch_context(
+def _batches(
     request: RunRequest,
     survey: Survey,
-    context: RunContext,
     pipeline: Pipeline,
     outstanding: OutstandingBatches,
+    context: RunContext,
     quota_logs: Mapping[str, SharedQuota],
-) -> BatchContext:
-    local = any(route.loopback for route in context.routes.values())
-    return BatchContext(
-        run=context,
-        pipeline=pipeline,
-        outstanding=outstanding,
-        options=replace(
-            request.options.batch_options(local=local),
-            submit_until=None if survey.ways is None else survey.ways.submit_until,
-        ),
-        tier=request.job.manifest.limits.tier,
-        prefix=name_prefix(context.ledger),
-        quota_logs=quota_logs,
-    )
+) -> BatchRunner | NoBatches:
+    if not outstanding.lanes:
+        return NoBatches()
+    from batchgen.engine.batch.opening import batch_runner  # most runs have no batch
+
+    return batch_runner(request, survey, pipeline, outstanding, context, quota_logs)

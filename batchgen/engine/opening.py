@@ -29,8 +29,8 @@ from batchgen.ledger.location import has_ledger, open_registered
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
 from batchgen.ledger.reviews import absorb_reviews
+from batchgen.ledger.runs import last_submitting_run
 from batchgen.ledger.server_wait import wait_until_reachable
-from batchgen.ledger.work_queue import last_submitting_run
 
 
 @dataclass(frozen=True, slots=True)

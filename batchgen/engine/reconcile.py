@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.dependents import wire_of
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.reconcile_items import ItemReconciler
 from batchgen.engine.reconciliation import Reconciliation
-from batchgen.engine.ways import Ways
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
@@ -23,6 +22,9 @@ from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.planning.reason_text import reason_text
 from batchgen.records import HAS_IMAGE, Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
 from batchgen.store.stored_files import SUPERSEDED
+
+if TYPE_CHECKING:
+    from batchgen.engine.ways import Ways
 
 MAX_MOVES_NOTED = 10
 Change = tuple[str, tuple[Any, ...]]

@@ -10,11 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from batchgen.engine.outcome import RunOptions
-from batchgen.engine.reconciliation import Reconciliation
+from batchgen.engine.reconciliation import Reconciliation, Routed, routed_by_mode
 from batchgen.engine.recovery.unrecorded_files import UnrecordedFiles
-from batchgen.engine.ways import Routed, Ways, routed_by_mode
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
@@ -36,6 +36,9 @@ from batchgen.planning.plan import (
 from batchgen.planning.reason import Reason, ReasonKind
 from batchgen.records import HAS_IMAGE, Item, KnownSample, Sample, required_keys, sample_key
 from batchgen.store.store import Store
+
+if TYPE_CHECKING:
+    from batchgen.engine.ways import Ways
 
 CHUNK = 500  # items looked up in the ledger at once
 SUBMITTED_REASONS = {AT_VENDOR: ReasonKind.AT_VENDOR, WITH_WORKERS: ReasonKind.WITH_WORKERS}
@@ -79,6 +82,8 @@ class ItemReconciler:
     def reconcile(self) -> Reconciliation:
         """Raises ManifestError with everything that is wrong with the manifest, UsageError when `--only` names nothing in it."""
         if self.ways is None and self._options.by is not None:
+            from batchgen.engine.ways import Ways  # most runs take no choice of ways
+
             # By a walk of its own: which way a request goes depends on all others.
             ways, limits = Ways(self._options.by, self.reader), self.manifest.limits
             counted = type(self)(self.manifest, self.reader, self.store, self._options, ways=ways).reconcile()

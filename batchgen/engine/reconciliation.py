@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from batchgen.events import RunStarted
 from batchgen.ledger.runs import ManifestTotals
 from batchgen.manifest import Limits
 from batchgen.manifest.file_version import FileVersion
-from batchgen.planning.batchable import batch_lane
+from batchgen.planning.batchable import BatchMode, batch_lane, is_batch, online_only_reason
 from batchgen.planning.plan import Forecast, LaneLoad, Move, expected_bytes, forecast
 from batchgen.planning.reason import Reason
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.profiles.price import estimate_question_usd, estimate_usd, price_is_guess
 from batchgen.profiles.profile import Profile
-from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.registry import endpoint_of, provider_class
+from batchgen.providers.registry import endpoint_of, speaks_batches
 from batchgen.records import Item, Judge, KnownSample, Sample
 from batchgen.review.ruling import ReviewRules, RulesByItem
+from batchgen.scheduling.fallback import sample_for_lane
 
 _UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
 
@@ -87,7 +88,7 @@ class Reconciliation:
     def has_batch(self, profile: Profile) -> bool:
         """Whether its codec speaks a batch API."""
         if profile.id not in self._has_batch:
-            self._has_batch[profile.id] = isinstance(provider_class(profile.provider)(profile), SupportsBatches)
+            self._has_batch[profile.id] = speaks_batches(profile)
         return self._has_batch[profile.id]
 
     def load_of(self, profile: Profile, *, batch: bool = False) -> LaneLoad:
@@ -174,3 +175,36 @@ def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneL
         return LaneLoad(profile.id, None, account=account, batch=True)
     rate = limits.spend_rate(profile.provider)
     return LaneLoad(profile.id, profile.rpm, rpd=profile.rpd, spend_rate=rate, account=account)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A request and the lane that it waits in. asked: the same as that lane's model is asked for it."""
+
+    lane: str
+    waiting: Sample
+
+    @property
+    def asked(self) -> Sample:
+        return sample_for_lane(self.waiting, self.lane)
+
+    @property
+    def by_batch(self) -> bool:
+        return is_batch(self.lane)
+
+
+def routed_by_mode(group: Sample, found: Reconciliation, batch_mode: BatchMode, awaited: Sequence[str]) -> Routed:
+    """Of a run that has no time to be done by. awaited: samples that have to be made before it."""
+    item = group.item
+    online = Routed(lane_key(item.provider, item.model), group)
+    if batch_mode == "online":
+        return online
+    profile = found.profile(item.model)
+    reason = online_only_reason(item, found.has_batch(profile), batch_mode, awaited)
+    if reason is None:
+        found.load_of(profile)  # its online lane, to fall back on
+        return Routed(batch_lane(item.provider, item.model), group)
+    found.online[reason.group] += 1
+    if batch_mode == "batch":
+        found.online_only.append((group.key, reason))
+    return online

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 
-from PIL import Image
-
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
 from batchgen.engine.routes import Route
@@ -21,7 +19,7 @@ from batchgen.manifest.addresses import is_object_url
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
-from batchgen.references.redraw import Redrawing, Redrawn, redraw, redrawing
+from batchgen.references.redrawing import Redrawing, draw, redrawing
 from batchgen.single_flight import SingleFlight
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.check import is_truncated
@@ -222,22 +220,11 @@ class ReferenceInputs:
             return ready
         path = self._path_for(made)
         try:
-            await asyncio.to_thread(_draw, source, path, instead.kind)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
+            await asyncio.to_thread(draw, source.collection, source.picture, path, instead.kind)
+        except OSError as error:
             raise UsageError(f"{name} could not be converted to {instead.kind}: {error}") from None
         if instead.why not in self._noted:
             self._noted.add(instead.why)
             self._note(f"{os.path.basename(name)}: {instead.why}; others like it are not listed")
         self._prepared_paths[made] = path
         return path
-
-
-def _draw(source: LocalReference, path: str, kind: Redrawn) -> None:
-    with source.collection.open_unchanged(source.picture.path) as file:
-        redraw(file, path, kind)

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from batchgen.engine.batch.outstanding import OutstandingBatches
 from batchgen.engine.context import RunContext
 from batchgen.engine.image_checks import ImageChecks
 from batchgen.engine.job_state import RunRequest
 from batchgen.engine.judging import Judging
 from batchgen.engine.outcome import ReviewCounts
+from batchgen.engine.outstanding import OutstandingBatches
 from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.review_effects import ReviewEffects
 from batchgen.engine.reviewer import Reviewer, ReviewParts

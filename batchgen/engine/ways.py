@@ -6,12 +6,12 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from batchgen.engine.reconciliation import Reconciliation, lane_load
+from batchgen.engine.reconciliation import Reconciliation, Routed, lane_load
 from batchgen.engine.routes import lane_key
 from batchgen.ledger.reader import Reader
-from batchgen.planning.batchable import BatchMode, batch_lane, is_batch, online_only_reason
+from batchgen.planning.batchable import batch_lane, online_only_reason
 from batchgen.planning.plan import LaneLoad
 from batchgen.planning.ways import (
     WAY_KINDS,
@@ -30,7 +30,6 @@ from batchgen.planning.ways import (
 from batchgen.profiles.price import estimate_usd
 from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Sample, lane_model
-from batchgen.scheduling.fallback import sample_for_lane
 from batchgen.scheduling.window import quota_day_start
 
 MIN_ANSWERS = 5  # below which the table of models is believed, not the ledger
@@ -42,39 +41,6 @@ FLEX_AIM = Latency(900.0, Basis.DOCUMENTED)
 WAY_WORDS: Mapping[WayKind, str] = {"batch": "by batch", "flex": "by flex", "online": "online"}
 GRACE_S, SUBMIT_GRACE_S = 60.0, 600.0
 USD_DIGITS = 5  # requests whose prices differ by less are dealt with together
-
-
-@dataclass(frozen=True, slots=True)
-class Routed:
-    """A request and the lane that it waits in. asked: the same as that lane's model is asked for it."""
-
-    lane: str
-    waiting: Sample
-
-    @property
-    def asked(self) -> Sample:
-        return sample_for_lane(self.waiting, self.lane)
-
-    @property
-    def by_batch(self) -> bool:
-        return is_batch(self.lane)
-
-
-def routed_by_mode(group: Sample, found: Reconciliation, batch_mode: BatchMode, awaited: Sequence[str]) -> Routed:
-    """Of a run that has no time to be done by. awaited: samples that have to be made before it."""
-    item = group.item
-    online = Routed(lane_key(item.provider, item.model), group)
-    if batch_mode == "online":
-        return online
-    profile = found.profile(item.model)
-    reason = online_only_reason(item, found.has_batch(profile), batch_mode, awaited)
-    if reason is None:
-        found.load_of(profile)  # its online lane, to fall back on
-        return Routed(batch_lane(item.provider, item.model), group)
-    found.online[reason.group] += 1
-    if batch_mode == "batch":
-        found.online_only.append((group.key, reason))
-    return online
 
 
 class Ways:

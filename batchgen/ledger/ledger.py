@@ -32,11 +32,10 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import LATE_REASON, IntendedRequest, OpenAttempt
 from batchgen.ledger.runs import MANIFEST_FACTS, ManifestTotals
 from batchgen.ledger.samples import AT_VENDOR
-from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
+from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX, UPSERT_META
 from batchgen.ledger.writer import Writer
 from batchgen.records import EMPTY_MAPPING, PendingJob, Reply, Sample
 
-UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
 UPSERT_LANE = upsert_sql("lane", ("key", "parked_until", "message"), ("key",))
 
 

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from batchgen.ledger.database import Change, Connection, placeholders
-from batchgen.ledger.ledger import UPSERT_META, Ledger
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.reader import Reader as Reader
 from batchgen.ledger.schema import (
     SAMPLE_COLUMNS,
     STATE_FOLDER,
+    UPSERT_META,
     VERDICT_COLUMNS,
     VERDICT_DDL,
     VERDICT_KEY,
@@ -41,6 +41,9 @@ from batchgen.records import Verdict
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.sanitize import sanitize
 from batchgen.store.spool import BINARY, NO_FOLLOW, disk_error, sync_folder
+
+if TYPE_CHECKING:
+    from batchgen.ledger.ledger import Ledger
 
 JOURNAL = "reviews.jsonl"
 NAME_MAX_CHARS, COMMENT_MAX_CHARS, MAX_STARS = 60, 1000, 5

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from batchgen.errors import LedgerError, LedgerGone
-from batchgen.ledger.database import Change
+from batchgen.ledger.database import Change, upsert_sql
 from batchgen.store.spool import file_identity, sync_folder
 
 VERSION = 8
 FILE_NAME = "ledger.sqlite"
 OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, as JSON
+UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
 COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
 

@@ -98,15 +98,6 @@ def submission_status(db: Connection, run_id: int) -> SubmissionStatus:
     return SubmissionStatus(*db.execute(sql, (run_id,)).fetchone())
 
 
-def last_submitting_run(db: Connection) -> int | None:
-    """The last run that has work in the queue; None when nothing is there."""
-    if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
-        return None
-    # 0: of `batchgen post`, which is no run. Derivatives that wait for a picture are there for its sample's sake.
-    row = db.execute("SELECT max(run_id) FROM work WHERE run_id > 0 AND (images > 0 OR missing = 0)").fetchone()
-    return None if row[0] is None else int(row[0])
-
-
 def add_submission(
     db: Connection, run_id: int, facts: Submission, budget_usd: float | None, deadline: float | None
 ) -> None:

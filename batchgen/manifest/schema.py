@@ -165,7 +165,7 @@ class Header(Strict):
     """Everything but the items; in JSONL the first line, when it has `version` or `defaults`."""
 
     version: Literal[1] = Field(1, description="Version of this format.")
-    name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,99}$")] | None = Field(
+    name: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$", max_length=100)] | None = Field(
         None, description="Name of the job; default: the manifest's name without extension."
     )
     output: Text | None = Field(
@@ -282,11 +282,11 @@ def _message(kind: str, context: Mapping[str, Any], value: Any) -> str:
             return f"must be text{got}{hint}"
         case "string_too_short" | "too_short":
             return "is empty"
-        case "string_pattern_mismatch":
-            if context["pattern"] == AGE_PATTERN:
-                return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
-            if ":" in context["pattern"]:
-                return f"must look like 16:9{got}"
+        case "string_pattern_mismatch" if context["pattern"] == AGE_PATTERN:
+            return f"must be a number of hours, days or weeks such as 36h, 7d or 4w{got}"
+        case "string_pattern_mismatch" if ":" in context["pattern"]:
+            return f"must look like 16:9{got}"
+        case "string_pattern_mismatch" | "string_too_long":
             return f"is not a usable name: letters, digits, '_', '-' and '.', at most 100, beginning with a letter or digit{got}"
         case "int_type" | "int_from_float" | "int_parsing":
             return f"must be a whole number{got}"

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from batchgen.profiles.fields import FactError, model_name_problem, with_facts
-from batchgen.profiles.file import built_in_profiles, profile_files
+from batchgen.profiles.file import built_in_profiles, profile_files, profiles_naming
 from batchgen.profiles.packages import guess_package, package_models
 from batchgen.profiles.profile import Profile
 
@@ -20,28 +20,50 @@ DEFAULT_MODEL = "flash"
 
 class Catalogue:
     """An override gives a new catalogue. Models of packages are added once a name is asked for that is not among ours, which
-    none of them replaces; problems: why some could not be, empty before that."""
+    none of them replaces; problems: why some could not be, empty before that.
 
-    def __init__(self, profiles: Iterable[Profile]) -> None:
+    Ours are read when they are asked for: by name those of the files that have it, otherwise all.
+    """
+
+    def __init__(self, profiles: Iterable[Profile] = ()) -> None:
+        """profiles: they stand in place of ours of the same ids, and beside them."""
         self._by_id = {profile.id: profile for profile in profiles}
         self._id_by_alias = {alias: profile.id for profile in self._by_id.values() for alias in profile.aliases}
+        self._has_all = False
         self._meant_by: dict[str, str | None] = {}
         self.problems: tuple[str, ...] = ()
 
+    def _add(self, profiles: Iterable[Profile]) -> None:
+        """But for those whose names are taken."""
+        for profile in profiles:
+            if profile.id not in self._by_id:
+                self._by_id[profile.id] = profile
+                self._id_by_alias |= {alias: profile.id for alias in profile.aliases if alias not in self._id_by_alias}
+
+    def _all(self) -> dict[str, Profile]:
+        """By id, ours first, in the order of their files."""
+        if not self._has_all:
+            ours = built_in_profiles()
+            self._add(ours.values())
+            self._by_id = {name: self._by_id[name] for name in (*ours, *self._by_id)}
+            self._has_all = True
+        return self._by_id
+
     def __iter__(self) -> Iterator[Profile]:
         """Those that make images, as far as is known."""
-        return (profile for profile in self._by_id.values() if profile.may_make_images)
+        return (profile for profile in self._all().values() if profile.may_make_images)
 
     @property
     def judges(self) -> tuple[Profile, ...]:
         """Those that are known to answer with text: they look at images, and say how good they are."""
-        return tuple(profile for profile in self._by_id.values() if "text" in profile.makes)
+        return tuple(profile for profile in self._all().values() if "text" in profile.makes)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_id or name in self._id_by_alias
+        return name in self._all() or name in self._id_by_alias
 
     @property
     def providers(self) -> frozenset[str]:
+        """Of the models that have been read so far: all that packages bring and the manifest declares."""
         return frozenset(profile.provider for profile in self._by_id.values())
 
     def resolve(self, name: str) -> Profile:
@@ -51,23 +73,22 @@ class Catalogue:
         return known or unknown_profile(name, guess_provider(name))
 
     def _find(self, name: str) -> Profile | None:
+        if not self._has_all and name not in self._by_id:
+            self._add(profiles_naming(name).values())
         return self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
 
     def with_packages(self) -> Self:
         """Itself, with the models of installed packages."""
         found = package_models()
         self.problems = found.problems
-        for profile in found.profiles:
-            if profile.id not in self:
-                self._by_id[profile.id] = profile
-                for alias in profile.aliases:
-                    if alias not in self:
-                        self._id_by_alias[alias] = profile.id
+        self._all()
+        self._add(profile for profile in found.profiles if profile.id not in self)
         return self
 
     def suggestions(self, name: str) -> list[str]:
         """Ids and aliases that look like this name, the likeliest first."""
-        return get_close_matches(name, [*self._id_by_alias, *self._by_id], n=3, cutoff=0.6)
+        known = self._all()
+        return get_close_matches(name, [*self._id_by_alias, *known], n=3, cutoff=0.6)
 
     def misspelt(self, name: str) -> str | None:
         """The known id or alias that differs from this name in one or two letters. A model of another number is another model."""
@@ -128,7 +149,7 @@ def guess_provider(model: str) -> str:
 
 def load_catalogue() -> Catalogue:
     """The models this version knows, and those of packages when they are asked for."""
-    return Catalogue(built_in_profiles().values())
+    return Catalogue()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,11 @@ def provider_for(profile: Profile) -> contract.Provider:
     return provider_class(profile.provider)(profile)
 
 
+def speaks_batches(profile: Profile) -> bool:
+    """Whether its codec speaks a batch API."""
+    return isinstance(provider_for(profile), contract.SupportsBatches)
+
+
 def encoded_fields(profile: Profile) -> frozenset[str]:
     """The manifest's fields that reach the wire for this model. Raises UsageError when there is no such provider."""
     return contract.encoded_fields(provider_class(profile.provider), profile)

@@ -4,52 +4,27 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from PIL import Image, ImageCms, ImageOps
 
-from batchgen.errors import UsageError
-from batchgen.manifest.capability import CONVERTIBLE, accepts_mime_type
-from batchgen.profiles.profile import Profile
-from batchgen.references.local import ReferencePicture
 from batchgen.safe_open import private_opener
+from batchgen.store.pillow import NOT_READABLE
 
 SMALL_SIDE = 768  # pixels of the longer side; what models tile an image into
 JPEG_QUALITY = 95  # of a photograph that was one before
-Redrawn = Literal["PNG", "JPEG"]
 
 
-@dataclass(frozen=True, slots=True)
-class Redrawing:
-    """What is sent in place of a picture. why: for people."""
-
-    kind: Redrawn
-    why: str
-
-
-def redrawing(picture: ReferencePicture, profile: Profile) -> Redrawing | None:
-    """What a model gets in place of a picture; None: the picture as it is. Raises UsageError where nothing can be made of it."""
-    accepted = accepts_mime_type(profile, picture.mime_type)
-    if accepted and not picture.redraw:
-        return None
-    was = picture.mime_type.removeprefix("image/")
-    if picture.mime_type not in CONVERTIBLE:
-        raise UsageError(f"is {picture.mime_type}, which {profile.id} does not take: save it as PNG or JPEG")
-    if accepted:
-        kind: Redrawn = "JPEG" if was == "jpeg" else "PNG"
-        return Redrawing(kind, f"sent as {kind}, upright and in RGB, since models ignore EXIF rotation and CMYK")
-    frame = " (of several frames the first)" if was == "gif" else ""
-    return Redrawing("PNG", f"sent as PNG{frame}, for {profile.id} does not take {was}")
-
-
-def redraw(source: IO[bytes], path: str, kind: Redrawn) -> None:
-    """Under its name when it is whole. Raises what Pillow raises."""
-    with Image.open(source) as image:
-        drawn = as_seen(ImageOps.exif_transpose(image))
+def redraw(source: IO[bytes], path: str, kind: Literal["PNG", "JPEG"]) -> None:
+    """Under its name when it is whole. Raises OSError."""
     about: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {"quality": JPEG_QUALITY, "subsampling": 0}
-    with open(f"{path}.part", "wb", opener=private_opener) as part:
-        drawn.save(part, kind, icc_profile=drawn.info.get("icc_profile"), **about)
+    try:
+        with Image.open(source) as image:
+            drawn = as_seen(ImageOps.exif_transpose(image))
+        with open(f"{path}.part", "wb", opener=private_opener) as part:
+            drawn.save(part, kind, icc_profile=drawn.info.get("icc_profile"), **about)
+    except NOT_READABLE as error:
+        raise OSError(str(error)) from error
     os.rename(f"{path}.part", path)
 
 
@@ -59,7 +34,7 @@ def small_jpeg(path: str, side: int = SMALL_SIDE) -> bytes:
         with Image.open(path) as image:
             image.draft("RGB", (side, side))
             drawn = as_seen(ImageOps.exif_transpose(image))
-    except (SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except NOT_READABLE as error:
         raise OSError(str(error)) from error
     drawn.thumbnail((side, side))
     if drawn.mode == "RGBA":

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from batchgen.money import usd as usd
 
+LEFT_OUT_WORDS = {"limit": "left out by --limit", "only": "left out by --only", "not_asked": "not asked for"}
+
 
 def known_amount(amount: float, unpriced: int) -> float | None:
     """A sum of money of which `unpriced` parts have no price: None when that is all of it."""

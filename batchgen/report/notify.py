@@ -15,8 +15,6 @@ from batchgen.http.time_limit import TimeLimit
 from batchgen.http.transport import Transport
 from batchgen.os_errors import machine_refusal
 from batchgen.profiles.profile import Profile
-from batchgen.report.summary import blocks, headline
-from batchgen.report.view import RunSummary
 from batchgen.sanitize import truncate
 
 MAX_LINES = 10
@@ -29,10 +27,6 @@ SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a p
 HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
 _NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
-_INCLUDED_BLOCKS = {
-    *("stopped", "down", "images", "changed", "missing", "derived", "money", "why"),
-    *("blocked", "uncertain", "parked", "unlike", "folder", "next"),
-}
 MISSING_LIBRARY = "messages need the library apprise: pip install 'batchgen[notify]'"
 
 
@@ -61,16 +55,6 @@ def shutdown_line(profile: Profile, today: date) -> str:
     when = f"in {left} days, on" if left > 1 else "tomorrow," if left == 1 else "today," if left == 0 else "since"
     instead = f"; use {profile.replacement}" if profile.replacement else ""
     return f"{profile.id} is shut down {when} {profile.shutdown}{instead}"
-
-
-def message(summary: RunSummary, shutdown_lines: Sequence[str]) -> tuple[str, str]:
-    """Subject and a body of at most ten lines. Foreign text is not cleaned yet."""
-    lines = ["emulated: nothing was billed"] if summary.emulated else []
-    lines += shutdown_lines
-    for label, block in blocks(summary):
-        if label in _INCLUDED_BLOCKS:
-            lines += [f"{label}: {line.strip()}" for line in (block[:1] if label == "folder" else block)]
-    return f"batchgen: {headline(summary)}", limit_lines(lines)
 
 
 def failure_message(job: str, text: str) -> tuple[str, str]:

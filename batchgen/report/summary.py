@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -14,11 +13,11 @@ from batchgen.report import formatting, view
 from batchgen.report.acceptance import BY_WHOM, acceptance_text
 from batchgen.report.billing_check import billing_lines
 from batchgen.report.console import Console
-from batchgen.report.event_text import ongoing_outage, outage_summary
 from batchgen.report.money_text import money_lines
+from batchgen.report.outage_text import ongoing_outage, outage_summary
 from batchgen.report.run_end import stop_words
 from batchgen.report.totals import WITH_WORKERS, manifest_lines, totals_text
-from batchgen.sanitize import short_message
+from batchgen.sanitize import escape_markdown, short_message
 from batchgen.scheduling.stop_reason import StopReason
 
 OUT_STATES = frozenset({"submitted", "with_workers"})
@@ -32,7 +31,6 @@ LIST_BLOCKS = (
     "unlike",
     "next",
 )  # lists in Markdown, the others rows of a table
-_MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
 BINDING_WORDS = {
@@ -386,15 +384,3 @@ def summary_markdown(summary: view.RunSummary, sanitize_line: Callable[[str], st
         if label in LIST_BLOCKS:
             lines += ["", f"**{label}**", "", *(f"- {line}" for line in block)]
     return "\n".join(lines) + "\n\n"
-
-
-def failure_markdown(job: str, message: str, sanitize_line: Callable[[str], str]) -> str:
-    """For a run that ended before there was a summary."""
-    lines = [f"- {escape_markdown(sanitize_line(line))}" for line in message.splitlines()]
-    return "\n".join([f"### {escape_markdown(sanitize_line(job))}: ended by an error", "", *lines]) + "\n\n"
-
-
-def escape_markdown(text: str) -> str:
-    """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
-    safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN_CHARS.sub(r"\\\1", safe)

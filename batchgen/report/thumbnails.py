@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.references.redraw import as_seen
 from batchgen.safe_open import make_private_folder, private_opener
-from batchgen.store.check import MAX_PIXELS
+from batchgen.store.pillow import MAX_PIXELS
 from batchgen.store.store import Store
 
 THUMBNAIL_SIDE_PX = 256

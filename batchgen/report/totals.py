@@ -24,7 +24,6 @@ STATE_WORDS = {
     "wanted": "not tried",
     "superseded": "not in the manifest",
 }
-LEFT_OUT_WORDS = {"limit": "left out by --limit", "only": "left out by --only", "not_asked": "not asked for"}
 
 
 def read_totals(reader: Reader, samples: Mapping[str, int], manifest: str) -> TotalsView:
@@ -97,7 +96,7 @@ def totals_text(totals: TotalsView, of_those: str = "") -> str:
     rest = [f"{number:,} {_state_words(state)}" for state, number in totals.not_made.items()]
     for why, number in totals.left_out.items():
         limit = f" {totals.limit}" if why == "limit" and totals.limit is not None else ""
-        rest.append(f"{number:,} {LEFT_OUT_WORDS[why]}{limit}")
+        rest.append(f"{number:,} {formatting.LEFT_OUT_WORDS[why]}{limit}")
     rest += [f"{totals.outdated:,} to be made again"] if totals.outdated else []
     rest += [f"{totals.not_tried:,} not tried"] if totals.not_tried else []
     rejected = f", {totals.rejected:,} of them rejected" if totals.rejected else ""

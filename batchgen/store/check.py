@@ -5,20 +5,14 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image
-
 from batchgen.errors import BatchgenError
-from batchgen.store.sniff import HEAD_BYTES, Format, sniff
+from batchgen.store.sniff import HEAD_BYTES, MAX_PIXELS, Format, sniff
 
-MAX_PIXELS = 150_000_000  # eight times a 4K picture; more is a bomb or a mistake
 PIECE_BYTES = 256 * 1024
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class ImageError(BatchgenError):
@@ -125,14 +119,11 @@ def _png_size(kind: bytes, data: bytes) -> tuple[int, int]:
 
 
 def _size_by_pillow(file: BinaryIO, kind: Format, *, decoded: bool) -> tuple[int, int]:
-    file.seek(0)
+    from batchgen.store.pillow import TOO_MANY_PIXELS, image_size  # Pillow, which most images, being PNG, do not need
+
     try:
-        with Image.open(file, formats=[kind.upper()]) as image:
-            size = image.size
-            if decoded:
-                image.load()
-            return size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return image_size(file, kind, decoded=decoded)
+    except TOO_MANY_PIXELS as error:
         raise ImageError("too_large", f"the image declares too many pixels: {error}") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, IndexError and more on hostile bytes
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"

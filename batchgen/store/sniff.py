@@ -10,6 +10,7 @@ from typing import Literal
 Format = Literal["png", "jpeg", "webp", "gif"]
 EXTENSION: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif"}
 HEAD_BYTES = 16
+MAX_PIXELS = 150_000_000  # eight times a 4K picture; more is a bomb or a mistake
 
 
 def sniff(head: bytes) -> Format | None:

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from batchgen.ledger.schema import ledger_path
-from batchgen.report.summary import escape_markdown
+from batchgen.sanitize import escape_markdown
 
 REFUSED = "x [[fault:safety]]"
 

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "batchgen"
 # floor than its room is named there.
 FLOORS: dict[str, list[str]] = {
     "vocabulary": [
+        "dataclass",
         "item",
         "records",
         "endpoint",
@@ -128,12 +129,13 @@ def circles(arrows: Mapping[str, Set[str]]) -> list[list[str]]:
         if not loose:
             break
         left = {name: others - loose for name, others in left.items() if name not in loose}
-    reach = {name: _reachable(name, left) for name in left}
+    reach = {name: reachable(name, left) for name in left}
     groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in left}
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
-def _reachable(start: str, arrows: Mapping[str, Set[str]]) -> set[str]:
+def reachable(start: str, arrows: Mapping[str, Set[str]]) -> set[str]:
+    """All that a module imports, and what that imports."""
     seen: set[str] = set()
     ahead = [start]
     while ahead:

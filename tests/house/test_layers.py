@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.house import figures
-from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, for_each, graph, imports_of, nodes
+from tests.house.modules import FLOORS, PACKAGE, PATHS, circles, for_each, graph, imports_of, nodes, reachable
 
 EMULATOR = "emulator"  # an independent witness of the vendors' documents: imports nothing of ours
 STARTS_EMULATOR = {"api", "cli.emulate"}
@@ -18,7 +18,7 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
 online outcome routes dependents answer job jobs
-recovery.receipts recovery.unrecorded_files batch.result_lines batch.outstanding cluster.queue cluster.reference_bundle
+recovery.receipts recovery.unrecorded_files recovery.unsent_chunks batch.result_lines outstanding cluster.queue cluster.reference_bundle
 context reconciliation judge_request spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
 ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor image_checks
@@ -33,6 +33,7 @@ review batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker
 batch.result_collector
 batch.runner ending recovery.recover
+batch.opening
 online_parts opening
 online_run
 run
@@ -101,6 +102,12 @@ def test_a_file_knows_fifteen_of_ours_at_most(module):
 @for_each(OURS)
 def test_a_function_takes_seven_things_at_most(module):
     assert figures.most_parameters(module) <= 7
+
+
+@for_each([name for name in OURS if "Image.open(" in figures.source(name)])
+def test_who_opens_images_has_the_bound_on_what_pillow_decodes(module):
+    at_once = {name: {each.module for each in imports_of(path) if not each.late} for name, path in OURS.items()}
+    assert module == "store.pillow" or "store.pillow" in reachable(module, at_once)
 
 
 def test_nobody_asks_of_which_kind_a_store_an_engine_or_a_database_is():

@@ -14,7 +14,7 @@ from batchgen.engine.answer import request_facts
 from batchgen.engine.attempts import adjust_after_tries, prepare
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.outcomes import BatchOutcomes
-from batchgen.engine.batch.outstanding import reserved_usd
+from batchgen.engine.outstanding import reserved_usd
 from batchgen.errors import (
     ConnectFailed,
     DailyQuotaReached,

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from batchgen.engine.batch.outstanding import OutstandingBatches
 from batchgen.engine.context import RunContext
+from batchgen.engine.outstanding import OutstandingBatches
 from batchgen.engine.pipeline import Pipeline
+from batchgen.engine.recovery.unsent_chunks import BATCH_FOLDER, CHUNK_FILE_KINDS
 from batchgen.engine.routes import Route
 from batchgen.http.uploads import Destination
 from batchgen.ledger.chunk_writer import ChunkWriter
-from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
-from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.planning.batchable import BatchMode, BatchOptions
+from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import SupportsBatches
 from batchgen.providers.remote import BatchCodec
 from batchgen.records import Request, Response, Sample
 from batchgen.scheduling.window import SharedQuota
-
-CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
-BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,25 +75,3 @@ class BatchContext:
         for kind in CHUNK_FILE_KINDS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.file(chunk, kind))
-
-
-def name_prefix(ledger: Ledger) -> str:
-    """Of the display names of a job's batches, by which they are known again: unlike that of any other ledger."""
-    token = ledger.reader.meta("batches") or secrets.token_hex(6)
-    ledger.set_meta(batches=token)
-    return f"batchgen {token}"
-
-
-def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note: Callable[[str], None]) -> None:
-    """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
-    dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
-    if dropped:
-        note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned again")
-    folder, kept = (
-        os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
-        {str(chunk.id) for chunk in ledger.reader.open_chunks()},
-    )
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of chunks that are over, from a run that died
-        number, _, kind = name.partition(".")
-        if kind in CHUNK_FILE_KINDS and number not in kept:
-            os.unlink(os.path.join(folder, name))

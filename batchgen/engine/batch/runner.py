@@ -12,8 +12,8 @@ from dataclasses import replace
 from batchgen.engine.batch.chunk_submitter import ChunkSubmitter, EnqueuedQuotaFull
 from batchgen.engine.batch.context import BatchContext
 from batchgen.engine.batch.outcomes import BatchOutcomes
-from batchgen.engine.batch.outstanding import reserved_usd
 from batchgen.engine.batch.result_collector import ResultCollector
+from batchgen.engine.outstanding import reserved_usd
 from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, ProviderError, StoreError
 from batchgen.events import BatchUpdated, LaneStopped
 from batchgen.ledger.chunks import UNSENT_STEPS, Chunk

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Self
 
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.chunks import Chunk
@@ -77,6 +79,18 @@ class OutstandingBatches:
         """Nobody looks after any of it any more in this run."""
         self.dispatcher.adjust_external(-self._reported)
         self._reported = 0
+
+
+class NoBatches:
+    """In place of what looks after batches, for a run that has no lane for any."""
+
+    stopped_lanes: Mapping[str, str] = MappingProxyType({})
+    unsubmitted = left = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 def reserved_usd(estimate_usd: float | None) -> float:

@@ -1,0 +1,84 @@
+"""What follows a run that has ended: its summary on the terminal, as JSON, as a page in Markdown and as a message; a sign of life."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import batchgen
+from batchgen.cli.invocation import Invocation
+from batchgen.cli.post_run import PostRun
+from batchgen.cli.run_arguments import RunArguments
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.report import notify, view
+from batchgen.report.queries import read_summary
+from batchgen.report.summary import blocks, headline, next_steps, show_summary, summary_markdown
+from batchgen.report.view import RunSummary
+from batchgen.safe_open import private_opener
+
+NOTIFIED_FILE = "told.json"  # in the state folder of a job: of which model's end people were told, and at how many days
+_INCLUDED_BLOCKS = {
+    *("stopped", "down", "images", "changed", "missing", "derived", "money", "why"),
+    *("blocked", "uncertain", "parked", "unlike", "folder", "next"),
+}
+
+
+def report_run(
+    invocation: Invocation, job: batchgen.Job, outcome: batchgen.Outcome, arguments: RunArguments, post_run: PostRun
+) -> None:
+    retried = arguments.selection.states if arguments.selection is not None else ()
+    summary = read_summary(outcome, job, arguments.engine, tuple(retried))
+    post_run.append(summary_markdown(summary, invocation.err.fit))
+    if post_run.addresses:
+        _notify(post_run, job, summary)
+    took_place = summary.exit_code in notify.HEARTBEAT_CODES
+    if post_run.heartbeat and took_place and (problem := notify.send_heartbeat(post_run.heartbeat)):
+        post_run.warn(f"no heartbeat was sent: {problem}")
+    if (not arguments.quiet or outcome.exit_code) and not invocation.json_on_stderr:
+        show_summary(invocation.err, summary)
+    if invocation.json:
+        invocation.answer({**view.as_json(summary), "next": next_steps(summary)})
+
+
+def _notify(post_run: PostRun, job: batchgen.Job, summary: RunSummary) -> None:
+    folder, today = job.folder, datetime.now(UTC).date()
+    notified = _read_notified(folder)
+    profiles = [job.manifest.catalogue.resolve(model) for model in _models(folder)]
+    due_notices = notify.due_shutdown_notices(profiles, notified, today) if "shutdown" in post_run.events else {}
+    told = notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=bool(due_notices))
+    if not told & post_run.events:
+        return
+    lines = [notify.shutdown_line(profile, today) for profile in profiles if profile.id in due_notices]
+    if post_run.send(*_message(summary, lines)) and due_notices:
+        path = folder / STATE_FOLDER / NOTIFIED_FILE
+        # Where it cannot be written it is told once more.
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private_opener) as file:
+            file.write(json.dumps({**notified, **due_notices}))
+
+
+def _message(summary: RunSummary, shutdown_lines: Sequence[str]) -> tuple[str, str]:
+    """Subject and a body of at most ten lines. Foreign text is not cleaned yet."""
+    lines = ["emulated: nothing was billed"] if summary.emulated else []
+    lines += shutdown_lines
+    for label, block in blocks(summary):
+        if label in _INCLUDED_BLOCKS:
+            lines += [f"{label}: {line.strip()}" for line in (block[:1] if label == "folder" else block)]
+    return f"batchgen: {headline(summary)}", notify.limit_lines(lines)
+
+
+def _models(folder: Path) -> list[str]:
+    """AI models of all that the job wants."""
+    with Reader.open(folder) as reader:
+        return sorted(model for model, states in reader.counts_by_model().items() if set(states) - {"superseded"})
+
+
+def _read_notified(folder: Path) -> dict[str, int]:
+    try:
+        found = json.loads((folder / STATE_FOLDER / NOTIFIED_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
