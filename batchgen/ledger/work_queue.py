@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from batchgen.errors import LedgerError
 from batchgen.ledger.backlog import dump_sample
 from batchgen.ledger.database import Connection
 from batchgen.ledger.derivatives import DerivativeRow, delete_derivatives, upsert_derivatives
@@ -131,6 +133,13 @@ def insert_samples(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample
             for n in range(s.n, s.n + s.images)
         ],
     )
+
+
+def refresh_statistics(db: Connection) -> None:
+    """After many rows have come: autovacuum takes a minute to notice, and until then workers would claim by plans for tables
+    that were empty. Whoever is at a table meanwhile is not waited for."""
+    with contextlib.suppress(LedgerError):  # all is submitted
+        db.execute("ANALYZE (SKIP_LOCKED) work, need, sample")
 
 
 def insert_derivatives(db: Connection, run_id: int, orders: Sequence[DerivativeOrder], *, awaited: bool) -> None:

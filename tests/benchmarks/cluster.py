@@ -26,11 +26,12 @@ from tests.benchmarks.measure import (
     stats,
     write_manifest,
 )
+from tests.benchmarks.watching import watched
 from tests.support.postgres import PostgresServer, running
 
 SMALL_BYTES = 2048
 PICTURES, ROUNDS = 400, 3
-FEW, MANY = 10_000, 100_000
+FEW, MANY, WAITING = 10_000, 100_000, 300_000
 WORKERS, RPM, SECONDS = 10, 600, 150
 IN_FLIGHT = 5
 
@@ -41,6 +42,7 @@ def cluster(quick: bool) -> Case:
     with running() as postgres:
         overhead(case, postgres, rounds=1 if quick else ROUNDS)
         submitting(case, postgres, 2 * FEW if quick else MANY)
+        watching(case, postgres, seconds=5.0 if quick else 30.0)
         if not quick:
             shared_quota(case, postgres)
     return case
@@ -79,6 +81,20 @@ def submitting(case: Case, postgres: PostgresServer, many: int) -> None:
         Target("peak memory of the submitter, many of few", "at most", 3.0, most.rss_mb / few.rss_mb, "times"),
         Target("seconds to submit", "at most", 60.0, most.wall_s, "s"),
     ]
+
+
+def watching(case: Case, postgres: PostgresServer, seconds: float) -> None:
+    found = {samples: watched(database(postgres), samples, seconds) for samples in (FEW, WAITING)}
+    case.extra["watching_cpu_ms_per_s"] = found
+    case.targets.append(
+        Target(
+            f"CPU of a watcher and its server while {WAITING:,} wait",
+            "at most",
+            10.0,
+            sum(found[WAITING].values()),
+            "ms/s",
+        )
+    )
 
 
 def shared_quota(case: Case, postgres: PostgresServer) -> None:

@@ -80,13 +80,15 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
 
     packer = ReferencePacker(run.store, run.manifest.references)
 
-    def change(db: Connection) -> None:
+    def change(db: Connection) -> int:
+        added = 0
         if run.reconciliation.wanted or plan.derives:
             work_queue.add_submission(db, run_id, facts, budget_usd, options.deadline)
         waiting = run.backlog.iter_all() if run.reconciliation.wanted else iter(())
         while rows := [(lane, packer.pack(sample), keys) for lane, sample, keys in islice(waiting, ROWS_AT_ONCE)]:
             work_queue.insert_samples(db, run_id, rows)
-        plan.insert(db, run_id)
+            added += len(rows)
+        return added + plan.insert(db, run_id)
 
     submit(run.url, schema, change)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.stop import stop_expired
@@ -24,6 +24,7 @@ from batchgen.events import (
 )
 from batchgen.ledger import work_queue
 from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.id_cursor import MAX_MISSING, IdCursor
 from batchgen.ledger.lease import WORKER_IS_ALIVE
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
@@ -34,29 +35,63 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 POLL_S = 0.5
 NO_WORKER_GRACE_S = 5.0  # after which it is said that no worker is there
+BLOCKED_LOOK_S = 5.0  # between looks for samples that are blocked, when no request has ended without an image
 
 _STARTED_COLUMNS = "id, item_id, n, lane, number, coalesce(sent_as, ''), started_at"
 _ENDED_COLUMNS = (
     "id, item_id, n, lane, outcome, coalesce(reason, ''), coalesce(message, ''), coalesce(maybe_billed, 0), started_at"
 )
+# Found by an index however many wait: PostgreSQL would walk the table for EXISTS, and all that was deleted since its last vacuum.
+_FIRST = f"(SELECT lane FROM work WHERE missing = 0 AND lane {{}} '{work_queue.DERIVATIVES_LANE}' ORDER BY lane LIMIT 1) IS NOT NULL"
+# Answers in the order of `Look`. ?: seconds of silence; submissions that are known to have come to their end.
+_LOOK = (
+    "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,"
+    f" {_FIRST.format('<')} OR {_FIRST.format('>')} OR EXISTS (SELECT 1 FROM need d JOIN work k ON k.id = d.work_id WHERE k.images > 0),"
+    f" {_FIRST.format('=')}, w.alive, w.derive,"
+    f" EXISTS (SELECT 1 FROM submission WHERE (stopped_by <> '' OR {work_queue.DEADLINE_PASSED_SQL})"
+    " AND run_id <> ALL(?::bigint[])) FROM pg_current_snapshot() s,"
+    " (SELECT count(*) AS alive, coalesce(sum(post_processes), 0) AS derive"
+    f" FROM {SHARED_SCHEMA}.worker w WHERE {WORKER_IS_ALIVE}) w"
+)
+_LANES_WITH_READY_SAMPLES = (
+    "WITH RECURSIVE found AS ((SELECT lane FROM work WHERE missing = 0 ORDER BY lane LIMIT 1) UNION ALL SELECT (SELECT k.lane"
+    " FROM work k WHERE k.missing = 0 AND k.lane > found.lane ORDER BY k.lane LIMIT 1) FROM found WHERE found.lane IS NOT NULL)"
+    f" SELECT lane FROM found WHERE lane <> '{work_queue.DERIVATIVES_LANE}'"
+)
+
+
+class Look(NamedTuple):
+    """How the queue stands. xmin, xmax: bounds of its snapshot. samples, derivatives: whether there are any; workers: alive;
+    renderers: their processes for derivatives; stopped: whether samples may have to be withdrawn."""
+
+    xmin: int
+    xmax: int
+    samples: bool
+    derivatives: bool
+    workers: int
+    renderers: int
+    stopped: bool
 
 
 class ClusterMonitor:
+    """Reads what has changed. What a look costs does not grow with the samples that wait."""
+
     def __init__(self, url: str, schema: str, reader: Reader, emit: Callable[[Event], None]) -> None:
         self._db = PostgreSQL(url, schema, "batchgen watches")
         self._reader = reader
         self._emit = emit
-        self._open_attempts: set[int] = set()
         self._failed: dict[str, str] = {}  # key -> model, of samples whose last request brought nothing
-        self._blocked: set[tuple[str, int]] = set()
         self._parked: dict[str, float] = {}
         self._cooling: dict[str, float] = {}
-        self._since = time.time()
+        self._settled: set[int] = set()  # submissions that were stopped and have nothing left
         self._no_worker_since_s: float | None = None
         self._noted_pending = False
-        row = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
-        self._last_attempt = int(row[0])
+        last = int(self._rows("SELECT coalesce(max(id), 0) FROM attempt")[0][0])
+        recent = self._rows("SELECT id FROM attempt WHERE id > ?", last - MAX_MISSING)
+        self._attempts = IdCursor(last, (number for (number,) in recent))
         self._open_attempts = {number for (number,) in self._rows("SELECT id FROM attempt WHERE outcome IS NULL")}
+        self._blocked = {(item_id, n) for item_id, n, *_ in self._blocked_samples()}
+        self._looked_for_blocked_s = time.monotonic()
 
     def close(self) -> None:
         self._db.close()
@@ -69,39 +104,45 @@ class ClusterMonitor:
         the deadline."""
         while True:
             try:
-                left, waits_for_quota, pictures = await asyncio.to_thread(self._poll)
+                left, waits_for_quota, derivatives = await asyncio.to_thread(self._poll)
             except LedgerError as error:
                 self._emit(Notice(at=time.time(), message=str(error)))
-                left, waits_for_quota, pictures = 1, False, 0
+                left, waits_for_quota, derivatives = True, False, False
             over = not left or waits_for_quota
             late = deadline is not None and time.time() >= deadline
-            if stop.is_set() or (over and (late or not pictures)):
-                return await asyncio.to_thread(self._build_ending, run_id, left, waits_for_quota, late)
+            if stop.is_set() or (over and (late or not derivatives)):
+                return await asyncio.to_thread(self._build_ending, run_id, waits_for_quota, late)
             if over:
-                self._note_derivatives_pending(pictures)
+                await asyncio.to_thread(self._note_derivatives_pending)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL_S)
 
-    def _poll(self) -> tuple[int, bool, int]:
-        """(samples left in the queue, whether all of them wait for a quota of another day or for those that do, pictures
-        whose derivatives are in the queue)."""
-        self._db.transact([stop_expired])
-        rows = self._rows(
-            "SELECT lane, sum(images), count(*) FILTER (WHERE missing = 0), count(*) FILTER (WHERE worker <> '')"
-            " FROM work WHERE images > 0 GROUP BY lane"
-        )
-        left = sum(images for _, images, _, _ in rows)
-        ready = {lane for lane, _, ready, _ in rows if ready}
-        self._emit_started()
-        self._emit_ended()
+    def _look(self) -> Look:
+        return Look(*self._rows(_LOOK, list(self._settled), queue.STALE_S)[0])
+
+    def _poll(self) -> tuple[bool, bool, bool]:
+        """(whether samples are left in the queue, whether all of them wait for a quota of another day or for those that do,
+        whether derivatives are in the queue)."""
+        look = self._look()
+        if look.stopped:
+            (settled,) = self._db.transact([lambda db: stop_expired(db, self._settled)])
+            self._settled |= settled
+            look = self._look()
+        self._emit_started(look)
+        failed = self._emit_ended()
+        self._emit_blocked(at_once=failed or not look.samples)
         self._emit_lanes()
-        pictures, _ = work_queue.derivative_progress(self._db, 0)
-        self._note_if_no_worker(left, pictures)
+        self._note_if_no_worker(look)
+        if not look.samples:
+            return self._unplaced() > 0, False, look.derivatives
         parked = {lane for lane, until in self._parked.items() if until > time.time()}
-        if not rows:
-            return self._unplaced(), False, pictures
-        waits_for_quota = bool(ready) and ready <= parked and not any(taken for *_, taken in rows)
-        return left, waits_for_quota, pictures
+        return True, bool(parked) and self._waits_for(parked), look.derivatives
+
+    def _waits_for(self, parked: set[str]) -> bool:
+        """Whether nothing is left but what waits for these lanes, or for what does, and nothing of it is being made."""
+        ready = {lane for (lane,) in self._rows(_LANES_WITH_READY_SAMPLES)}
+        sent = "SELECT 1 FROM attempt WHERE outcome IS NULL AND worker IS NOT NULL AND chunk IS NULL LIMIT 1"
+        return bool(ready) and ready <= parked and not self._rows(sent)
 
     def _unplaced(self) -> int:
         """Pictures that workers who are alive have recorded and are about to move to their names."""
@@ -111,56 +152,61 @@ class ClusterMonitor:
         )
         return int(self._rows(sql, queue.STALE_S)[0][0])
 
-    def _emit_started(self) -> None:
-        for number, item_id, n, lane, which, sent_as, at in self._rows(
-            f"SELECT {_STARTED_COLUMNS} FROM attempt WHERE id > ? ORDER BY id", self._last_attempt
-        ):
-            self._last_attempt = number
+    def _emit_started(self, look: Look) -> None:
+        missing = self._attempts.missing
+        late = " OR id = ANY(?::bigint[])" if missing else ""
+        values = (self._attempts.last, missing) if missing else (self._attempts.last,)
+        rows = self._rows(f"SELECT {_STARTED_COLUMNS} FROM attempt WHERE id > ?{late} ORDER BY id", *values)
+        self._attempts.advance([row[0] for row in rows], look.xmin, look.xmax)
+        for number, item_id, n, lane, which, sent_as, at in rows:
             self._open_attempts.add(number)
             key, model = sample_key(item_id, n), lane.partition("/")[2]
             self._failed.pop(key, None)
             self._emit(AttemptStarted(at=at, attempt=number, key=key, model=model, number=which, sent_as=sent_as))
 
-    def _emit_ended(self) -> None:
+    def _emit_ended(self) -> bool:
+        """Whether a request has ended without an image."""
+        rows, made = list[Any](), dict[int, tuple[str, float]]()
         if self._open_attempts:
-            marks = ", ".join("?" * len(self._open_attempts))
-            sql = f"SELECT {_ENDED_COLUMNS} FROM attempt WHERE id IN ({marks}) AND outcome IS NOT NULL ORDER BY id"
-            for row in self._rows(sql, *self._open_attempts):
-                self._open_attempts.discard(row[0])
-                self._emit_attempt(*row)
-        for key, model in list(self._failed.items()):
-            if not self._rows("SELECT 1 FROM work WHERE key = ?", key):
-                del self._failed[key]
-                self._emit_final_state(key, model)
-        since, self._since = self._since, time.time() - 5.0
-        for item_id, n, model, message in self._rows(
-            "SELECT item_id, n, model, message FROM sample WHERE state = 'blocked' AND updated_at > ?", since
-        ):
-            self._failed.pop(sample_key(item_id, n), None)
-            if (item_id, n) not in self._blocked:
-                self._blocked.add((item_id, n))
-                self._emit_sample_ended(sample_key(item_id, n), model, "blocked", "blocked", message)
+            sql = (
+                f"SELECT {_ENDED_COLUMNS} FROM attempt WHERE id = ANY(?::bigint[]) AND outcome IS NOT NULL ORDER BY id"
+            )
+            rows = self._rows(sql, list(self._open_attempts))
+        for number, item_id, n, lane, outcome, *end, sent_at in rows:
+            self._open_attempts.discard(number)
+            if outcome == "succeeded":
+                made[number] = (lane.partition("/")[2], time.time() - sent_at)
+            else:
+                self._emit_failed(number, sample_key(item_id, n), lane.partition("/")[2], outcome, *end)
+        self._emit_pictures(made)
+        if self._failed:
+            there = {
+                key for (key,) in self._rows("SELECT key FROM work WHERE key = ANY(?::text[])", list(self._failed))
+            }
+            for key in self._failed.keys() - there:
+                self._emit_final_state(key, self._failed.pop(key))
+        return len(made) < len(rows)
 
-    def _emit_attempt(self, number: int, item_id: str, n: int, lane: str, *end: Any) -> None:
-        """end: outcome, reason, message, whether it may have been billed, and when it was sent."""
-        outcome, reason, message, maybe_billed, sent_at = end
-        key, model, now = sample_key(item_id, n), lane.partition("/")[2], time.time()
-        if outcome == "succeeded":
-            self._emit_pictures(number, model, now - sent_at)
-            return
+    def _emit_failed(self, number: int, key: str, model: str, outcome: str, *end: Any) -> None:
+        """end: reason, message, and whether it may have been billed."""
+        reason, message, maybe_billed = end
         self._failed[key] = model
         how = {"outcome": outcome, "reason": reason, "message": message, "maybe_billed": bool(maybe_billed)}
-        self._emit(AttemptFailed(at=now, attempt=number, key=key, model=model, retry_in_s=None, **how))
+        self._emit(AttemptFailed(at=time.time(), attempt=number, key=key, model=model, retry_in_s=None, **how))
 
-    def _emit_pictures(self, attempt: int, model: str, seconds: float) -> None:
+    def _emit_pictures(self, made: Mapping[int, tuple[str, float]]) -> None:
+        """made: model and seconds by attempt."""
+        if not made:
+            return
         rows = self._rows(
-            f"SELECT item_id, n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n), {IMAGE_COLUMNS}"
-            " FROM image i WHERE attempt_id = ? AND role = 'image' ORDER BY k",
-            attempt,
+            f"SELECT attempt_id, item_id, n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n), {IMAGE_COLUMNS}"
+            " FROM image i WHERE attempt_id = ANY(?::bigint[]) AND role = 'image' ORDER BY attempt_id, k",
+            list(made),
         )
-        for item_id, n, usd, *file in rows:
-            made = {"key": sample_key(item_id, n), "files": (image_file(tuple(file)),), "usd": usd, "seconds": seconds}
-            self._emit(SampleSucceeded(at=time.time(), attempt=attempt, model=model, **made))
+        for attempt, item_id, n, usd, *file in rows:
+            model, seconds = made[attempt]
+            what = {"key": sample_key(item_id, n), "files": (image_file(tuple(file)),), "usd": usd, "seconds": seconds}
+            self._emit(SampleSucceeded(at=time.time(), attempt=attempt, model=model, **what))
 
     def _emit_final_state(self, key: str, model: str) -> None:
         item_id, _, n = key.partition("#")
@@ -168,6 +214,24 @@ class ClusterMonitor:
         for state, reason, message in rows:
             if state in ("refused", "failed", "uncertain"):
                 self._emit_sample_ended(key, model, state, reason, message)
+
+    def _blocked_samples(self) -> list[Any]:
+        return self._rows("SELECT item_id, n, model, message FROM sample WHERE state = 'blocked'")
+
+    def _emit_blocked(self, *, at_once: bool) -> None:
+        """Mostly they are blocked when a request ends without an image, now and then later, by who takes over from the dead."""
+        if not at_once and time.monotonic() - self._looked_for_blocked_s < BLOCKED_LOOK_S:
+            return
+        self._looked_for_blocked_s = time.monotonic()
+        count = self._rows("SELECT count(*) FROM sample WHERE state = 'blocked'")[0][0]
+        if count == len(self._blocked):
+            return
+        rows, before = self._blocked_samples(), self._blocked
+        self._blocked = {(item_id, n) for item_id, n, *_ in rows}
+        for item_id, n, model, message in rows:
+            self._failed.pop(sample_key(item_id, n), None)
+            if (item_id, n) not in before:
+                self._emit_sample_ended(sample_key(item_id, n), model, "blocked", "blocked", message)
 
     def _emit_sample_ended(self, key: str, model: str, state: str, reason: str, message: str) -> None:
         self._emit(SampleEnded(at=time.time(), key=key, model=model, state=state, reason=reason, message=message))
@@ -184,17 +248,14 @@ class ClusterMonitor:
                 model = lane.partition("/")[2]
                 self._emit(LaneCooled(at=now, model=model, seconds=until - now, reason="rate_limited"))
 
-    def _note_derivatives_pending(self, pictures: int) -> None:
+    def _note_derivatives_pending(self) -> None:
         if not self._noted_pending:
             self._noted_pending = True
+            pictures, _ = work_queue.derivative_progress(self._db, 0)
             self._emit(Notice(at=time.time(), message=f"derivatives of {pictures} image(s) are still being made"))
 
-    def _note_if_no_worker(self, left: int, pictures: int) -> None:
-        alive, derive = self._rows(
-            f"SELECT count(*), coalesce(sum(post_processes), 0) FROM {SHARED_SCHEMA}.worker w WHERE {WORKER_IS_ALIVE}",
-            queue.STALE_S,
-        )[0]
-        if (alive or not left) and (derive or not pictures):
+    def _note_if_no_worker(self, look: Look) -> None:
+        if (look.workers or not look.samples) and (look.renderers or not look.derivatives):
             self._no_worker_since_s = None
             return
         now_s = time.monotonic()
@@ -202,18 +263,21 @@ class ClusterMonitor:
             self._no_worker_since_s = now_s
         elif 0 < self._no_worker_since_s < now_s - NO_WORKER_GRACE_S:
             self._no_worker_since_s = -1.0  # said
-            what = f"{left} sample(s)" if left and not alive else f"derivatives of {pictures} image(s)"
-            why = "no worker is there" if not alive else "no worker makes any"
+            pictures, _ = work_queue.derivative_progress(self._db, 0)
+            no_worker = look.samples and not look.workers
+            what = f"{self._samples_left()} sample(s)" if no_worker else f"derivatives of {pictures} image(s)"
+            why = "no worker is there" if not look.workers else "no worker makes any"
             words = f"{what} wait and {why}: start `batchgen worker` on any machine that reaches the ledger"
             self._emit(Notice(at=time.time(), message=words))
 
+    def _samples_left(self) -> int:
+        """Walks the queue."""
+        return int(self._rows("SELECT coalesce(sum(images), 0) FROM work WHERE images > 0")[0][0])
+
     async def wait_until_derived(self) -> None:
         """When no derivatives are left in the queue."""
-        while True:
-            pictures, _ = await asyncio.to_thread(work_queue.derivative_progress, self._db, 0)
-            if not pictures:
-                return
-            await asyncio.to_thread(self._note_if_no_worker, 0, pictures)
+        while (look := await asyncio.to_thread(self._look)).derivatives:
+            await asyncio.to_thread(self._note_if_no_worker, look._replace(samples=False))
             await asyncio.sleep(POLL_S)
 
     def tally(self, run_id: int) -> DerivativeCounts:
@@ -222,7 +286,8 @@ class ClusterMonitor:
         states = DerivativeReader.from_reader(self._reader).derivative_counts().values()
         return DerivativeCounts(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 
-    def _build_ending(self, run_id: int, left: int, waits_for_quota: bool, late: bool) -> RunEnding:
+    def _build_ending(self, run_id: int, waits_for_quota: bool, late: bool) -> RunEnding:
+        left = self._samples_left() or self._unplaced()
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
         derived = self.tally(run_id)
         expired = StopReason(StopKind.DEADLINE) if late and derived.queued else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from batchgen.engine.cluster import queue
 from batchgen.ledger import work_queue
 from batchgen.ledger.database import Connection
@@ -25,14 +27,18 @@ def stop_submission(db: Connection, run_id: int, reason: str, message: str) -> i
     return work_queue.cancel_work(db, [key for (key,) in rows])
 
 
-def stop_expired(db: Connection) -> None:
-    """Submissions whose time is up, and what is left of stopped ones with workers that have died."""
+def stop_expired(db: Connection, settled: Collection[int] = ()) -> set[int]:
+    """Submissions whose time is up, and what is left of stopped ones with workers that have died. settled: those known to have
+    nothing left. Answers which others have nothing left."""
     rows = db.execute(
-        f"SELECT run_id, stopped_by FROM submission WHERE (stopped_by <> '' OR {work_queue.DEADLINE_PASSED_SQL})"
-        " AND EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id AND k.images > 0)"
+        f"SELECT run_id, stopped_by, EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id AND k.images > 0)"
+        f" FROM submission WHERE (stopped_by <> '' OR {work_queue.DEADLINE_PASSED_SQL}) AND run_id <> ALL(?::bigint[])",
+        (list(settled),),
     ).fetchall()
-    for run_id, stopped_by in rows:
-        stop_submission(db, run_id, stopped_by or "deadline", "")
+    for run_id, stopped_by, has_work in rows:
+        if has_work:
+            stop_submission(db, run_id, stopped_by or "deadline", "")
+    return {run_id for run_id, _, has_work in rows if not has_work}
 
 
 def cancel(url: str, schema: str, *, dry_run: bool = False) -> tuple[int, int]:

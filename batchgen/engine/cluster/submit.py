@@ -23,13 +23,17 @@ from batchgen.records import Item, Post
 from batchgen.store.store import Store
 
 NO_RUN = 0  # what is submitted without a run
+ANALYZED_FROM = 1000  # pieces of work
 
 
 def submit(url: str, schema: str, change: Change) -> None:
-    """All or nothing: what `change` writes into the job's tables, and workers hear of it. Raises LedgerError."""
+    """All or nothing: what `change` writes into the job's tables, and workers hear of it. change: answers how many pieces of work
+    it adds. Raises LedgerError."""
     database = open_schema(url, schema)
     try:
-        database.transact([queue.create_work_tables, change, lambda db: lease.announce(db, schema)])
+        _, added, _ = database.transact([queue.create_work_tables, change, lambda db: lease.announce(db, schema)])
+        if added >= ANALYZED_FROM:
+            work_queue.refresh_statistics(database)
     finally:
         database.close()
 
@@ -47,9 +51,11 @@ class DerivativePlan:
     def derives(self) -> bool:
         return self.default_post is not None or any(self.item_posts.values())
 
-    def insert(self, db: Connection, run_id: int, *, awaits_pictures: bool = True) -> None:
-        """Into a submission that is there. awaits_pictures: also of all samples in the queue, those of earlier runs too."""
+    def insert(self, db: Connection, run_id: int, *, awaits_pictures: bool = True) -> int:
+        """Into a submission that is there. awaits_pictures: also of all samples in the queue, those of earlier runs too. Answers
+        how many orders these are."""
         work_queue.insert_derivatives(db, run_id, self.ready, awaited=False)
+        awaited = list[work_queue.DerivativeOrder]()
         if awaits_pictures and self.derives:
             posts = (
                 (item_id, n, self.item_posts.get(item_id, self.default_post))
@@ -59,15 +65,16 @@ class DerivativePlan:
             work_queue.insert_derivatives(db, run_id, awaited, awaited=True)
         if self.removed:
             work_queue.record_derivatives(db, run_id, (), (), removed=self.removed)
+        return len(self.ready) + len(awaited)
 
 
 def submit_derivatives(url: str, schema: str, plan: DerivativePlan, facts: work_queue.Submission) -> None:
     """Those of pictures that are there, without a run. Raises LedgerError."""
 
-    def change(db: Connection) -> None:
+    def change(db: Connection) -> int:
         work_queue.add_submission(db, NO_RUN, facts, None, None)
         work_queue.delete_derivative_counts(db, NO_RUN)
-        plan.insert(db, NO_RUN, awaits_pictures=False)
+        return plan.insert(db, NO_RUN, awaits_pictures=False)
 
     submit(url, schema, change)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from batchgen.engine.cluster import submit
 from tests.support.bench import items
 
 CHAIN = (
@@ -68,3 +69,18 @@ async def test_the_budget_of_a_run_binds_all_workers_together(cluster):
     assert outcome.exit_code == 6
     assert 3 <= len(cluster.pictures()) <= 5
     assert outcome.counts.get("submitted", 0) == 0
+
+
+def row_estimates(cluster):
+    """What the planner knows of the tables that workers claim from; less than 0, or 0 before PostgreSQL 14: nothing."""
+    with cluster.reader() as reader:
+        sql = "SELECT relname, reltuples FROM pg_class WHERE oid IN ('work'::regclass, 'sample'::regclass)"
+        return {name: max(0, int(rows)) for name, rows in reader._query(sql)}
+
+
+async def test_a_large_submission_has_fresh_statistics(cluster, monkeypatch):
+    await cluster.submit(items("a", "b"))
+    assert row_estimates(cluster) == {"work": 0, "sample": 0}
+    monkeypatch.setattr(submit, "ANALYZED_FROM", 3)
+    await cluster.submit(items("a", "b", "c", "d", "e"))
+    assert row_estimates(cluster) == {"work": 5, "sample": 5}
