@@ -14,6 +14,7 @@ from batchgen.cli.options import (
     QUIET,
     json_option,
     option,
+    read_address,
     read_duration,
     read_key_files,
     read_time_of_day,
@@ -137,6 +138,11 @@ WORKER = Command(
         option("--until-empty", "Exit when nothing is left to make now; for batch systems."),
         option("--name NAME", "Name of this worker, unique among all.  [default: host, process and a few letters]"),
         option("--health-file FILE", "Touch this file every few seconds while the worker is alive.", type=click.Path()),
+        option(
+            "--metrics [HOST:]PORT",
+            "Serve /healthz and /metrics there, for this machine alone unless a host is named.",
+            callback=read_address,
+        ),
         *(QUIET, *LOG),
     ),
     """Make the images that `batchgen run --engine cluster` has submitted, on any machine that reaches the ledger.
@@ -151,6 +157,7 @@ WORKER = Command(
       BATCHGEN_LEDGER=postgresql://batchgen@db/batchgen batchgen worker
       batchgen worker --until-empty --concurrency 8
       batchgen worker --post-processes 16
+      batchgen worker --metrics 0.0.0.0:9464  for Prometheus on another machine
     """,
     context_settings={"allow_extra_args": True},  # for the answer to a manifest, which older versions took
 )

@@ -18,6 +18,8 @@ from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMG]B)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):)?([0-9]{1,5})")
+MAX_PORT = 65535
 RETRY_STATES = ("failed", "refused", "uncertain", "rejected")
 
 
@@ -130,6 +132,15 @@ def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str
             raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
         found.append((name, Path(path).expanduser().absolute()))
     return tuple(found)
+
+
+def read_address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """`9464`, on this machine alone, `0.0.0.0:9464` or `[::]:9464`: (host, port)."""
+    if value is None:
+        return None
+    if (found := _ADDRESS.fullmatch(value)) is None or int(found[3]) > MAX_PORT:
+        raise click.BadParameter(f"{value!r} is not an address; write 9464, 0.0.0.0:9464 or [::]:9464", ctx, param)
+    return found[1] or found[2] or "127.0.0.1", int(found[3])
 
 
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -16,6 +16,7 @@ import batchgen
 from batchgen.cli.history import find_job_folders
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_manifest, manifest_folder, used_folders
+from batchgen.cli.listener import listen
 from batchgen.cli.report import manifest_info
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger
@@ -55,7 +56,7 @@ def serve_command(invocation: Invocation, **given: Any) -> int:
     shared = _job_to_share(options) if options.client is not None else None
     if not is_loopback(options.host) and not token:
         raise UsageError(f"--host {options.host} lets others in: add --token, or set {TOKEN_VARIABLE}")
-    listener = _listen(options.host, options.port)
+    listener = listen(options.host, options.port)
     try:
         link = _client_link(invocation, options, shared) if shared is not None else ""
         asyncio.run(_serve(invocation, options, listener, (token if print_token else "", token), link))
@@ -91,16 +92,6 @@ def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
         invocation.hide([given])
         return given, False
     return (secrets.token_urlsafe(32), True) if made_up else ("", False)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises SettingsError."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        hint = "; --port 0 takes any that is free" if port else ""
-        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror or error}{hint}") from None
 
 
 async def _serve(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from typing import Any
 
 import click
 
 from batchgen.cli.invocation import Invocation
+from batchgen.cli.listener import listen
 from batchgen.engine.cluster.worker import Worker, WorkerOptions
 from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Event
 from batchgen.ledger.location import ledger_url
 from batchgen.report.event_text import LogWarningPrinter, WorkerLines
-from batchgen.settings import LEDGER_VARIABLE, Settings
+from batchgen.settings import LEDGER_VARIABLE, Settings, is_loopback
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 NO_MANIFESTS = (
@@ -25,7 +26,7 @@ NO_MANIFESTS = (
 )
 
 
-def worker_command(invocation: Invocation, quiet: bool, **options: Any) -> int:
+def worker_command(invocation: Invocation, quiet: bool, metrics: tuple[str, int] | None, **options: Any) -> int:
     if click.get_current_context().args:
         raise UsageError(NO_MANIFESTS)
     worker_options = WorkerOptions(**{name: given for name, given in options.items() if given not in (None, "")})
@@ -44,13 +45,31 @@ def worker_command(invocation: Invocation, quiet: bool, **options: Any) -> int:
             observer(event, **context)
 
     worker = Worker(url, settings, worker_options, emit)
+    serving = nullcontext() if metrics is None else _metrics_server(invocation, worker, observers, metrics, quiet=quiet)
     with ExitStack() as stack:
         if invocation.log is None:
             stack.enter_context(LogWarningPrinter(invocation.err.line))
-        return asyncio.run(_run(worker))
+        return asyncio.run(_run(worker, serving))
 
 
-async def _run(worker: Worker) -> int:
+def _metrics_server(
+    invocation: Invocation, worker: Worker, observers: list[Any], address: tuple[str, int], *, quiet: bool
+) -> AbstractAsyncContextManager[None]:
+    """observers: joined by the one that counts. Raises UsageError without the library, SettingsError."""
+    from batchgen.report.metrics import require_library  # most workers serve nothing
+    from batchgen.report.worker_server import WorkerCounters, WorkerServer, serving  # it brings a web server
+
+    require_library()
+    observers.append(counters := WorkerCounters())
+    listener = listen(*address, "--metrics 0")
+    host, port = listener.getsockname()[:2]
+    if not quiet:
+        invocation.err.line(f"metrics at http://{f'[{host}]' if ':' in host else host}:{port}/metrics", "dim")
+    server = WorkerServer(worker, counters, invocation.err.fit, loopback=is_loopback(address[0]))
+    return serving(server, listener)
+
+
+async def _run(worker: Worker, serving: AbstractAsyncContextManager[None]) -> int:
     """Raises LedgerError, UsageError."""
     signals = list[str]()
 
@@ -59,7 +78,8 @@ async def _run(worker: Worker) -> int:
         worker.stop()
 
     with handling_stop_signals(stop):
-        await worker.run()
+        async with serving:
+            await worker.run()
     return SIGNAL_EXIT_CODES[signals[0]] if signals else 0
 
 

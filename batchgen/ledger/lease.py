@@ -17,6 +17,24 @@ CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
 """
+# For autoscalers, which may ask before any worker is there: all that a worker could take now or has. By whoever may use the
+# schema; the tables stay closed to them.
+DEPTH_FUNCTION = f"{SHARED_SCHEMA}.queue_depth()"
+DEPTH_FUNCTION_DDL = f"""
+CREATE OR REPLACE FUNCTION {DEPTH_FUNCTION} RETURNS BIGINT LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  queue record;
+  found bigint;
+  total bigint := 0;
+BEGIN
+  FOR queue IN SELECT schema, lane FROM {SHARED_SCHEMA}.queue WHERE to_regclass(schema || '.work') IS NOT NULL LOOP
+    EXECUTE format('SELECT count(*) FROM %I.work WHERE lane = $1 AND missing = 0 AND (worker <> $2 OR ready_at <= $3)',
+                   queue.schema) INTO found USING queue.lane, '', extract(epoch FROM clock_timestamp());
+    total := total + found;
+  END LOOP;
+  RETURN total;
+END $$"""
 CHANNEL = "batchgen_work"  # on which workers hear that there is some; what is not heard is found by looking
 SERVER_NOW = "extract(epoch FROM clock_timestamp())"
 # While the server was away nobody could be heard of. ?: seconds of silence after which a worker is taken for dead.
@@ -56,6 +74,16 @@ class ClaimedRow(NamedTuple):
     body: str
     item_id: str
     n: int
+
+
+class QueueDepth(NamedTuple):
+    """Pieces of work: ready to be taken, with a worker, and those that nobody takes before a moment to come."""
+
+    job: str
+    lane: str
+    ready: int
+    taken: int
+    later: int
 
 
 def announce(db: Connection, schema: str) -> None:
@@ -142,6 +170,25 @@ def waiting_count(db: Connection) -> int:
     """Pieces of work that wait for nothing but a worker, or are with one."""
     found = "(SELECT count(*) FROM {schema}.work k WHERE k.lane = ? AND k.missing = 0)"
     return sum(count for (count,) in _in_all_jobs(db, found, ()))
+
+
+def queue_depths(db: Connection) -> list[QueueDepth]:
+    """How much there is of each job in each lane that waits for nothing but a worker, a moment, or its worker. Walks it."""
+    now = f"k.ready_at <= {SERVER_NOW}"
+    found = (
+        f"(SELECT (SELECT name FROM {SHARED_SCHEMA}.job WHERE schema = '{{schema}}'),"
+        " min(k.lane),"
+        f" count(*) FILTER (WHERE k.worker = '' AND {now}), count(*) FILTER (WHERE k.worker <> ''),"
+        f" count(*) FILTER (WHERE k.worker = '' AND NOT {now}) FROM {{schema}}.work k WHERE k.lane = ? AND k.missing = 0)"
+    )
+    rows = _in_all_jobs(db, found, ())
+    return [QueueDepth(*row) for row in rows if row[1] is not None]
+
+
+def workers_alive(db: Connection, stale_s: float) -> int:
+    return int(
+        db.execute(f"SELECT count(*) FROM {SHARED_SCHEMA}.worker w WHERE {WORKER_IS_ALIVE}", (stale_s,)).fetchone()[0]
+    )
 
 
 def forget_empty_lanes(db: Connection) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -102,8 +102,31 @@ METRICS = {
     "batchgen_exposed_seconds": MetricDefinition(
         "gauge", ("job", "model"), "Longest time in this run for which an answer was received and not yet durable."
     ),
+    "batchgen_queue_depth": MetricDefinition(
+        "gauge",
+        ("job", "model", "state"),
+        "Requests in the cluster's queue (model post: images whose files are to be made); state: ready, taken or later.",
+    ),
+    "batchgen_workers": MetricDefinition("gauge", (), "Workers of the cluster that are alive."),
+    "batchgen_last_heartbeat_timestamp_seconds": MetricDefinition(
+        "gauge", (), "When the ledger's server last heard of this worker."
+    ),
 }
+_BY_THIS_WORKER = {
+    "batchgen_images_total": "Images that this worker has received since it started; state: image, draft or thought.",
+    "batchgen_requests_total": "Requests of this worker ended since it started: succeeded, refused, failed or uncertain.",
+    "batchgen_exposed_seconds": "Longest time for which this worker had received an answer and it was not yet durable.",
+}
+WORKER_METRICS = METRICS | {name: METRICS[name]._replace(help_text=text) for name, text in _BY_THIS_WORKER.items()}
 MetricValue = tuple[str, tuple[str, ...], float]  # name, values of the labels after `job`, value
+
+
+def require_library() -> None:
+    """Raises UsageError naming the extra."""
+    try:
+        import prometheus_client  # noqa: F401 - an extra
+    except ImportError:
+        raise UsageError(MISSING_LIBRARY) from None
 
 
 def ledger_values(reader: Reader) -> Iterator[MetricValue]:
@@ -162,10 +185,7 @@ class MetricsFile:
 
     def __init__(self, path: str, job: str, folder: Path) -> None:
         """job: the label. Raises UsageError when the file cannot be written or the library is not there."""
-        try:
-            import prometheus_client  # noqa: F401 - an extra
-        except ImportError:
-            raise UsageError(MISSING_LIBRARY) from None
+        require_library()
         if not path.endswith(".prom"):
             raise UsageError(f"--metrics-file {path}: node_exporter reads only names that end in .prom")
         if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
@@ -247,14 +267,18 @@ class MetricsFile:
             yield "batchgen_run_duration_seconds", (), seconds
 
 
-def families(values: Iterable[tuple[str, MetricValue]]) -> list[Metric]:
-    """values: each with the label of its job."""
+def families(
+    values: Iterable[tuple[str, MetricValue]], definitions: Mapping[str, MetricDefinition] = METRICS
+) -> list[Metric]:
+    """values: each with the label of its job, where it has one."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # an extra
 
     makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-    found = {name: makers[kind](name, help_text, labels=labels) for name, (kind, labels, help_text) in METRICS.items()}
+    found = {
+        name: makers[kind](name, help_text, labels=labels) for name, (kind, labels, help_text) in definitions.items()
+    }
     for job, (name, labels, value) in values:
-        found[name].add_metric([job, *labels], value)
+        found[name].add_metric([job, *labels] if "job" in definitions[name].labels else labels, value)
     return [family for family in found.values() if family.samples]
 
 

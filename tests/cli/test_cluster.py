@@ -7,7 +7,9 @@ import plistlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from urllib.parse import urlsplit
 
@@ -95,6 +97,27 @@ def test_a_worker_that_is_given_a_manifest_says_who_submits_nights_instead(batch
     assert (answer.code, answer.out) == (2, "")
     for words in ("takes no manifest", "--engine cluster --no-wait", "CronJob", "batchgen daemon"):
         assert words in answer.err
+
+
+@pytest.mark.parametrize("given", ["x", "70000", ":9464", "::1:9464", "[::1]9464", "a b:1"])
+def test_an_address_that_is_none_is_refused(batchgen, given):
+    answer = batchgen("worker", "--metrics", given)
+    assert (answer.code, "write 9464, 0.0.0.0:9464 or [::]:9464" in answer.err) == (2, True)
+
+
+def test_metrics_without_the_library_or_on_a_port_that_is_taken_end_a_worker_before_it_begins(batchgen, monkeypatch):
+    monkeypatch.setenv("BATCHGEN_LEDGER", "postgresql://nobody@127.0.0.1:1/nothing")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = batchgen("worker", "--metrics", port)
+        assert (answer.code, f"cannot listen on 127.0.0.1 port {port}" in answer.err, "--metrics 0" in answer.err) == (
+            5,
+            True,
+            True,
+        )
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    answer = batchgen("worker", "--metrics", "0")
+    assert (answer.code, "batchgen[metrics]" in answer.err) == (2, True)
 
 
 def test_the_health_file_stays_fresh_while_the_server_is_away(tmp_path, monkeypatch):

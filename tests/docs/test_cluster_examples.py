@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import psycopg
 import pytest
 import yaml
 from obstore.store import S3Store
@@ -21,11 +22,13 @@ import batchgen
 from batchgen.api import load_engine
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import cli, run_command_line
+from batchgen.engine.cluster import queue
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.providers.registry import endpoints
 from batchgen.schedule.timer_spec import GRACE_S, RESUMABLE_EXIT_CODES, KeyFile, TimeOfDay, TimerSpec
 from batchgen.schedule.units import kubernetes
-from batchgen.settings import SECRET_NAMES
+from batchgen.settings import LEDGER_VARIABLE, SECRET_NAMES
+from tests.docs import keda
 from tests.docs.pages import page
 from tests.support.paths import ROOT
 
@@ -92,7 +95,32 @@ def test_the_compose_specification_takes_the_compose_file():
     jsonschema.validators.validator_for(schema)(schema).validate(COMPOSE)
 
 
+KEDA = list(yaml.safe_load_all((CLUSTER / "keda.yaml").read_text()))
+
+
+def test_keda_takes_its_two_resources():
+    assert [document["kind"] for document in KEDA] == ["TriggerAuthentication", "ScaledObject"]
+    for document in KEDA:
+        jsonschema.Draft202012Validator(keda.SCHEMAS[document["kind"]]).validate(document)
+
+
 # --- what schemas do not know
+
+
+def test_keda_scales_the_deployment_by_the_depth_of_the_queue_with_the_secret_of_the_workers(database):
+    authentication, scaled = KEDA
+    (trigger,), (secret,) = scaled["spec"]["triggers"], authentication["spec"]["secretTargetRef"]
+    deployment = of_kind("Deployment")[0]["metadata"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["name"]
+    assert {document["metadata"]["namespace"] for document in KEDA} == {deployment["namespace"]}
+    assert trigger["authenticationRef"]["name"] == authentication["metadata"]["name"]
+    assert {"secretRef": {"name": secret["name"]}} in CONTAINERS["Deployment"]["envFrom"]
+    assert (trigger["type"], secret["key"]) == ("postgresql", LEDGER_VARIABLE)
+    assert trigger["metadata"].keys() <= keda.POSTGRESQL_METADATA and secret["parameter"] in keda.POSTGRESQL_SECRETS
+    assert float(trigger["metadata"]["targetQueryValue"]) > 0
+    queue.migrate(database)
+    with psycopg.connect(database) as connection:  # as KEDA asks: one row of one number
+        assert connection.execute(trigger["metadata"]["query"]).fetchall() == [(0,)]
 
 
 def test_what_one_document_names_another_declares():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchgen.engine.cluster import queue
+from batchgen.errors import LedgerError
 from batchgen.ledger import lease, work_queue
 from batchgen.ledger.changes import insert_attempt
 from batchgen.ledger.lease import SERVER_NOW, Holder
@@ -198,3 +199,28 @@ def test_who_listens_hears_of_work_that_waited_for_a_picture(server, tmp_path, m
     ledger.attempt_succeeded(receipt_of(attempt, first, Reply(), settled, sent_at=1.0, usd=None, usd_source=""))
     assert listening.wait_for_notification(10.0)
     ledger.close(), listening.close()
+
+
+def test_the_depth_of_the_queue_is_what_a_worker_could_take_or_has_and_needs_no_right_to_any_table(server):
+    alive(server, "w1")
+    first, second = (
+        job(server.url, "a", ("x", 0, 1), ("y", 0, 1), ("z", 0, 1)),
+        job(server.url, "b", ("x", 0, 1), ("gone", 0, 1)),
+    )
+    claim(first, "w1")
+    first.execute(f"UPDATE work SET ready_at = {SERVER_NOW} + 3600 WHERE key = 'y'")
+    second.execute("UPDATE work SET missing = 1 WHERE key = 'gone'")
+    server.execute("DROP ROLE IF EXISTS autoscaler")
+    server.execute("CREATE ROLE autoscaler")
+    try:
+        server.execute(f"GRANT USAGE ON SCHEMA {SHARED_SCHEMA} TO autoscaler")
+        server.execute("SET ROLE autoscaler")
+        assert server.execute(f"SELECT {SHARED_SCHEMA}.queue_depth()").fetchone() == (3,)
+        with pytest.raises(LedgerError, match="permission denied"):
+            server.execute(f"SELECT count(*) FROM {first.schema}.work")
+    finally:
+        server.execute("RESET ROLE")
+        server.execute("DROP OWNED BY autoscaler")
+        server.execute("DROP ROLE autoscaler")
+    first.close()
+    second.close()

@@ -47,6 +47,28 @@ class Member:
         return (self.name, self.host, self.pid, self.concurrency, self.post_processes)
 
 
+@dataclass(slots=True)
+class Pulse:
+    """What a worker knows of its own heartbeat. at: UTC seconds of the last one that the server took, 0 before the first;
+    problem: why the server cannot be asked, empty while it can."""
+
+    at: float = 0.0
+    problem: str = ""
+    _at_s: float = -math.inf  # by the clock that nobody sets
+
+    def beat(self) -> None:
+        self.at, self._at_s, self.problem = time.time(), time.monotonic(), ""
+
+    def state(self) -> str:
+        """What is wrong, in words; empty while the server hears of this worker."""
+        if self.problem:
+            return f"the ledger's server cannot be asked: {self.problem}"
+        if not self.at:
+            return "it has not joined the queue yet: it waits for the ledger's server"
+        silent_s = time.monotonic() - self._at_s
+        return f"no heartbeat for {silent_s:.0f} s" if silent_s > queue.STALE_S else ""
+
+
 def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) -> Member:
     """Under a name that no other worker has, be it as silent as it may: one that was suspended, and comes back, takes what is
     claimed in its name for its own. Raises LedgerError."""
@@ -65,7 +87,7 @@ def unregister(server: PostgreSQL, member: Member) -> None:
         server.execute(sql, (member.name, member.host, member.pid))
 
 
-async def keep_alive(url: str, member: Member, wake: Callable[[], None]) -> None:
+async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: Pulse) -> None:
     """Until it is cancelled. A connection and a thread of its own: nothing that takes long makes this worker look dead.
 
     wake: called when the server says that there is work. Behind a pooler it may never say so.
@@ -82,11 +104,12 @@ async def keep_alive(url: str, member: Member, wake: Callable[[], None]) -> None
                 if time.monotonic() - said_s >= queue.HEARTBEAT_S:
                     await loop.run_in_executor(thread, _say_and_listen, connection, member)
                     said_s = time.monotonic()
+                    pulse.beat()
                 if await loop.run_in_executor(thread, connection.wait_for_notification, _listen_s()):
                     wake()
-            except (
-                LedgerError
-            ):  # a new one is tried at this pace, where one that comes back by itself waits longer each time
+            except LedgerError as error:
+                # A new one is tried at this pace, where one that comes back by itself waits longer each time.
+                pulse.problem = str(error)
                 if connection is not None:
                     thread.submit(connection.close)
                 connection, said_s = None, -math.inf

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from batchgen.errors import UsageError
+import contextlib
+
+from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.database import Connection
-from batchgen.ledger.lease import QUEUE_DDL, announce
+from batchgen.ledger.lease import DEPTH_FUNCTION, DEPTH_FUNCTION_DDL, QUEUE_DDL, announce
 from batchgen.ledger.location import SHARED_SCHEMA, lock_schema_changes
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.runs import WORKER_SILENT_AFTER_S
@@ -47,6 +49,9 @@ def migrate(url: str) -> None:
     try:
         if schema_version(server) != VERSION:
             server.transact([_migrate])
+        if server.execute("SELECT to_regprocedure(?)", (DEPTH_FUNCTION,)).fetchone()[0] is None:
+            with contextlib.suppress(LedgerError):  # whose user may make nothing here leaves it to one who may
+                server.transact([lock_schema_changes, lambda db: db.execute(DEPTH_FUNCTION_DDL)])
     finally:
         server.close()
 

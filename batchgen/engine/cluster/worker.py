@@ -16,7 +16,7 @@ from typing import Any
 
 from batchgen.engine.cluster import heartbeat, queue
 from batchgen.engine.cluster.derivative_session import DerivativeSession, RenderPool
-from batchgen.engine.cluster.heartbeat import Member
+from batchgen.engine.cluster.heartbeat import Member, Pulse
 from batchgen.engine.cluster.sample_session import open_sample_session
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, Work, WorkerContext
 from batchgen.engine.derivative_runner import default_workers
@@ -77,6 +77,16 @@ class Worker:
         self._wake = asyncio.Event()  # there may be work, or room for it
         self._noted_s: dict[str, float] = {}
         self._render_pool = RenderPool(options.post_processes)
+        self._joined: JoinedQueue | None = None
+        self.pulse = Pulse()
+
+    async def queue_depths(self) -> tuple[int, list[lease.QueueDepth]]:
+        """Of the whole server: workers that are alive, and what there is to do. Raises LedgerError, also before it has joined."""
+        if self._joined is None or self.pulse.problem:
+            raise LedgerError(self.pulse.state())
+        server = self._joined.server
+        alive = await asyncio.to_thread(lease.workers_alive, server, queue.STALE_S)
+        return alive, await asyncio.to_thread(lease.queue_depths, server)
 
     def stop(self) -> None:
         """Once: give back what is not on its way, and finish what is. Twice: give that up too."""
@@ -105,7 +115,8 @@ class Worker:
         while await self._wait_for_server():
             try:
                 async with contextlib.AsyncExitStack() as stack:
-                    await self._work_until_stopped(await self._join(stack))
+                    self._joined = await self._join(stack)
+                    await self._work_until_stopped(self._joined)
                 return
             except LedgerUnreachable as error:  # it came, and was away again before this worker had joined
                 self._note_throttled(str(error))
@@ -121,7 +132,7 @@ class Worker:
         stack.push_async_callback(asyncio.to_thread, heartbeat.unregister, server, member)
         shared = open_quota_store(self._url, self._note)
         stack.callback(shared.close)
-        self._run_in_background(stack, heartbeat.keep_alive(self._url, member, self._wake.set))
+        self._run_in_background(stack, heartbeat.keep_alive(self._url, member, self._wake.set, self.pulse))
         self._run_in_background(stack, self._touch_health_file())
         stack.push_async_callback(self._shutdown)
         return JoinedQueue(server, shared, member)

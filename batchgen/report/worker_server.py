@@ -1,0 +1,154 @@
+"""`worker --metrics`: whether a worker is well, and its figures in Prometheus' text format, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from batchgen.errors import LedgerError
+from batchgen.events import AttemptFailed, Event, SampleSucceeded
+from batchgen.ledger.lease import QueueDepth
+from batchgen.records import lane_model
+from batchgen.report.metrics import WORKER_METRICS, MetricValue, families, run_values
+from batchgen.report.run_progress import RunProgress
+from batchgen.settings import is_loopback
+from batchgen.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from batchgen.engine.cluster.worker import Worker
+
+DEPTH_MAX_AGE_S = 15.0  # the queue is walked for it
+DEPTH_TIME_SHARE = 100  # and takes at most a hundredth of the time, however long it is
+DEPTH_TIMEOUT_S = 3.0  # of a scrape, which waits for ten by default
+DEPTH_STATES = ("ready", "taken", "later")
+
+
+class WorkerCounters:
+    """The observer that counts what a worker has done since it started, by job."""
+
+    def __init__(self) -> None:
+        self._progress: dict[str, RunProgress] = {}
+        self._exposed_s: dict[str, dict[str, float]] = {}
+        self._counts: Counter[tuple[str, str, tuple[str, str]]] = Counter()  # job, name of the metric, its other labels
+
+    def __call__(self, event: Event, *, job: str = "", **_: object) -> None:
+        if not job:
+            return
+        progress = self._progress.setdefault(job, RunProgress())
+        match event:
+            case SampleSucceeded():
+                model = progress.models.get(event.model)
+                if model is not None and event.attempt in model.open:  # once, however many samples it brought images
+                    self._counts[job, "batchgen_requests_total", (event.model, "succeeded")] += 1
+                for file in event.files:
+                    self._counts[job, "batchgen_images_total", (event.model, file.role)] += 1
+                exposed_s = self._exposed_s.setdefault(job, {})
+                exposed_s[event.model] = max(exposed_s.get(event.model, 0.0), (event.exposed_ms or 0.0) / 1000)
+            case AttemptFailed():
+                self._counts[job, "batchgen_requests_total", (event.model, event.outcome)] += 1
+        progress(event)
+
+    def values(self, now: float) -> Iterator[tuple[str, MetricValue]]:
+        """Each with its job."""
+        for (job, name, labels), count in list(self._counts.items()):
+            yield job, (name, labels, count)
+        for job, progress in list(self._progress.items()):
+            for value in run_values(progress, self._exposed_s.get(job, {}), now):
+                yield job, value
+
+
+class WorkerServer:
+    """/healthz and /metrics. Nothing here changes anything, and no answer holds a key."""
+
+    def __init__(self, worker: Worker, counters: WorkerCounters, fit: Callable[[str], str], *, loopback: bool) -> None:
+        """fit: takes secrets and control characters out of a line. loopback: it listens to this machine alone."""
+        self._worker = worker
+        self._counters = counters
+        self._fit = fit
+        self._loopback = loopback
+        self._depths: tuple[int, list[QueueDepth]] | None = None
+        self._depths_until_s = 0.0
+        self._flight = SingleFlight()
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[self._only_known_hosts])
+        app.router.add_get("/healthz", self.health)
+        app.router.add_get("/metrics", self.metrics)
+        return app
+
+    @web.middleware
+    async def _only_known_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A page of a foreign name that resolves to this address (DNS rebinding) sends that name.
+        if self._loopback and not is_loopback(request.url.host or ""):
+            return web.Response(status=421, text=f"{request.host} is not a name of this server\n")
+        return await handler(request)
+
+    async def health(self, request: web.Request) -> web.Response:
+        problem = self._worker.pulse.state()
+        return web.Response(
+            status=503 if problem else 200,
+            text=f"{self._fit(problem) or 'ok'}\n",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # an extra
+
+        # What cannot be asked now is left out: a figure of earlier would look like one of now.
+        with suppress(LedgerError, TimeoutError):
+            async with asyncio.timeout(DEPTH_TIMEOUT_S):
+                await self._flight.do("depths", self._refresh_depths)
+        return web.Response(body=generate_latest(self), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _refresh_depths(self) -> None:
+        started_s = time.monotonic()
+        if started_s < self._depths_until_s:
+            return
+        self._depths = None
+        found = await self._worker.queue_depths()
+        took_s = time.monotonic() - started_s
+        self._depths, self._depths_until_s = found, started_s + max(DEPTH_MAX_AGE_S, DEPTH_TIME_SHARE * took_s)
+
+    def collect(self) -> list[Metric]:
+        """As prometheus_client asks for it."""
+        return families(self._values(), WORKER_METRICS)
+
+    def _values(self) -> Iterator[tuple[str, MetricValue]]:
+        yield from self._counters.values(time.time())
+        if at := self._worker.pulse.at:
+            yield "", ("batchgen_last_heartbeat_timestamp_seconds", (), at)
+        if self._depths is None:
+            return
+        workers, depths = self._depths
+        yield "", ("batchgen_workers", (), workers)
+        for depth in depths:
+            for state in DEPTH_STATES:
+                yield depth.job, ("batchgen_queue_depth", (lane_model(depth.lane), state), getattr(depth, state))
+
+
+@asynccontextmanager
+async def serving(server: WorkerServer, listener: socket.socket) -> AsyncIterator[None]:
+    """In the loop that does the work, so that one that stands still answers nobody. listener: bound to the address."""
+    scrape_log = logging.getLogger("batchgen.metrics")  # what a client sends amiss is no news for a terminal
+    scrape_log.addHandler(logging.NullHandler())
+    scrape_log.propagate = False
+    runner = web.AppRunner(
+        server.application(), access_log=None, logger=scrape_log, shutdown_timeout=1.0, handle_signals=False
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
