@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,10 +42,14 @@ class PostRun:
         wanted = job.manifest.notify
         if wanted is None:
             return
-        self.events = notify.DEFAULT_ON if wanted.on is None else frozenset(wanted.on)
-        self._add_addresses([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], job.settings)
+        self.tell([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], wanted.on, job.settings)
         if wanted.heartbeat and not job.emulated:  # an emulated night is none
             self.heartbeat = self._resolve_address(wanted.heartbeat, job.settings, message=False)
+
+    def tell(self, to: Sequence[str], on: Sequence[str] | None, settings: Settings) -> None:
+        """As a manifest's `notify:` says."""
+        self.events = notify.DEFAULT_ON if on is None else frozenset(on)
+        self._add_addresses(list(to), settings)
 
     def _add_addresses(self, addresses: tuple[str, ...] | list[str], settings: Settings) -> None:
         self.addresses += [

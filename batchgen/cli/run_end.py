@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import batchgen
 from batchgen.cli.invocation import Invocation
@@ -14,11 +15,13 @@ from batchgen.cli.post_run import PostRun
 from batchgen.cli.run_arguments import RunArguments
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.manifest.addresses import manifest_problem, parameters_problem
 from batchgen.report import notify, view
 from batchgen.report.queries import read_summary
 from batchgen.report.summary import blocks, headline, next_steps, show_summary, summary_markdown
 from batchgen.report.view import RunSummary
 from batchgen.safe_open import private_opener
+from batchgen.settings import Settings
 
 NOTIFIED_FILE = "told.json"  # in the state folder of a job: of which model's end people were told, and at how many days
 _INCLUDED_BLOCKS = {
@@ -33,7 +36,7 @@ def report_run(
     retried = arguments.selection.states if arguments.selection is not None else ()
     summary = read_summary(outcome, job, arguments.engine, tuple(retried))
     post_run.append(summary_markdown(summary, invocation.err.fit))
-    if post_run.addresses:
+    if post_run.addresses and not outcome.told:
         _notify(post_run, job, summary)
     took_place = summary.exit_code in notify.HEARTBEAT_CODES
     if post_run.heartbeat and took_place and (problem := notify.send_heartbeat(post_run.heartbeat)):
@@ -42,6 +45,20 @@ def report_run(
         show_summary(invocation.err, summary)
     if invocation.json:
         invocation.answer({**view.as_json(summary), "next": next_steps(summary)})
+
+
+def report_submission_end(
+    post_run: PostRun, summary: RunSummary, wanted: Mapping[str, Any], settings: Settings
+) -> None:
+    """For a worker. wanted: `to` and `on` of a manifest, as a server has kept them."""
+    for address in (addresses := [str(address) for address in wanted.get("to") or ()]):
+        # Whoever may write to the server must not be sent what else this worker's environment holds.
+        if problem := manifest_problem(address) or parameters_problem(address):
+            post_run.warn(f"{summary.job}: no message is sent: {problem}")
+            return
+    post_run.tell(addresses, wanted.get("on"), settings)
+    if notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=False) & post_run.events:
+        post_run.send(*_message(summary, ()))
 
 
 def _notify(post_run: PostRun, job: batchgen.Job, summary: RunSummary) -> None:

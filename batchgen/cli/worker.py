@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -11,12 +12,16 @@ import click
 
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.listener import listen
+from batchgen.cli.post_run import PostRun
+from batchgen.engine.cluster.submission_end import EndedSubmission
 from batchgen.engine.cluster.worker import Worker, WorkerOptions
 from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
-from batchgen.events import Event
+from batchgen.events import Event, Notice
 from batchgen.ledger.location import ledger_url
 from batchgen.report.event_text import LogWarningPrinter, WorkerLines
+from batchgen.report.queries import read_summary_of_submission
+from batchgen.report.summary import headline
 from batchgen.settings import LEDGER_VARIABLE, Settings, is_loopback
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -44,7 +49,14 @@ def worker_command(invocation: Invocation, quiet: bool, metrics: tuple[str, int]
         for observer in observers:
             observer(event, **context)
 
-    worker = Worker(url, settings, worker_options, emit)
+    def tell(ended: EndedSubmission) -> None:
+        from batchgen.cli.run_end import report_submission_end  # no image has to wait for it
+
+        summary = read_summary_of_submission(ended.outcome, ended.ledger.reader, ended.name)
+        emit(Notice(at=time.time(), message=headline(summary)), job=ended.name, run=summary.run_id)
+        report_submission_end(PostRun(invocation, "", None, ()), summary, ended.notify, settings)
+
+    worker = Worker(url, settings, worker_options, emit, tell)
     serving = nullcontext() if metrics is None else _metrics_server(invocation, worker, observers, metrics, quiet=quiet)
     with ExitStack() as stack:
         if invocation.log is None:

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from batchgen.engine.job_state import JobState, RunRequest
-from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding
+from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding, read_outcome
 from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.recovery.replay import forget_settled_answers
 from batchgen.errors import LedgerError, StoreError
-from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.pictures import CurrentPicture
 from batchgen.planning.batchable import is_batch
 from batchgen.planning.plan import Forecast
@@ -38,58 +36,21 @@ async def end_run(
     started: float,
 ) -> Outcome:
     """Looks for discrepancies between the ledger and the store, records the end and tells of it. started: UTC seconds."""
-    ledger, reader, store = state.ledger, state.ledger.reader, state.store
+    ledger, store = state.ledger, state.store
     ending = await _count(request, state, reconciliation, ending)
-    acceptance = AcceptanceReader.from_reader(reader).run_acceptance(ledger.run_id, time.time() - started)
-    money, found = acceptance.money, ending.discrepancies
-    outcome = Outcome(
-        run_id=ledger.run_id,
-        exit_code=ending.exit_code,
-        stop_reason=ending.stop_reason,
-        message=ending.message or found.check_failed,
-        seconds=acceptance.seconds,
+    seconds = time.time() - started
+    outcome = replace(
+        read_outcome(ledger.reader, ledger.run_id, ending, seconds, folder=store.root, bucket=store.url),
         kept=reconciliation.kept,
         moved=len(reconciliation.moves),
         left_out=reconciliation.left_out + reconciliation.over_limit,
-        counts=reader.counts(),
-        attempts=reader.attempts(ledger.run_id),
-        made=ending.made,
-        left=ending.left,
-        usd=money.spent,
-        estimated_usd=money.estimated,
-        maybe_usd=money.maybe,
-        maybe_requests=money.maybe_requests,
-        unpriced=money.unknown,
-        folder=store.root,
         emulated=request.emulated,
         forecast=run_forecast,
-        parked={**ending.parked, **{lane: until for lane, (until, _) in reader.parked().items()}},
-        stopped_lanes=ending.stopped_lanes,
-        submitted=ending.submitted,
-        unsubmitted=ending.unsubmitted,
         saved_usd=_saved_usd(request, state),
-        derived=ending.derived,
-        reviewed=ending.reviewed,
-        bucket=store.url,
-        waiting=ending.waiting_uploads,
-        discrepancies=found,
-        exposed_ms=ending.exposed_ms,
-        acceptance=acceptance,
     )
-    ledger.run_ended(outcome.exit_code, outcome.stopped_by, _summary(outcome))
+    ledger.run_ended(outcome.exit_code, outcome.stopped_by, outcome.recorded)
     request.emit(outcome.event)
     return outcome
-
-
-def _summary(outcome: Outcome) -> dict[str, Any]:
-    """What the ledger keeps of how a run ended."""
-    summary = {
-        "made": outcome.made,
-        "usd": outcome.usd,
-        "estimated_usd": outcome.estimated_usd,
-        "message": outcome.message,
-    }
-    return {**summary, **({"discrepancies": outcome.discrepancies.listed} if outcome.discrepancies.checked else {})}
 
 
 async def _count(request: RunRequest, state: JobState, reconciliation: Reconciliation, ending: RunEnding) -> RunEnding:

@@ -9,9 +9,10 @@ from typing import Any
 
 from batchgen.errors import UsageError
 from batchgen.events import RunEnded
-from batchgen.ledger.acceptance import Acceptance
+from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
+from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchMode, BatchOptions
-from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection
+from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection, forecast
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
@@ -173,7 +174,7 @@ class RunEnding:
     """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
     samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
     another day; stopped_lanes: reasons by lane; waiting_uploads: images that the bucket did not take; parked: UTC seconds
-    until which a lane stays closed, by lane.
+    until which a lane stays closed, by lane; told: the exit code with which workers have ended the same submission before.
 
     Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
     there; submitted, samples in batches; rejected, images that are there and do not count.
@@ -192,6 +193,7 @@ class RunEnding:
     rejected: int = 0
     waiting_uploads: int = 0
     parked: Mapping[str, float] = field(default_factory=dict)
+    told: int | None = None
     made: int = 0
     tried: int = 0
     missing: int = 0
@@ -229,7 +231,7 @@ class Outcome:
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
     billed without an image. left: wanted and not tried; left_out: without an image, by --only or --limit. exposed_ms: median
     and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
-    answer. acceptance: of the images that this run made.
+    answer. acceptance: of the images that this run made. told: whether a worker has ended just this, and told people of it.
     """
 
     run_id: int
@@ -264,11 +266,18 @@ class Outcome:
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()
     acceptance: Acceptance = field(default_factory=Acceptance)
+    told: bool = False
 
     @property
     def stopped_by(self) -> str:
         """What ended the run before its work was done, in one word; empty when nothing did."""
         return self.stop_reason.slug if self.stop_reason else ""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        kept = {"made": self.made, "usd": self.usd, "estimated_usd": self.estimated_usd, "message": self.message}
+        return {**kept, **({"discrepancies": self.discrepancies.listed} if self.discrepancies.checked else {})}
 
     @property
     def unreviewed(self) -> int:
@@ -291,3 +300,59 @@ class Outcome:
             usd_per_accepted=self.acceptance.usd_per_accepted,
             minutes_per_accepted=self.acceptance.minutes_per_accepted,
         )
+
+
+def count_ending(ending: RunEnding, reader: Reader, run_id: int, wanted: int) -> RunEnding:
+    """With what the ledger knows of a run that workers have ended. wanted: samples that it meant to ask for."""
+    counts, made = reader.counts(), reader.image_count_of_run(run_id)
+    not_made = sum(counts.get(state, 0) for state in ("refused", "failed", "uncertain", "blocked"))
+    return replace(
+        ending,
+        made=made,
+        tried=sum(reader.attempts(run_id).values()),
+        missing=max(wanted - made, not_made),
+        submitted=counts.get("submitted", 0),
+        rejected=counts.get("rejected", 0),
+        waiting_uploads=len(reader.unplaced_by_workers()),
+    )
+
+
+def read_outcome(
+    reader: Reader, run_id: int, ending: RunEnding, seconds: float, *, folder: str, bucket: str
+) -> Outcome:
+    """What the ledger knows of how a run has ended, when all of it is counted. seconds: how long it took."""
+    acceptance = AcceptanceReader.from_reader(reader).run_acceptance(run_id, seconds)
+    money = acceptance.money
+    return Outcome(
+        run_id=run_id,
+        exit_code=ending.exit_code,
+        stop_reason=ending.stop_reason,
+        message=ending.message or ending.discrepancies.check_failed,
+        seconds=acceptance.seconds,
+        kept=0,
+        moved=0,
+        counts=reader.counts(),
+        attempts=reader.attempts(run_id),
+        made=ending.made,
+        left=ending.left,
+        usd=money.spent,
+        estimated_usd=money.estimated,
+        maybe_usd=money.maybe,
+        maybe_requests=money.maybe_requests,
+        unpriced=money.unknown,
+        folder=folder,
+        emulated=reader.meta("emulated") == "yes",
+        forecast=forecast((), 1, None),
+        parked={**ending.parked, **{lane: until for lane, (until, _) in reader.parked().items()}},
+        stopped_lanes=ending.stopped_lanes,
+        submitted=ending.submitted,
+        unsubmitted=ending.unsubmitted,
+        derived=ending.derived,
+        reviewed=ending.reviewed,
+        bucket=bucket,
+        waiting=ending.waiting_uploads,
+        discrepancies=ending.discrepancies,
+        exposed_ms=ending.exposed_ms,
+        acceptance=acceptance,
+        told=ending.told == ending.exit_code,
+    )

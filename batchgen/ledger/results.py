@@ -233,6 +233,11 @@ def has_result_lines(job_folder: Path) -> bool:
     return False
 
 
+def begins_like_ours(head: bytes) -> bool:
+    """Whether a file that begins so may be written over as a `results.jsonl` of ours."""
+    return not head or head.startswith(_LINE_START)
+
+
 def foreign_file_error(path: Path) -> StoreError:
     """The error for somebody else's file under a name that we would write."""
     return StoreError(

@@ -135,6 +135,9 @@ class FencedLedger(Ledger):
     def _holds_claim(self, db: Connection, key: str) -> bool:
         return lease.holds(db, self.worker, key)
 
+    def submission(self) -> work_queue.Submission | None:
+        return work_queue.load_submission(self.reader._connection, self.run_id)
+
     def submission_status(self) -> work_queue.SubmissionStatus:
         return work_queue.submission_status(self.reader._connection, self.run_id)
 

@@ -23,7 +23,8 @@ SHUTDOWN_NOTICE_DAYS = (7, 30, 60)
 SEND_LIMIT_S = 60.0
 HEARTBEAT_LIMIT_S = 20.0
 HEARTBEAT_BYTES = 65_536
-SILENT_CODES = frozenset((11, 129, 130, 143))  # another run has the job, or a person stopped it
+# Work is out and its end is told when it has come, another run has the job, or a person stopped it.
+SILENT_CODES = frozenset((9, 11, 129, 130, 143))
 HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
 _NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))

@@ -78,20 +78,28 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
 
 def read_summary(outcome: Outcome, job: Job, engine: str, retried: Sequence[str] = ()) -> view.RunSummary:
     """retried: as the summary has it."""
+    manifest = job.manifest
+    default_folder = manifest.output.with_name(manifest.output.name + (".emulated" if job.emulated else ""))
+    names = {"job": manifest.name, "engine": engine, "own_folder": job.folder != default_folder}
     with Reader.open(job.folder) as reader:
-        return _summary(outcome, reader, job, engine, retried)
+        return _summary(outcome, reader, os.path.abspath(manifest.path), retried=sorted(retried), **names)
 
 
-def _summary(outcome: Outcome, reader: Reader, job: Job, engine: str, retried: Sequence[str]) -> view.RunSummary:
-    samples, manifest = dict(outcome.counts), os.path.abspath(job.manifest.path)
-    default_folder = job.manifest.output.with_name(job.manifest.output.name + (".emulated" if job.emulated else ""))
+def read_summary_of_submission(outcome: Outcome, reader: Reader, name: str) -> view.RunSummary:
+    """Of a submission that workers have ended. name: of the job."""
+    more = {"job": name, "engine": "cluster", "own_folder": False, "retried": []}
+    return _summary(outcome, reader, reader.meta("manifest") or "", **more)
+
+
+def _summary(outcome: Outcome, reader: Reader, manifest: str, **more: Any) -> view.RunSummary:
+    """more: as fields of the summary."""
+    samples = dict(outcome.counts)
     limit, stopped_by = outcome.forecast.limit, outcome.stopped_by
     return view_of(
         view.RunSummary,
         outcome,
         **_common(reader, samples, read_totals(reader, samples, manifest), outcome.run_id),
         **_acceptance(reader, outcome.acceptance, outcome.run_id),
-        job=job.manifest.name,
         manifest=manifest,
         discrepancies=view.DiscrepancyView(**outcome.discrepancies.listed),
         requests=dict(outcome.attempts),
@@ -99,9 +107,6 @@ def _summary(outcome: Outcome, reader: Reader, job: Job, engine: str, retried: S
         remedy=REMEDIES.get(stopped_by, ""),
         seconds=round(outcome.seconds, 3),
         exposed_ms=outcome.exposed_ms and view.ExposedView(*(round(ms, 1) for ms in outcome.exposed_ms)),
-        own_folder=job.folder != default_folder,
-        retried=sorted(retried),
-        engine=engine,
         results=os.path.join(outcome.folder, "results.jsonl"),
         images=view_of(view.ImageCounts, outcome),
         limit=view.LimitView(
@@ -117,6 +122,7 @@ def _summary(outcome: Outcome, reader: Reader, job: Job, engine: str, retried: S
         flagged=[view.FlaggedImage(path, flags) for path, flags in reader.flagged(outcome.run_id, MAX_UNCERTAIN)],
         flagged_total=reader.flagged_count(outcome.run_id),
         newest=reader.newest_paths(outcome.run_id, MAX_NEWEST),
+        **more,
     )
 
 

@@ -15,7 +15,7 @@ TODAY = date(2026, 11, 21)
 
 @pytest.mark.parametrize(("code", "told"), [
     (0, set()), (1, {"failure"}), (2, {"failure"}), (3, {"partial"}), (4, {"failure"}), (5, {"failure"}), (6, {"budget"}),
-    (7, set()), (8, {"parked"}), (11, set()), (129, set()), (130, set()), (143, set()),
+    (7, set()), (8, {"parked"}), (9, set()), (11, set()), (129, set()), (130, set()), (143, set()),
 ])  # fmt: skip
 def test_by_default_everything_is_told_but_success_the_deadline_and_what_a_person_did(code, told):
     assert notify_events(code, parked=False, shutdown=False) & DEFAULT_ON == told

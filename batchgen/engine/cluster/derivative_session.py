@@ -13,6 +13,7 @@ from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.queue import Requeue
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext, open_submitted_store
 from batchgen.engine.derivative_runner import MIN_FREE_BYTES
+from batchgen.engine.derivative_runner import default_workers as default_workers
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow
 from batchgen.ledger.work_queue import DerivativeOrder, Submission
 from batchgen.ledger.worker_ledger import FencedLedger

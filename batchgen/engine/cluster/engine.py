@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
@@ -19,10 +22,11 @@ from batchgen.engine.remote_engine import RemoteRun
 from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Notice, Stopping
-from batchgen.ledger import work_queue
+from batchgen.ledger import endings, work_queue
 from batchgen.ledger.database import Connection
-from batchgen.ledger.location import read_pointer
+from batchgen.ledger.location import open_schema, read_pointer
 from batchgen.ledger.work_queue import Submission
+from batchgen.manifest.addresses import secrets_in
 
 ROWS_AT_ONCE = 2000
 
@@ -40,7 +44,9 @@ class ClusterEngine:
         plan = await asyncio.to_thread(
             lambda: plan_derivatives(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
         )
-        _submit(run, location.schema, plan)  # in this thread, which the backlog belongs to; nothing else goes on yet
+        told = _submit(
+            run, location.schema, plan
+        )  # in this thread, which the backlog belongs to; nothing else goes on yet
         run.release_lock()
         monitor = ClusterMonitor(run.url, location.schema, run.ledger.reader, run.emit)
         try:
@@ -49,9 +55,12 @@ class ClusterEngine:
                 stop.set()
             with _detach_on_signal(run, stop) if run.options.install_signal_handlers else nullcontext():
                 ending = await monitor.wait_until_ended(stop, run.ledger.run_id, run.options.deadline)
+            ended = not (ending.left or ending.derived.queued)
+            if ended is not run.options.batches.wait:
+                await asyncio.to_thread(_hand_over_end, run, location.schema, taken_back=ended)
             recovery = (run.store, run.url, location.schema, run.manifest.catalogue, lambda words: _note(run, words))
             await asyncio.to_thread(recover_after_workers, *recovery)
-            return ending
+            return replace(ending, told=told if ended else None)
         finally:
             monitor.close()
 
@@ -60,8 +69,9 @@ def _note(run: RemoteRun, message: str) -> None:
     run.emit(Notice(at=time.time(), message=message))
 
 
-def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
-    """All of it or nothing: rows of the ledger, work and queue. Raises LedgerError."""
+def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> int | None:
+    """All of it or nothing: rows of the ledger, work and queue. Answers the exit code with which workers have ended the last
+    submission, when this one adds nothing. Raises LedgerError."""
     limits, options = run.manifest.limits, run.options
     budget_usd = options.max_usd if options.max_usd is not None else limits.budget_usd
     facts = Submission(
@@ -79,6 +89,7 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
     run_id = run.ledger.run_id
 
     packer = ReferencePacker(run.store, run.manifest.references)
+    told = list[int | None]()
 
     def change(db: Connection) -> int:
         added = 0
@@ -88,9 +99,36 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> None:
         while rows := [(lane, packer.pack(sample), keys) for lane, sample, keys in islice(waiting, ROWS_AT_ONCE)]:
             work_queue.insert_samples(db, run_id, rows)
             added += len(rows)
-        return added + plan.insert(db, run_id)
+        added += plan.insert(db, run_id)
+        told.append(endings.take_back(db, schema, forget=added > 0))
+        if not options.batches.wait:
+            endings.leave_to_workers(db, schema, run_id, _notify_facts(run))
+        return added
 
     submit(run.url, schema, change)
+    return told[-1]
+
+
+def _hand_over_end(run: RemoteRun, schema: str, *, taken_back: bool) -> None:
+    """Whether workers end what is in the queue, or this run has seen the end of it. Raises LedgerError."""
+
+    def change(db: Connection) -> None:
+        if taken_back:
+            endings.take_back(db, schema, forget=False)
+        else:
+            endings.leave_to_workers(db, schema, run.ledger.run_id, _notify_facts(run))
+
+    with contextlib.closing(open_schema(run.url, schema)) as database:
+        database.transact([change])
+
+
+def _notify_facts(run: RemoteRun) -> dict[str, Any]:
+    """Whom the manifest wants to be told, for whoever ends this: an address that is a secret itself is not for the server."""
+    wanted = run.manifest.notify
+    if wanted is None:
+        return {}
+    to = [wanted.to] if isinstance(wanted.to, str) else wanted.to or []
+    return {"to": [address for address in to if not secrets_in(address)], "on": wanted.on}
 
 
 def _detach_on_signal(run: RemoteRun, stop: asyncio.Event) -> AbstractContextManager[object]:

@@ -111,7 +111,7 @@ class ClusterMonitor:
             over = not left or waits_for_quota
             late = deadline is not None and time.time() >= deadline
             if stop.is_set() or (over and (late or not derivatives)):
-                return await asyncio.to_thread(self._build_ending, run_id, waits_for_quota, late)
+                return await asyncio.to_thread(self.ending_of, run_id, waits_for_quota=waits_for_quota, late=late)
             if over:
                 await asyncio.to_thread(self._note_derivatives_pending)
             with contextlib.suppress(TimeoutError):
@@ -286,7 +286,8 @@ class ClusterMonitor:
         states = DerivativeReader.from_reader(self._reader).derivative_counts().values()
         return DerivativeCounts(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 
-    def _build_ending(self, run_id: int, waits_for_quota: bool, late: bool) -> RunEnding:
+    def ending_of(self, run_id: int, *, waits_for_quota: bool = False, late: bool = False) -> RunEnding:
+        """As far as the queue knows it. late: the run's time is up."""
         left = self._samples_left() or self._unplaced()
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
         derived = self.tally(run_id)

@@ -99,11 +99,16 @@ def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalo
         if not ledger.reader.has_work_table():
             return
         queue.migrate(url)
-        adopt_orphans(ledger, store, catalogue, note)
-        ledger.writer.submit(stop_expired).result()
-        ledger.unassign_open_attempts()
+        settle_after_workers(ledger, store, catalogue, note)
     finally:
         ledger.close()
+
+
+def settle_after_workers(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
+    """The same with a ledger that is open, of a job that has a queue."""
+    adopt_orphans(ledger, store, catalogue, note)
+    ledger.writer.submit(stop_expired).result()
+    ledger.unassign_open_attempts()
 
 
 def _is_spool(entry: os.DirEntry[str]) -> bool:

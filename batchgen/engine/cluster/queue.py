@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from batchgen.errors import LedgerError, UsageError
+from batchgen.ledger import endings
 from batchgen.ledger.database import Connection
 from batchgen.ledger.lease import DEPTH_FUNCTION, DEPTH_FUNCTION_DDL, QUEUE_DDL, announce
 from batchgen.ledger.location import SHARED_SCHEMA, lock_schema_changes
@@ -49,11 +50,20 @@ def migrate(url: str) -> None:
     try:
         if schema_version(server) != VERSION:
             server.transact([_migrate])
-        if server.execute("SELECT to_regprocedure(?)", (DEPTH_FUNCTION,)).fetchone()[0] is None:
+        if (
+            None
+            in server.execute("SELECT to_regprocedure(?), to_regclass(?)", (DEPTH_FUNCTION, endings.TABLE)).fetchone()
+        ):
             with contextlib.suppress(LedgerError):  # whose user may make nothing here leaves it to one who may
-                server.transact([lock_schema_changes, lambda db: db.execute(DEPTH_FUNCTION_DDL)])
+                server.transact([lock_schema_changes, _add_later_parts])
     finally:
         server.close()
+
+
+def _add_later_parts(db: Connection) -> None:
+    """What workers of this version do without when it is not there, and so of no other version of the tables."""
+    db.execute(DEPTH_FUNCTION_DDL)
+    db.execute(to_postgresql_ddl(endings.TABLE_DDL))
 
 
 def _migrate(db: Connection) -> None:

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 from batchgen.engine.cluster import heartbeat, queue
-from batchgen.engine.cluster.derivative_session import DerivativeSession, RenderPool
+from batchgen.engine.cluster.derivative_session import DerivativeSession, RenderPool, default_workers
 from batchgen.engine.cluster.heartbeat import Member, Pulse
 from batchgen.engine.cluster.sample_session import open_sample_session
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, Work, WorkerContext
-from batchgen.engine.derivative_runner import default_workers
+from batchgen.engine.cluster.submission_end import EndedSubmission, SubmissionEnds
 from batchgen.errors import BatchgenError, LedgerError, LedgerUnreachable
 from batchgen.events import Notice
 from batchgen.ledger import lease
@@ -30,6 +30,7 @@ from batchgen.ledger.work_queue import DERIVATIVES_LANE, Submission, is_of_deriv
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings
 
+ENDING_LOOK_S = 2.0  # between looks for submissions that have ended
 POLL_S = 1.0  # between looks for work of which nothing was heard
 GATHER_S = 0.05  # between looks however much is heard
 TIDY_EVERY_S = 60.0
@@ -58,17 +59,26 @@ class JoinedQueue:
     server: PostgreSQL
     shared: QuotaStore
     member: Member
+    ends: SubmissionEnds
 
 
 class Worker:
     """One process. It claims as much of each lane as it has room for, so that no AI model's work waits behind another's quota."""
 
-    def __init__(self, url: str, settings: Settings, options: WorkerOptions, emit: Callable[..., None]) -> None:
-        """emit: called with an event, and with `job` and `run` where it is one of a job."""
+    def __init__(
+        self,
+        url: str,
+        settings: Settings,
+        options: WorkerOptions,
+        emit: Callable[..., None],
+        tell: Callable[[EndedSubmission], None] = lambda ended: None,
+    ) -> None:
+        """emit: called with an event, and with `job` and `run` where it is one of a job. tell: as `SubmissionEnds` takes it."""
         self._url = url
         self._settings = settings
         self._options = options
         self._emit = emit
+        self._tell = tell
         self._sessions: dict[SessionKey, Session[Any]] = {}
         self._opening: dict[SessionKey, asyncio.Task[None]] = {}
         self._not_before_s: dict[SessionKey, float] = {}  # of sessions that could not be opened
@@ -134,8 +144,14 @@ class Worker:
         stack.callback(shared.close)
         self._run_in_background(stack, heartbeat.keep_alive(self._url, member, self._wake.set, self.pulse))
         self._run_in_background(stack, self._touch_health_file())
+        context = WorkerContext(self._url, member.name, None, self._settings, self._note_throttled, self._emit)
+        joined = JoinedQueue(server, shared, member, SubmissionEnds(context, self._tell))
+        left = asyncio.Event()
+        ending = asyncio.create_task(self._end_submissions(joined, left))
+        stack.push_async_callback(lambda: ending)  # not cancelled: its thread would go on
+        stack.callback(left.set)
         stack.push_async_callback(self._shutdown)
-        return JoinedQueue(server, shared, member)
+        return joined
 
     def _run_in_background(self, stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -177,7 +193,18 @@ class Worker:
         if self._options.until_empty and not await asyncio.to_thread(
             lease.has_work, joined.server, self._left_to_others()
         ):
-            self._stop.set()
+            await asyncio.to_thread(joined.ends.look, joined.server)
+            if not joined.ends.pending:
+                self._stop.set()
+
+    async def _end_submissions(self, joined: JoinedQueue, left: asyncio.Event) -> None:
+        while not left.is_set():
+            try:
+                await asyncio.to_thread(joined.ends.look, joined.server)
+            except LedgerError as error:
+                self._note_throttled(str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(left.wait(), ENDING_LOOK_S)
 
     def _left_to_others(self) -> set[str]:
         return set() if self._options.post_processes else {DERIVATIVES_LANE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 
 import pytest
 from PIL import Image
@@ -74,7 +75,8 @@ async def test_references_turns_and_pictures_of_others_reach_every_worker_throug
         worker = cluster.worker("--until-empty", "--concurrency", "1")
         cluster.worker("--until-empty", "--concurrency", "1")
         assert await asyncio.to_thread(worker.wait, 60.0) == 0
-    assert sorted(gate.objects()) == ["one.jpg", "talk-t1.jpg", "talk-t2.jpg", "talk-t3.jpg", "two.jpg"]
+    turns = ["talk-t1.jpg", "talk-t2.jpg", "talk-t3.jpg"]
+    assert sorted(gate.objects()) == ["one.jpg", "results.jsonl", *turns, "two.jpg"]
     (cluster.folder / "photo.png").write_bytes(photo())
     found = await cluster.watch(entries, head)
     assert (found.exit_code, found.kept, await cluster.requests()) == (0, 5, 5)
@@ -86,7 +88,7 @@ async def test_a_reference_in_a_bucket_travels_with_the_work_and_workers_need_no
     submitted = await cluster.submit(entries)
     assert (submitted.submitted, gate.fetched("photos", "mugs/a.png")) == (2, 3)  # looked at, hashed, enclosed
     assert await asyncio.to_thread(cluster.worker("--until-empty").wait, 60.0) == 0
-    assert sorted(gate.objects()) == ["one.jpg", "two.jpg"]
+    assert sorted(gate.objects()) == ["one.jpg", "results.jsonl", "two.jpg"]
     assert "File exists" not in cluster.said("w1")  # both samples want the same file at once
     assert gate.fetched("photos", "mugs/a.png") == 3
     found = await cluster.watch(entries)
@@ -133,3 +135,31 @@ async def test_derivatives_are_made_by_workers_and_go_into_the_bucket_as_well(cl
     assert (outcome.exit_code, outcome.derived.made, await cluster.requests()) == (0, 2, 2)
     assert [Image.open(io.BytesIO(gate.objects()[path])).width for path in made] == [8, 8]
     assert not [path for path in cluster.folder.rglob("*") if path.suffix in (".jpg", ".webp")]
+
+
+async def test_the_end_of_a_submission_that_nobody_watches_stands_beside_the_images(cluster, gate):
+    await cluster.submit(items(*"abc"))
+    worker = cluster.worker("--until-empty")
+    assert await asyncio.to_thread(worker.wait, 60.0) == 0
+    lines = [json.loads(line) for line in gate.objects()["results.jsonl"].splitlines()]
+    assert [(line["id"], line["state"], line["files"]) for line in lines] == [
+        (f"i{n}", "succeeded", [f"i{n}.jpg"]) for n in range(3)
+    ]
+    await cluster.submit(items(*"abcd"))  # over its own it writes again
+    worker = cluster.worker("--until-empty")
+    assert await asyncio.to_thread(worker.wait, 60.0) == 0
+    assert len(gate.objects()["results.jsonl"].splitlines()) == 4
+    seen = await cluster.watch(items(*"abcd"))
+    own = (cluster.folder / "job.emulated" / "results.jsonl").read_text().splitlines()
+    assert (seen.exit_code, [json.loads(line)["state"] for line in own]) == (0, ["succeeded"] * 4)
+
+
+async def test_somebody_elses_results_in_the_bucket_are_not_written_over(cluster, gate):
+    gate.put("pictures", "shop/catalog/results.jsonl", b"mine")
+    await cluster.submit(items("a"))
+    worker = cluster.worker("--until-empty")
+    assert await asyncio.to_thread(worker.wait, 60.0) == 0
+    assert "catalog/results.jsonl was not written by batchgen and stays as it is" in cluster.said("w1")
+    with cluster.reader() as reader:
+        assert reader.last_run().exit_code == 0
+    assert gate.objects()["results.jsonl"] == b"mine"
