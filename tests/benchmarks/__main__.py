@@ -13,6 +13,7 @@ from tests.benchmarks.case import Case, report
 from tests.benchmarks.checks import checks
 from tests.benchmarks.cluster import cluster
 from tests.benchmarks.cluster_post import cluster_post
+from tests.benchmarks.cluster_size import cluster_size
 from tests.benchmarks.dashboard import dashboard
 from tests.benchmarks.gallery import gallery
 from tests.benchmarks.long_manifest import long_manifest
@@ -39,6 +40,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "gallery": gallery,
     "post": post,
     "cluster-post": cluster_post,
+    "cluster-size": cluster_size,
     "dashboard": dashboard,
     "review": review,
     "shared": shared,
