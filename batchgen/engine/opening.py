@@ -118,7 +118,9 @@ async def _recover_and_survey(
 def begin_run(request: RunRequest, opened: OpenedRun, *, remote: bool) -> None:
     """Record that it began, and bring the folder in line with the manifest."""
     state, ledger, reconciliation = opened.state, opened.state.ledger, opened.survey.reconciliation
-    ongoing = last_submitting_run(ledger.database) if remote and not reconciliation.wanted else None
+    ongoing = None
+    if remote and not reconciliation.wanted:
+        ongoing = last_submitting_run(ledger.database, ended_too=reconciliation.submitted > 0)
     if ongoing is not None:
         ledger.run_id = ongoing  # nothing is new: its own run goes on
     else:

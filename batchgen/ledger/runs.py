@@ -171,10 +171,13 @@ class RunQueries(BaseReader):
         return QueueStatus(int(samples), int(taken), int(workers), *last)
 
 
-def last_submitting_run(db: Connection) -> int | None:
-    """The last run that has work in the queue; None when nothing is there."""
+def last_submitting_run(db: Connection, *, ended_too: bool = False) -> int | None:
+    """The last run that has work in the queue; None when nothing is there. ended_too: then the last run of all, if it has submitted
+    any: workers may have come to the end of it a moment ago."""
     if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
         return None
     # 0: of `batchgen post`, which is no run. Derivatives that wait for a picture are there for its sample's sake.
     row = db.execute("SELECT max(run_id) FROM work WHERE run_id > 0 AND (images > 0 OR missing = 0)").fetchone()
+    if row[0] is None and ended_too:
+        row = db.execute("SELECT max(run_id) FROM submission WHERE run_id = (SELECT max(id) FROM run)").fetchone()
     return None if row[0] is None else int(row[0])

@@ -17,7 +17,7 @@ from batchgen.engine.cluster.orphan_recovery import settle_after_workers
 from batchgen.engine.cluster.session import RETRY_DELAY_S, WorkerContext, open_submitted_store
 from batchgen.engine.outcome import Outcome, count_ending, read_outcome
 from batchgen.engine.recovery.receipts import bind_store
-from batchgen.errors import BatchgenError
+from batchgen.errors import BatchgenError, JobLocked
 from batchgen.ledger import endings
 from batchgen.ledger.endings import Ending
 from batchgen.ledger.postgresql import PostgreSQL
@@ -69,8 +69,9 @@ class SubmissionEnds:
         try:
             exit_code = self._end(ending)
         except Exception as error:  # another worker may reach the job's folder
-            bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # of ours
-            self._worker.note(f"{ending.schema}: its end was not written: {bug}{error}")
+            if not isinstance(error, JobLocked):  # a run that has the job ends it itself
+                bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # of ours
+                self._worker.note(f"{ending.schema}: its end was not written: {bug}{error}")
             self._not_before_s[ending.schema] = time.monotonic() + RETRY_DELAY_S
             endings.give_back(server, ending, name)
         else:

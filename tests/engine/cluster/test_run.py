@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from batchgen.engine import opening
 from batchgen.engine.cluster import submit
 from tests.support.bench import items
 
@@ -84,3 +85,18 @@ async def test_a_large_submission_has_fresh_statistics(cluster, monkeypatch):
     monkeypatch.setattr(submit, "ANALYZED_FROM", 3)
     await cluster.submit(items("a", "b", "c", "d", "e"))
     assert row_estimates(cluster) == {"work": 5, "sample": 5}
+
+
+async def test_work_that_ends_while_a_run_looks_at_the_job_is_of_the_run_that_submitted_it(cluster, monkeypatch):
+    """It was still in the queue when the manifest was compared with the ledger, and is no more when the run begins."""
+    await cluster.submit(items("a", "b"))
+
+    async def survey_and_wait(*values, **options):
+        found = await survey(*values, **options)
+        assert await asyncio.to_thread(cluster.worker("--until-empty").wait, 60.0) == 0
+        return found
+
+    survey = opening._recover_and_survey
+    monkeypatch.setattr(opening, "_recover_and_survey", survey_and_wait)
+    outcome = await cluster.watch(items("a", "b"))
+    assert (outcome.exit_code, outcome.run_id, outcome.made) == (0, 1, 2)
