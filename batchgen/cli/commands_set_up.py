@@ -149,8 +149,9 @@ WORKER = Command(
 
     The files of `post:` are made too, in processes. It needs the API keys (not for those files), and the job's folder
     under the same path, or a bucket as output. Any number of workers share
-    quota and budgets. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the
-    second gives that up too.
+    quota and budgets. Of a submission that nobody watches, one of them writes the results and sends the message of
+    `notify:`. The first Ctrl-C or SIGTERM gives back what has not begun and finishes what is in flight, the second
+    gives that up too.
 
     \b
     Examples:
