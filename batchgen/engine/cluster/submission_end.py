@@ -6,8 +6,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,25 +79,21 @@ class SubmissionEnds:
 
     def _end(self, ending: Ending) -> int:
         """Raises BatchgenError."""
-        url, name = self._worker.url, self._worker.name
-        with ExitStack() as stack:
-            ledger = FencedLedger(url, ending.schema, ending.run_id, name)
-            stack.callback(ledger.close)
+        with contextlib.closing(
+            FencedLedger(self._worker.url, ending.schema, ending.run_id, self._worker.name)
+        ) as ledger:
             facts = ledger.submission()
             if facts is None:
                 return 0
             store = open_submitted_store(self._worker, facts, ending.schema, SPOOL_NAME)
             os.makedirs(os.path.dirname(store.spool), mode=0o700, exist_ok=True)
-            if not facts.bucket:
-                lock = JobLock(store.folder)
-                lock.acquire()
-                stack.callback(lock.release)
-            bind_store(ledger, store, remote_workers=True)
-            catalogue = load_catalogue().with_overrides(facts.models)
-            settle_after_workers(ledger, store, catalogue, self._worker.note)
-            _write_results(ledger, store, self._worker.note)
-            outcome = self._read_outcome(ledger, facts.folder, facts.bucket)
-            ledger.run_ended(outcome.exit_code, outcome.stopped_by, outcome.recorded)
+            with nullcontext() if facts.bucket else _locked(store):
+                bind_store(ledger, store, remote_workers=True)
+                catalogue = load_catalogue().with_overrides(facts.models)
+                settle_after_workers(ledger, store, catalogue, self._worker.note)
+                _write_results(ledger, store, self._worker.note)
+                outcome = self._read_outcome(ledger, facts.folder, facts.bucket)
+                ledger.run_ended(outcome.exit_code, outcome.stopped_by, outcome.recorded)
             self._tell(EndedSubmission(facts.name, outcome, ending.notify, ledger))
             return outcome.exit_code
 
@@ -109,6 +105,17 @@ class SubmissionEnds:
         counted = count_ending(found, reader, run_id, run.wanted)
         outcome = read_outcome(reader, run_id, counted, time.time() - run.started_at, folder=folder, bucket=bucket)
         return replace(outcome, kept=run.kept)
+
+
+@contextlib.contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """No run begins meanwhile. Raises JobLocked, StoreError."""
+    lock = JobLock(store.folder)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_results(ledger: FencedLedger, store: Store, note: Callable[[str], None]) -> None:
