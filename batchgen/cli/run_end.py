@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import batchgen
 from batchgen.cli.invocation import Invocation
@@ -17,11 +17,14 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.manifest.addresses import manifest_problem, parameters_problem
 from batchgen.report import notify, view
-from batchgen.report.queries import read_summary
+from batchgen.report.queries import read_summary, read_summary_of_submission
 from batchgen.report.summary import blocks, headline, next_steps, show_summary, summary_markdown
 from batchgen.report.view import RunSummary
 from batchgen.safe_open import private_opener
 from batchgen.settings import Settings
+
+if TYPE_CHECKING:
+    from batchgen.engine.cluster.submission_end import EndedSubmission
 
 NOTIFIED_FILE = "told.json"  # in the state folder of a job: of which model's end people were told, and at how many days
 _INCLUDED_BLOCKS = {
@@ -47,18 +50,18 @@ def report_run(
         invocation.answer({**view.as_json(summary), "next": next_steps(summary)})
 
 
-def report_submission_end(
-    post_run: PostRun, summary: RunSummary, wanted: Mapping[str, Any], settings: Settings
-) -> None:
-    """For a worker. wanted: `to` and `on` of a manifest, as a server has kept them."""
-    for address in (addresses := [str(address) for address in wanted.get("to") or ()]):
+def report_submission_end(post_run: PostRun, ended: EndedSubmission, settings: Settings) -> str:
+    """For a worker. Answers how it ended, in a line. Raises LedgerError."""
+    summary = read_summary_of_submission(ended.outcome, ended.ledger.reader, ended.name)
+    for address in (addresses := [str(address) for address in ended.notify.get("to") or ()]):
         # Whoever may write to the server must not be sent what else this worker's environment holds.
         if problem := manifest_problem(address) or parameters_problem(address):
             post_run.warn(f"{summary.job}: no message is sent: {problem}")
-            return
-    post_run.tell(addresses, wanted.get("on"), settings)
+            return headline(summary)
+    post_run.tell(addresses, ended.notify.get("on"), settings)
     if notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=False) & post_run.events:
         post_run.send(*_message(summary, ()))
+    return headline(summary)
 
 
 def _notify(post_run: PostRun, job: batchgen.Job, summary: RunSummary) -> None:

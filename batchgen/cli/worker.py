@@ -20,8 +20,6 @@ from batchgen.errors import UsageError
 from batchgen.events import Event, Notice
 from batchgen.ledger.location import ledger_url
 from batchgen.report.event_text import LogWarningPrinter, WorkerLines
-from batchgen.report.queries import read_summary_of_submission
-from batchgen.report.summary import headline
 from batchgen.settings import LEDGER_VARIABLE, Settings, is_loopback
 
 SIGNAL_EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -52,9 +50,8 @@ def worker_command(invocation: Invocation, quiet: bool, metrics: tuple[str, int]
     def tell(ended: EndedSubmission) -> None:
         from batchgen.cli.run_end import report_submission_end  # no image has to wait for it
 
-        summary = read_summary_of_submission(ended.outcome, ended.ledger.reader, ended.name)
-        emit(Notice(at=time.time(), message=headline(summary)), job=ended.name, run=summary.run_id)
-        report_submission_end(PostRun(invocation, "", None, ()), summary, ended.notify, settings)
+        words = report_submission_end(PostRun(invocation, "", None, ()), ended, settings)
+        emit(Notice(at=time.time(), message=words), job=ended.name, run=ended.outcome.run_id)
 
     worker = Worker(url, settings, worker_options, emit, tell)
     serving = nullcontext() if metrics is None else _metrics_server(invocation, worker, observers, metrics, quiet=quiet)
