@@ -106,6 +106,7 @@ def write_webdataset(target: str, rows: Iterable[Row], store: Store, shard_bytes
                 member = tarfile.TarInfo(dataset_key(row["key"]) + name)  # of nobody, and of no time
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+            tar.getmembers().clear()  # it would keep each for a reader
             written, size = written + 1, size + len(image)
         opened.close()
     return written

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import batchgen
+from batchgen.cli.gallery_manifest import index_manifest
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
-from batchgen.errors import BatchgenError, UsageError
-from batchgen.ledger.location import server_address
+from batchgen.errors import UsageError
 from batchgen.ledger.reviews import open_history
-from batchgen.manifest.post_section import post_fields
-from batchgen.manifest.review_section import review_fields
-from batchgen.records import Item, Post
 from batchgen.report import contact_sheet, formatting, gallery
-from batchgen.report.gallery_data import ManifestInfo, gallery_page, is_elsewhere
+from batchgen.report.gallery_index import GalleryIndex
+from batchgen.report.gallery_pages import GalleryPages
 from batchgen.report.thumbnails import Thumbnails
-from batchgen.settings import state_folder
 from batchgen.store.store import open_store_of
 
 
@@ -47,33 +43,56 @@ def report_command(invocation: Invocation, job: str, **given: Any) -> None:
 
 
 def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None:
+    """More samples than fit on one page go onto NAME-2 and so on."""
     started_s, found = time.monotonic(), find_job(job, options.output)
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
-    with open_history(folder) as ledger:
-        info = manifest_info(ledger.meta("manifest") or "", invocation)
-        page, (pictures, references) = gallery_page(ledger, folder, info, time.time())
-        store = open_store_of(folder, ledger)
-    thumbnails, of_references = Thumbnails(folder, source=store), Thumbnails(folder, source=references)
-    small = chain(thumbnails.all(pictures), of_references.all((sha256, sha256) for sha256 in references.paths))
-    # Of a bucket: the page finds full pictures once it lies there too.
-    links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)
-    secrets = sorted(invocation.secrets, key=len, reverse=True)
-    size = gallery.write_gallery(path, page, small, links, secrets)
-    seconds = time.monotonic() - started_s
+    with open_history(folder) as ledger, closing(GalleryIndex()) as index:
+        info = index_manifest(ledger.meta("manifest") or "", invocation, index)
+        store, pages = open_store_of(folder, ledger), GalleryPages(ledger, folder, info, index, time.time())
+        # Of a bucket: the page finds full pictures once it lies there too.
+        links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)
+        written = _write_pages(path, pages, Thumbnails(folder, source=store), links, invocation)
+    seconds, number = time.monotonic() - started_s, len(pages.outlines)
     if options.as_json:
-        facts = {"report": str(path), "samples": len(page.samples), "thumbnails": len(pictures)}
-        invocation.answer({**facts, "made": thumbnails.made, "bytes": size, "seconds": round(seconds, 2)})
+        facts = {"report": str(path), "pages": number, "samples": pages.samples, **written._asdict()}
+        invocation.answer({**facts, "seconds": round(seconds, 2)})
         return
     invocation.err.line(
-        f"{formatting.count(len(page.samples), 'sample')}, {formatting.count(thumbnails.made, 'new thumbnail')},"
-        f" {formatting.size(size)} in {formatting.duration(seconds)}"
+        f"{formatting.count(pages.samples, 'sample')}{f' on {number:,} pages' if number > 1 else ''},"
+        f" {formatting.count(written.made, 'new thumbnail')}, {formatting.size(written.bytes)} in {formatting.duration(seconds)}"
     )
     if store.url:
         invocation.err.line(
             f"full images are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
         )
     _print_paths(invocation, found, [path])
+
+
+class _Written(NamedTuple):
+    """Of all pages together."""
+
+    thumbnails: int
+    made: int
+    bytes: int
+
+
+def _write_pages(
+    target: Path, pages: GalleryPages, thumbnails: Thumbnails, links: gallery.LinkFolders, invocation: Invocation
+) -> _Written:
+    """The first page last: until then it is the old one."""
+    secrets = sorted(invocation.secrets, key=len, reverse=True)
+    gallery.refuse_to_overwrite_pages(target, len(pages.outlines))
+
+    def write(number: int) -> tuple[int, int]:
+        page, (pictures, references) = pages.page(number, target)
+        of_references = Thumbnails(thumbnails.job_folder, source=references)
+        small = chain(thumbnails.all(pictures), of_references.all((sha256, sha256) for sha256 in references.paths))
+        return len(pictures), gallery.write_gallery(gallery.page_path(target, number), page, small, links, secrets)
+
+    shown, sizes = zip(*map(write, reversed(range(len(pages.outlines)))), strict=True)  # one page in memory at a time
+    gallery.remove_further_pages(target, len(pages.outlines))
+    return _Written(sum(shown), thumbnails.made, sum(sizes))
 
 
 def write_contact_sheets(invocation: Invocation, job: str, options: ReportOptions) -> None:
@@ -106,51 +125,3 @@ def _print_paths(invocation: Invocation, found: JobFolder, paths: list[Path]) ->
         invocation.err.line(f"There is an emulated job too: batchgen report {found.emulated_folder}", "dim")
     for path in paths:
         invocation.out.line(str(path))
-
-
-def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
-    """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
-    try:
-        loaded = batchgen.load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
-        invocation.hide_keys(loaded.settings, loaded.manifest.catalogue.providers)
-        found = loaded.manifest
-        found.references.remote_references = None  # a page about a job has nothing to ask of a bucket
-        order, unfingerprinted, conversations = dict[str, int](), dict[str, dict[str, Any]](), dict[str, list[str]]()
-        for number, item in enumerate(found.items()):
-            order[item.id] = number
-            if wanted := unfingerprinted_fields(item, found.references.folder, found.post):
-                unfingerprinted[item.id] = wanted
-            if item.turn:
-                conversations[item.id.removesuffix(f"-t{item.turn}")] = [*item.history, item.prompt]
-        state = server_address(loaded.folder, None) or state_folder(loaded.settings)
-    except (BatchgenError, OSError, ValueError):
-        return ManifestInfo()
-    limits = found.limits
-    spans = {"run": limits.budget_usd, "day": limits.budget_usd_per_day, "month": limits.budget_usd_per_month}
-    return ManifestInfo(
-        found.catalogue,
-        limits.concurrency,
-        order,
-        found.folder,
-        unfingerprinted,
-        conversations,
-        post_fields(found.post),
-        {span: usd for span, usd in spans.items() if usd is not None},
-        state,
-    )
-
-
-def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
-    """What no fingerprint holds of an item, as a manifest beside its own would say it; a mask is the last of the references.
-    folder: of the manifest, which asks for `post` where an item says nothing else."""
-    named = [
-        name if is_elsewhere(name) else os.path.relpath(name, folder).replace(os.sep, "/") for name in item.references
-    ]
-    wanted = {
-        "references": named,
-        "service_tier": item.service_tier,
-        "fallback": [lane.partition("/")[2] for lane in item.fallback],
-        "fallback_on": sorted(item.fallback_on) if item.fallback else [],
-    }
-    own = {**({} if item.post == post else {"post": post_fields(item.post)}), **review_fields(item)}
-    return {**{name: value for name, value in wanted.items() if value}, **own}

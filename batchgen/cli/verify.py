@@ -16,16 +16,18 @@ from batchgen.cli.job_folder import find_job
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE as RESULTS
+from batchgen.manifest.seen import SeenTexts
+from batchgen.records import SIDECARS
 from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.report.gallery import FILE_NAME as GALLERY
+from batchgen.report.gallery import is_page_name
 from batchgen.store.local_folder import FileVerdict
 from batchgen.store.store import Store, open_store_of
-from batchgen.store.stored_files import with_sidecars
 
 EXIT_DAMAGED = 3
 CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
 MAX_SHOWN = 20
+STEM_MARK = "\0"  # before the stem of a known picture, by which go the files beside it
 T = TypeVar("T")
 
 
@@ -65,15 +67,16 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
 
 def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
     """console: where a line counts the files while a person watches."""
-    findings, known, store = VerifyResult(), set[str](), open_store_of(folder, reader)
+    findings, known, store = VerifyResult(), SeenTexts(), open_store_of(folder, reader)
     if store.url:
         findings.waiting = len(reader.unplaced())
     total = reader.expected_file_count()
     pictures = ((path, sha256, (size, latest)) for path, sha256, size, latest in reader.expected_files())
-    for path, (size, latest), verdict in check_files(store, pictures):
+    for number, (path, (size, latest), verdict) in enumerate(check_files(store, pictures)):
         known.add(path)
-        if console.live and len(known) % 50 == 1:
-            console.stream.write(f"\r\x1b[Kverifying {len(known):,} of {total:,}")
+        known.add(STEM_MARK + os.path.splitext(path)[0])
+        if console.live and number % 50 == 0:
+            console.stream.write(f"\r\x1b[Kverifying {number + 1:,} of {total:,}")
             console.stream.flush()
         match verdict:
             case "right":
@@ -83,12 +86,19 @@ def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
                 findings.changed.append(path)
             case "missing":
                 (findings.missing if latest else findings.gone).append(path)
-    if console.live and known:
+    if console.live and total:
         console.stream.write("\r\x1b[K")
-    known.update([name for path in known for name in with_sidecars(path)])
-    known.update(verify_derivatives(store, reader, findings))
-    findings.extra = sorted(path for path in foreign_candidates(store) if path not in known)
+    for path in verify_derivatives(store, reader, findings):
+        known.add(path)
+    findings.extra = sorted(path for path in foreign_candidates(store) if not _is_ours(path, known))
     return findings
+
+
+def _is_ours(path: str, known: SeenTexts) -> bool:
+    """Whether it is a file of the ledger, or may stand beside one."""
+    return path in known or any(
+        path.endswith(ending) and STEM_MARK + path.removesuffix(ending) in known for ending in SIDECARS
+    )
 
 
 def check_files(store: Store, expected: Iterable[tuple[str, str, T]]) -> Iterator[tuple[str, T, FileVerdict]]:
@@ -121,7 +131,11 @@ def verify_derivatives(store: Store, reader: Reader, findings: VerifyResult) -> 
 def foreign_candidates(store: Store) -> Iterator[str]:
     """Paths of all that is not hidden, but for pages of ours."""
     for found in store.all_files():
-        if found.path not in (RESULTS, GALLERY) and not os.path.basename(found.path).startswith(CONTACT_SHEET):
+        if (
+            found.path != RESULTS
+            and not is_page_name(found.path)
+            and not os.path.basename(found.path).startswith(CONTACT_SHEET)
+        ):
             yield found.path
 
 

@@ -161,7 +161,7 @@ class PostgreSQL:
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor:
         """Raises LedgerError. Outside of `transact` it is for questions and for what may safely happen twice."""
         cursor = self._execute(_to_postgresql_sql(sql), values)
-        self._in_snapshot = self._in_snapshot or sql == "BEGIN"
+        self._in_snapshot = sql == "BEGIN" or (self._in_snapshot and sql != "ROLLBACK")
         return cursor
 
     def _execute(self, query: str, values: Sequence[Any] | None) -> Cursor:

@@ -13,6 +13,7 @@ from batchgen.ledger.pictures import ImageQueries, RecordedImage
 from batchgen.ledger.requests import AttemptQueries, Money, OpenAttempt, SurplusRequest
 from batchgen.ledger.runs import RunQueries, RunRow
 from batchgen.ledger.samples import SampleQueries
+from batchgen.records import HAS_IMAGE
 
 RECENT_ATTEMPTS = 2000  # requests
 
@@ -90,6 +91,15 @@ class AttemptRow(NamedTuple):
         return self.ended_at - self.begun_at if self.ended_at else None
 
 
+class LaneSpan(NamedTuple):
+    """When a run asked of a lane, in UTC seconds: first and last, also of an answer, and the last answer of all, 0.0 without one."""
+
+    lane: str
+    first: float
+    last: float
+    answered: float
+
+
 class PictureRow(NamedTuple):
     attempt_id: int
     k: int
@@ -140,6 +150,10 @@ class HistoryReader(Reader):
     def snapshot(self) -> None:
         self._connection.execute("BEGIN")
 
+    def release(self) -> None:
+        """The end of a snapshot: what is asked from here on is of another moment."""
+        self._connection.execute("ROLLBACK")
+
     def samples(self, item_ids: Sequence[str] | None = None) -> Iterator[SampleRow]:
         """In the order in which items first appeared, the samples of an item beside each other. item_ids: these items alone."""
         where, ids = _in_condition("WHERE s.item_id", item_ids)
@@ -148,6 +162,24 @@ class HistoryReader(Reader):
             f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
         )
         return map(SampleRow._make, self._stream_query(sql, *ids))
+
+    def sample_states(self) -> Iterator[tuple[str, str]]:
+        """(item id, state) of every sample, in the order in which they first appeared."""
+        return (
+            (item_id, state) for item_id, state in self._stream_query("SELECT item_id, state FROM sample ORDER BY id")
+        )
+
+    def sums(self) -> tuple[int, int, float, float, int]:
+        """Samples that the manifest wants, those that have an image; and of these what they cost in USD, how much of that is
+        estimated, and how many have no price."""
+        has_image = f"state IN ({placeholders(HAS_IMAGE)})"
+        sql = (
+            f"SELECT count(*), count(*) FILTER (WHERE {has_image}), coalesce(sum(usd) FILTER (WHERE {has_image}), 0),"
+            f" coalesce(sum(usd) FILTER (WHERE {has_image} AND usd_source IN ('estimate', 'guess')), 0),"
+            f" count(*) FILTER (WHERE {has_image} AND usd IS NULL) FROM sample WHERE state <> 'superseded'"
+        )
+        wanted, made, usd, estimated, unpriced = self._row(sql, *HAS_IMAGE * 4)
+        return wanted, made, float(usd), float(estimated), unpriced
 
     def changed_since(self, at: float) -> set[str]:
         """Items of samples that were asked for, or ended, or of whose pictures something was made or said, since then."""
@@ -167,6 +199,29 @@ class HistoryReader(Reader):
         where, ids = _in_condition("OR id", [str(number) for number in also_ids])
         sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
         return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))
+
+    def attempts_by_id(self, ids: Sequence[int]) -> Iterator[AttemptRow]:
+        """At most 30,000."""
+        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id IN ({placeholders(ids)}) ORDER BY id"
+        return map(AttemptRow._make, self._query(sql, *ids))
+
+    def attempts_of_run(self, run_id: int) -> Iterator[AttemptRow]:
+        """In the order of their start."""
+        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE run_id = ? ORDER BY id"
+        return map(AttemptRow._make, self._stream_query(sql, run_id))
+
+    def lane_spans(self, run_id: int) -> list[LaneSpan]:
+        """Of the lanes that a run asked."""
+        sql = (
+            "SELECT lane, min(started_at), max(coalesce(ended_at, started_at)), coalesce(max(ended_at), 0) FROM attempt"
+            " WHERE run_id = ? GROUP BY lane"
+        )
+        return list(map(LaneSpan._make, self._query(sql, run_id)))
+
+    def item_attempts(self) -> Iterator[tuple[int, str]]:
+        """(id, item id) of every request."""
+        rows = self._stream_query("SELECT id, item_id FROM attempt ORDER BY id")
+        return ((number, item_id) for number, item_id in rows)
 
     def last_unsuccessful_attempt(self, run_id: int) -> AttemptRow | None:
         """The last request of a run that brought no picture, of those that it sent lately."""

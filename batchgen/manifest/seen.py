@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import defaultdict
 
-_RECENT_MAX = 65_536
+_BUCKET_MASK = 0xFF
 
 
 class DuplicateFinder:
@@ -17,7 +17,7 @@ class DuplicateFinder:
 
     def add(self, text: str) -> None:
         value = hash(text)
-        self._buckets[value & 0xFF].append(value)
+        self._buckets[value & _BUCKET_MASK].append(value)
 
     def repeated_hashes(self) -> frozenset[int]:
         """Hashes that came more than once: of the same string, or (hardly ever) of two."""
@@ -30,21 +30,17 @@ class DuplicateFinder:
 
 
 class SeenTexts:
-    """Knows at once whether a text came before. The recent ones are a set, all others a sorted array."""
+    """Knows at once whether a text came before."""
 
     def __init__(self) -> None:
-        self._recent: set[int] = set()
-        self._older = array("q")
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # each sorted, and short
 
     def __contains__(self, text: str) -> bool:
         value = hash(text)
-        if value in self._recent:
-            return True
-        at = bisect_left(self._older, value)
-        return at < len(self._older) and self._older[at] == value
+        bucket = self._buckets.get(value & _BUCKET_MASK, ())
+        at = bisect_left(bucket, value)
+        return at < len(bucket) and bucket[at] == value
 
     def add(self, text: str) -> None:
-        self._recent.add(hash(text))
-        if len(self._recent) > _RECENT_MAX:
-            self._older = array("q", sorted((*self._older, *self._recent)))
-            self._recent.clear()
+        value = hash(text)
+        insort(self._buckets[value & _BUCKET_MASK], value)

@@ -7,11 +7,12 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -26,9 +27,28 @@ if TYPE_CHECKING:
     from batchgen.report.gallery_data import PageView
 
 FILE_NAME = "report.html"
+PAGE_NAME = re.compile(r"report(-[0-9]+)?\.html")  # of `page_path`, in a job folder
 TITLE_END = b" \xc2\xb7 batchgen</title>"
 HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
 THUMBNAILS_PER_SCRIPT = 100  # in one script element, which the page decodes when one of them comes into view
+
+
+def page_path(target: Path, number: int) -> Path:
+    """Of one of several pages, from 0: `report.html`, `report-2.html` and so on."""
+    return target.with_name(f"{target.stem}-{number + 1}{target.suffix}") if number else target
+
+
+def is_page_name(name: str) -> bool:
+    """Whether a file in a job folder is called as a page of ours."""
+    return PAGE_NAME.fullmatch(name) is not None
+
+
+def remove_further_pages(target: Path, pages: int) -> None:
+    """Those that an earlier, longer gallery has left."""
+    while _is_page(path := page_path(target, pages)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        pages += 1
 
 
 class LinkFolders(NamedTuple):
@@ -41,9 +61,7 @@ class LinkFolders(NamedTuple):
 def write_gallery(
     target: Path, page: PageView, thumbnails: Iterable[bytes], folders: LinkFolders, secrets: Sequence[str]
 ) -> int:
-    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError, also when
-    a file of somebody else's stands there."""
-    refuse_to_overwrite(target, _is_page)
+    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError."""
     temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     manifest_base = link_base(target, folders.references) if folders.references else None
     page = replace(page, base=link_base(target, folders.images), manifest_base=manifest_base)
@@ -57,6 +75,12 @@ def write_gallery(
             os.unlink(temp_path)
         raise StoreError(f"{target}: {error.strerror or error}") from None
     return size
+
+
+def refuse_to_overwrite_pages(target: Path, pages: int) -> None:
+    """Before any is written. Raises StoreError when a file of somebody else's stands there."""
+    for number in range(pages):
+        refuse_to_overwrite(page_path(target, number), _is_page)
 
 
 def refuse_to_overwrite(target: Path, is_ours: Callable[[Path], bool]) -> None:
@@ -75,7 +99,17 @@ def _is_page(path: Path) -> bool:
 
 def render_gallery(page: PageView, thumbnails: Iterable[bytes], secrets: Sequence[str]) -> Iterator[str]:
     """The page in pieces, so that ten thousand thumbnails are never in memory at once."""
-    return render_document(GALLERY, redact_secrets(page.job, secrets), safe_json(page, secrets), thumbnails)
+    return render_document(GALLERY, redact_secrets(page.job, secrets), _page_json(page, secrets), thumbnails)
+
+
+def _page_json(page: PageView, secrets: Sequence[str]) -> Iterator[str]:
+    """As `safe_json`, sample by sample: ten thousand are small as a text, and large as data."""
+    rest = as_json(replace(page, samples=()))
+    rest.pop("samples")
+    yield '{"samples":['
+    for number, sample in enumerate(page.samples):
+        yield f"{',' if number else ''}{safe_json(sample, secrets)}"
+    yield f"],{safe_json(rest, secrets)[1:]}"
 
 
 @dataclass(frozen=True)
@@ -105,12 +139,14 @@ class PageParts:
         )
 
 
-GALLERY_SCRIPTS = ("elements", "reviews", "verdicts", "gallery", "viewer", "export", "runs", "start")
+GALLERY_SCRIPTS = ("elements", "reviews", "verdicts", "gallery", "pages", "viewer", "export", "runs", "start")
 GALLERY = PageParts(styles=("gallery",), bodies=("gallery", "people"), scripts=GALLERY_SCRIPTS)
 
 
-def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: Iterable[bytes] = ()) -> Iterator[str]:
-    """A page in pieces. facts_text: as `safe_json` makes it."""
+def render_document(
+    parts: PageParts, title: str, facts_text: Iterable[str], thumbnails: Iterable[bytes] = ()
+) -> Iterator[str]:
+    """A page in pieces. facts_text: as `safe_json` makes it, whole or in pieces."""
     style, body, script = parts.texts
     title = html.escape(title)
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -118,15 +154,22 @@ def render_document(parts: PageParts, title: str, facts_text: str, thumbnails: I
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
     yield f'<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n<title>{title} · batchgen</title>\n'
     yield f"<style>{style}</style>\n</head>\n<body>\n{body}\n"
-    yield f'<script type="application/json" id="facts">{facts_text}</script>\n<script>{script}</script>\n'
-    encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
-    number = 0
-    while chunk := list(islice(encoded, THUMBNAILS_PER_SCRIPT)):
-        yield f'<script type="text/plain" id="thumbnails-{number}">'
-        yield "\n".join(chunk)
-        yield "</script>\n"
-        number += 1
+    yield '<script type="application/json" id="facts">'
+    yield from facts_text if not isinstance(facts_text, str) else (facts_text,)
+    yield "</script>\n"
+    pieces = _thumbnail_scripts(thumbnails)
+    yield next(pieces, "")  # before the script, so that it has something to show at once
+    yield f"<script>{script}</script>\n"
+    yield from pieces
     yield "</body>\n</html>\n"
+
+
+def _thumbnail_scripts(thumbnails: Iterable[bytes]) -> Iterator[str]:
+    encoded = (pybase64.b64encode(thumbnail).decode("ascii") for thumbnail in thumbnails)
+    for number in count():
+        if not (chunk := list(islice(encoded, THUMBNAILS_PER_SCRIPT))):
+            return
+        yield f'<script type="text/plain" id="thumbnails-{number}">' + "\n".join(chunk) + "</script>\n"
 
 
 def safe_json(view: Any, secrets: Sequence[str]) -> str:

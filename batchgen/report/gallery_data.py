@@ -5,7 +5,6 @@ A field's name is its key in the JSON of the page: a new column is one field.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +16,10 @@ from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader,
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Verdict, lane_model
 from batchgen.report.acceptance import read_acceptance_text
-from batchgen.report.comparison import ComparedView, read_compared
+from batchgen.report.comparison import ComparedView
 from batchgen.report.picture_views import PictureView, picture_views
-from batchgen.report.reference_files import ReferenceFiles
-from batchgen.report.run_statistics import RunStatistics, run_statistics
-from batchgen.report.sidecar_files import SidecarFiles, SourcesView, sidecar_files
+from batchgen.report.run_statistics import RunStatistics, run_statistics, start_of
+from batchgen.report.sidecar_files import SidecarFiles, SourcesView
 from batchgen.report.view import Sparse, view_of
 
 MAX_RUNS = 30
@@ -131,9 +129,33 @@ class SamplesView:
     samples: Sequence[SampleView] = ()
 
 
+class PageLink(NamedTuple):
+    """One of several pages. first, last: ids of its items; states: of its samples, how many are in each."""
+
+    file: str
+    first: str
+    last: str
+    states: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PagesView:
+    """What a page knows of a job that does not fit on it. at: its own number among the pages, from 0. wanted, made: samples of all
+    pages; usd: of those made, estimated of that, unpriced: how many have no price."""
+
+    at: int
+    links: Sequence[PageLink]
+    wanted: int
+    made: int
+    usd: float
+    estimated: float
+    unpriced: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageView(SamplesView):
-    """All that a page begins with. beside: the way from the manifest to the pictures, conversations and post: what a manifest
+    """All that a page begins with. pages: None where it is the only one; related: samples of other pages from whose images some
+    of this page's were made. beside: the way from the manifest to the pictures, conversations and post: what a manifest
     that asks again needs. key: of the picks that a browser keeps. base, manifest_base: what stands in a link before the path of
     an image and of a reference. references: thumbnails of reference files, by SHA-256; a live page asks by that. nights,
     compared: None where the page asks for them."""
@@ -145,6 +167,8 @@ class PageView(SamplesView):
     base: str = ""
     manifest_base: str | None = None
     references: Mapping[str, int] = field(default_factory=dict)
+    pages: PagesView | None = None
+    related: Sequence[SampleView] = ()
     nights: Sequence[RunStatistics] | None = None
     compared: Sequence[ComparedView] | None = None
 
@@ -167,55 +191,39 @@ class AttemptIndex:
     """Requests by their samples; one may be for several. One that is read again takes its own place."""
 
     def __init__(self, rows: Iterable[AttemptRow] = ()) -> None:
-        self._by_id: dict[int, AttemptRow] = {}
         self._by_sample: dict[SampleKey, dict[int, AttemptRow]] = defaultdict(dict)
         for row in rows:
             self.add(row)
 
     def add(self, row: AttemptRow) -> None:
-        self._by_id[row.id] = row
         for n in range(row.n, row.n + row.images):
             self._by_sample[row.item_id, n][row.id] = row
 
     def of(self, key: SampleKey) -> list[AttemptRow]:
         return list(self._by_sample[key].values()) if key in self._by_sample else []
 
-    def nights(self, ledger: HistoryReader, manifest_info: ManifestInfo) -> list[RunStatistics]:
-        """Runs that sent anything, the newest last."""
-        of_run: dict[int, list[AttemptRow]] = defaultdict(list)
-        for row in self._by_id.values():
-            of_run[row.run_id].append(row)
-        models = {lane_model(row.lane) for row in self._by_id.values()}
-        rpm = {model: manifest_info.catalogue.resolve(model).rpm for model in models}
-        runs = [run for run in reversed(ledger.runs()) if run.id in of_run]
-        return [run_statistics(run, of_run[run.id], rpm, manifest_info.concurrency) for run in runs]
+
+def first_start(ledger: HistoryReader) -> float | None:
+    """When the first run that sent anything began to, in UTC seconds."""
+    for run in reversed(ledger.runs()):
+        if spans := ledger.lane_spans(run.id):
+            return start_of(spans)
+    return None
 
 
-class ThumbnailFiles(NamedTuple):
-    """What a page shows small, numbered from 0: (path, sha256) of images, then the reference files by their SHA-256."""
-
-    pictures: Sequence[tuple[str, str]]
-    references: ReferenceFiles
-
-
-def gallery_page(
-    ledger: HistoryReader, folder: Path, manifest_info: ManifestInfo, now: float
-) -> tuple[PageView, ThumbnailFiles]:
-    """The page, and the files of its thumbnails. now: UTC seconds."""
-    ledger.snapshot()
-    thumbnails, settings, attempts = ValueIndex(), ValueIndex(), AttemptIndex(ledger.attempts_after())
-
-    def number(picture: PictureRow) -> int:
-        return thumbnails.index_of(picture.sha256, (picture.path, picture.sha256))
-
-    builder = SampleBuilder(sidecar_files(ledger, folder), manifest_info, settings, number, attempts)
-    samples, nights = list(builder.build(ledger)), attempts.nights(ledger, manifest_info)
-    first = [folder.name, *(night.start for night in nights[:1])]
-    key = hashlib.sha256(repr(first).encode()).hexdigest()[:12]
-    references = {sha256: len(thumbnails.values) + number for number, sha256 in enumerate(builder.references)}
-    more = {"key": key, "samples": samples, "nights": nights[-MAX_RUNS:], "references": references}
-    page = page_view(ledger, folder, builder, now, compared=read_compared(ledger), **more)
-    return page, ThumbnailFiles(thumbnails.values, ReferenceFiles(manifest_info.folder, builder.references))
+def read_nights(ledger: HistoryReader, manifest_info: ManifestInfo) -> list[RunStatistics]:
+    """The last runs that sent anything, the newest last. Requests are read one by one, and none is kept."""
+    found = []
+    for run in ledger.runs():
+        spans = ledger.lane_spans(run.id)
+        if spans:
+            models = {lane_model(each.lane) for each in spans}
+            rpm = {model: manifest_info.catalogue.resolve(model).rpm for model in models}
+            requests = ledger.attempts_of_run(run.id)
+            found.append(run_statistics(run, spans, requests, rpm, manifest_info.concurrency))
+        if len(found) == MAX_RUNS:
+            break
+    return found[::-1]
 
 
 def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: float, **more: Any) -> PageView:
@@ -228,7 +236,7 @@ def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: 
         at=now,
         wanted=run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
         settings=settings,
-        providers=_unusual_providers(settings, manifest_info.catalogue),
+        providers=unusual_providers(settings, manifest_info.catalogue),
         accepted=read_acceptance_text(ledger),
         beside=_relative_folder(folder, manifest_info.folder),
         conversations=manifest_info.conversations,
@@ -237,7 +245,7 @@ def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: 
     )
 
 
-def _unusual_providers(settings: Sequence[JsonObject], catalogue: Catalogue) -> dict[str, str]:
+def unusual_providers(settings: Sequence[JsonObject], catalogue: Catalogue) -> dict[str, str]:
     """Model -> provider, where the model's id alone would mean another: a manifest that asks again has to say so."""
     pairs = {(wire.get("model", ""), wire.get("provider", "")) for wire in settings}
     return {model: provider for model, provider in pairs if model and catalogue.resolve(model).provider != provider}

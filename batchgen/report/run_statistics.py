@@ -5,13 +5,17 @@ A field's name is its key in the JSON of the page: a new column is one field.
 
 from __future__ import annotations
 
+import heapq
+import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
-from batchgen.ledger.reader import AttemptRow
+from batchgen.ledger.reader import AttemptRow, LaneSpan
 from batchgen.ledger.runs import RunRow
 from batchgen.planning.batchable import is_batch
 from batchgen.records import lane_model
@@ -25,7 +29,6 @@ MIN_FAULT_SHARE = 0.25  # of requests that failed from which on faults are what 
 MIN_QUOTA_SHARE = 0.8
 MIN_BUSY_SHARE = 0.7
 ESTIMATE_SOURCES = ("estimate", "guess")  # sources of a figure that nobody has charged yet
-Rows = Sequence[AttemptRow]
 RequestsPerMinute = Mapping[str, int | None]  # by model, None when not known
 
 
@@ -88,17 +91,36 @@ class RunStatistics:
     verdict: Verdict
 
 
-def run_statistics(run: RunRow, attempts: Rows, rpm: RequestsPerMinute, concurrency: int | None) -> RunStatistics:
-    """attempts: of the run, at least one. concurrency: requests in flight that are allowed, None when not known.
+def run_statistics(
+    run: RunRow,
+    spans: Sequence[LaneSpan],
+    attempts: Iterable[AttemptRow],
+    rpm: RequestsPerMinute,
+    concurrency: int | None,
+) -> RunStatistics:
+    """attempts: of the run, at least one, in the order of their start; read once, and none is kept. spans: of their lanes.
+    concurrency: requests in flight that are allowed, None when not known.
 
     What went by batch has its money and outcomes here; it says nothing about a quota a minute, latency or places in flight.
     """
-    online = [row for row in attempts if not is_batch(row.lane)]
-    start_s = min(row.started_at for row in online) if online else max(row.ended_at or 0.0 for row in attempts)
-    end_s = max(row.ended_at or row.started_at for row in online) if online else start_s
+    online, start_s = [span for span in spans if not is_batch(span.lane)], start_of(spans)
+    end_s = max(span.last for span in online) if online else start_s
     step_s = next((step for step in STEPS_S if (end_s - start_s) / step <= MAX_POINTS), STEPS_S[-1])
     points = int((end_s - start_s) / step_s) + 1
-    by_model = _by_model(online)
+    sent = defaultdict[str, Sent](partial(Sent, start_s, step_s, points))
+    latencies, billed = defaultdict[str, Latencies](Latencies), defaultdict[str, Bill](Bill)
+    under_way, answers = UnderWay(start_s, step_s, points), Outcomes()
+    total = 0
+    for row in attempts:
+        model, total = lane_model(row.lane), total + 1
+        billed[model].add(row)
+        if is_batch(row.lane):
+            answers.add_by_batch(row)
+            continue
+        answers.add(row)
+        sent[model].add(row)
+        latencies[model].add(row)
+        under_way.add(row)
     return view_of(
         RunStatistics,
         run,
@@ -106,115 +128,162 @@ def run_statistics(run: RunRow, attempts: Rows, rpm: RequestsPerMinute, concurre
         end=stop_words(run.stopped_by) or exit_words(run.exit_code),
         start=start_s,
         step_s=step_s,
-        sent={model: per_minute(rows, start_s, step_s, points) for model, rows in by_model.items()},
-        in_flight=in_flight(online, start_s, step_s, points),
+        sent={model: each.per_minute() for model, each in sent.items()},
+        in_flight=under_way.mean(),
         cap=concurrency,
-        rpm={model: rpm.get(model) for model in by_model},
-        latency={model: spread for model, rows in by_model.items() if (spread := latency(rows))},
-        money={model: money(rows) for model, rows in _by_model(attempts).items()},
-        outcomes=outcomes(attempts),
-        verdict=limiting_factor(online, by_model, rpm, end_s - start_s, concurrency)
+        rpm={model: rpm.get(model) for model in sent},
+        latency={model: spread for model, each in latencies.items() if (spread := each.spread())},
+        money={model: each.money() for model, each in billed.items()},
+        outcomes=answers.counts(),
+        verdict=limiting_factor(answers, sent, latencies, rpm, end_s - start_s, concurrency or under_way.most)
         if online
-        else Verdict("nothing", f"{len(attempts):,} requests, all of them by batch"),
+        else Verdict("nothing", f"{total:,} requests, all of them by batch"),
     )
 
 
-def _by_model(rows: Rows) -> Mapping[str, Rows]:
-    found: dict[str, list[AttemptRow]] = defaultdict(list)
-    for row in rows:
-        found[lane_model(row.lane)].append(row)
-    return found
+def start_of(spans: Sequence[LaneSpan]) -> float:
+    """UTC seconds of the first request that did not go by batch; of the last answer when all did."""
+    online = [span.first for span in spans if not is_batch(span.lane)]
+    return min(online) if online else max(span.answered for span in spans)
 
 
-def per_minute(rows: Rows, start_s: float, step_s: float, points: int) -> list[float]:
-    """Requests sent in the minute before the end of each step, as a quota counts them; the mean where steps are longer."""
-    sent = [0] * points
-    for row in rows:
-        sent[min(points - 1, int((row.begun_at - start_s) / step_s))] += 1
-    if step_s >= MINUTE_S:
-        return [round(number * MINUTE_S / step_s, 2) for number in sent]
-    window = int(MINUTE_S / step_s)
-    return [float(sum(sent[max(0, at - window + 1) : at + 1])) for at in range(points)]
+class Sent:
+    """The requests of one model by the step in which they were sent."""
+
+    def __init__(self, start_s: float, step_s: float, points: int) -> None:
+        self._start_s, self._step_s, self._counts = start_s, step_s, [0] * points
+        self._first_s, self._last_s = math.inf, -math.inf
+
+    def add(self, row: AttemptRow) -> None:
+        at = row.begun_at
+        self._counts[min(len(self._counts) - 1, int((at - self._start_s) / self._step_s))] += 1
+        self._first_s, self._last_s = min(self._first_s, at), max(self._last_s, at)
+
+    def per_minute(self) -> list[float]:
+        """In the minute before the end of each step, as a quota counts them; the mean where steps are longer."""
+        if self._step_s >= MINUTE_S:
+            return [round(number * MINUTE_S / self._step_s, 2) for number in self._counts]
+        window = int(MINUTE_S / self._step_s)
+        return [float(sum(self._counts[max(0, at - window + 1) : at + 1])) for at in range(len(self._counts))]
+
+    def quota_use(self, rpm: int | None) -> float | None:
+        """The share of the requests a minute that it used, from its first request to its last; None of less than a minute."""
+        lasted_s = self._last_s - self._first_s
+        return min(1.0, (sum(self._counts) - 1) * MINUTE_S / lasted_s / rpm) if rpm and lasted_s >= MINUTE_S else None
 
 
-def in_flight(rows: Rows, start_s: float, step_s: float, points: int) -> list[float]:
-    """The mean number of requests under way in each step."""
-    busy = [0.0] * points
-    for row in rows:
-        begin, end = row.begun_at - start_s, (row.ended_at or row.begun_at) - start_s
-        for at in range(int(begin / step_s), min(points - 1, int(end / step_s)) + 1):
-            busy[at] += max(0.0, min(end, (at + 1) * step_s) - max(begin, at * step_s))
-    return [round(seconds / step_s, 2) for seconds in busy]
+class UnderWay:
+    """Requests under way at the same time. most: at any moment."""
+
+    def __init__(self, start_s: float, step_s: float, points: int) -> None:
+        self._start_s, self._step_s, self._busy_s = start_s, step_s, [0.0] * points
+        self._ends: list[float] = []  # a heap, of those that have not ended when the last one began
+        self.most = 1
+
+    def add(self, row: AttemptRow) -> None:
+        begin, end, step_s = row.begun_at - self._start_s, (row.ended_at or row.begun_at) - self._start_s, self._step_s
+        for at in range(int(begin / step_s), min(len(self._busy_s) - 1, int(end / step_s)) + 1):
+            self._busy_s[at] += max(0.0, min(end, (at + 1) * step_s) - max(begin, at * step_s))
+        while self._ends and self._ends[0] <= begin:
+            heapq.heappop(self._ends)
+        heapq.heappush(self._ends, end)
+        self.most = max(self.most, len(self._ends))
+
+    def mean(self) -> list[float]:
+        """In each step."""
+        return [round(seconds / self._step_s, 2) for seconds in self._busy_s]
 
 
-def latency(rows: Rows) -> Latency | None:
-    times = sorted(row.seconds for row in rows if row.outcome == "succeeded" and row.seconds is not None)
-    if not times:
-        return None
-    spread = (times[min(len(times) - 1, int(len(times) * part))] for part in (0.1, 0.5, 0.9))
-    return Latency(len(times), *(round(seconds, 3) for seconds in (*spread, times[-1])))
+class Latencies:
+    """Seconds from sent to answered, of those that succeeded. Memory grows with the milliseconds that differ."""
+
+    def __init__(self, parts: Iterable[Latencies] = ()) -> None:
+        self._counts = Counter[float]()
+        for part in parts:
+            self._counts += part._counts
+
+    def add(self, row: AttemptRow) -> None:
+        if row.outcome == "succeeded" and row.seconds is not None:
+            self._counts[round(row.seconds, 3)] += 1
+
+    def spread(self) -> Latency | None:
+        times, total = sorted(self._counts), self._counts.total()
+        if not total:
+            return None
+        up_to = list(accumulate(self._counts[seconds] for seconds in times))
+        p10, p50, p90 = (times[bisect_right(up_to, min(total - 1, int(total * part)))] for part in (0.1, 0.5, 0.9))
+        return Latency(total, p10, p50, p90, times[-1])
 
 
-def money(rows: Rows) -> ModelMoney:
-    charged = sum(row.usd for row in rows if row.usd is not None and row.usd_source not in ESTIMATE_SOURCES)
-    estimated = sum(row.usd for row in rows if row.usd is not None and row.usd_source in ESTIMATE_SOURCES)
-    maybe = [row.estimate_usd for row in rows if row.usd is None and row.maybe_billed]
-    unknown = sum(row.usd is None and not row.maybe_billed and _billed(row) for row in rows)
-    return ModelMoney(
-        charged=charged,
-        estimated=estimated,
-        maybe=sum(usd or 0.0 for usd in maybe),
-        unknown=unknown,
-        maybe_unknown=sum(usd is None for usd in maybe),
-    )
+class Bill:
+    """What requests cost."""
+
+    def __init__(self) -> None:
+        self._charged, self._estimated, self._maybe, self._unknown, self._maybe_unknown = 0.0, 0.0, 0.0, 0, 0
+
+    def add(self, row: AttemptRow) -> None:
+        if row.usd is not None and row.usd_source in ESTIMATE_SOURCES:
+            self._estimated += row.usd
+        elif row.usd is not None:
+            self._charged += row.usd
+        elif row.maybe_billed:
+            self._maybe += row.estimate_usd or 0.0
+            self._maybe_unknown += row.estimate_usd is None
+        else:
+            self._unknown += row.outcome == "succeeded" or row.usage not in (None, "{}")
+
+    def money(self) -> ModelMoney:
+        return ModelMoney(self._charged, self._estimated, self._maybe, self._unknown, self._maybe_unknown)
 
 
-def _billed(row: AttemptRow) -> bool:
-    return row.outcome == "succeeded" or row.usage not in (None, "{}")
+class Outcomes:
+    """How requests ended. Of those that went one by one: how many, the faults among them, and seconds under way."""
 
+    def __init__(self) -> None:
+        self._counts = Counter[tuple[str, str]]()
+        self.faults = Counter[str]()
+        self.online, self.limited, self.busy_s = 0, 0, 0.0
 
-def outcomes(rows: Rows) -> list[OutcomeCount]:
-    counts = Counter((row.outcome or "open", row.reason or "") for row in rows)
-    return [OutcomeCount(*what, requests) for what, requests in counts.most_common()]
+    def add_by_batch(self, row: AttemptRow) -> None:
+        self._counts[row.outcome or "open", row.reason or ""] += 1
+
+    def add(self, row: AttemptRow) -> None:
+        self.add_by_batch(row)
+        self.online += 1
+        self.busy_s += row.seconds or 0.0
+        if row.reason == "rate_limited":
+            self.limited += 1
+        elif row.outcome in ("failed", "uncertain"):
+            self.faults[row.reason or "no reason given"] += 1
+
+    def counts(self) -> list[OutcomeCount]:
+        return [OutcomeCount(*what, requests) for what, requests in self._counts.most_common()]
 
 
 def limiting_factor(
-    rows: Rows, by_model: Mapping[str, Rows], rpm: RequestsPerMinute, seconds: float, concurrency: int | None
+    answers: Outcomes,
+    sent: Mapping[str, Sent],
+    latencies: Mapping[str, Latencies],
+    rpm: RequestsPerMinute,
+    seconds: float,
+    most: int,
 ) -> Verdict:
-    used = quota_use(by_model, rpm)
+    """most: requests in flight at most."""
+    used = {model: use for model, each in sent.items() if (use := each.quota_use(rpm.get(model))) is not None}
     busiest = max(used, key=lambda model: used[model], default="")
     quota = f"{busiest} used {used[busiest]:.0%} of its {rpm[busiest]} requests a minute" if busiest else ""
-    limited = sum(1 for row in rows if row.reason == "rate_limited")
-    failed = [row for row in rows if row.outcome in ("failed", "uncertain") and row.reason != "rate_limited"]
-    faults = Counter(row.reason or "no reason given" for row in failed)
-    if faults.total() >= MIN_FAULT_SHARE * len(rows):
-        commonest = faults.most_common(1)[0][0]
-        return Verdict("faults", f"{faults.total():,} of {len(rows):,} requests failed, most often: {commonest}")
-    if limited >= MIN_FAULT_SHARE * len(rows):
-        return Verdict("quota", f"{limited:,} of {len(rows):,} requests were turned away by the vendor's quota")
+    faults, online = answers.faults.total(), answers.online
+    if faults >= MIN_FAULT_SHARE * online:
+        commonest = answers.faults.most_common(1)[0][0]
+        return Verdict("faults", f"{faults:,} of {online:,} requests failed, most often: {commonest}")
+    if answers.limited >= MIN_FAULT_SHARE * online:
+        return Verdict("quota", f"{answers.limited:,} of {online:,} requests were turned away by the vendor's quota")
     if busiest and used[busiest] >= MIN_QUOTA_SHARE:
         return Verdict("quota", quota)
-    busy = sum(row.seconds or 0.0 for row in rows) / max(seconds, 0.001)
-    most = concurrency or max_in_flight(rows)
+    busy = answers.busy_s / max(seconds, 0.001)
     if busy >= MIN_BUSY_SHARE * most:
-        spread = latency(rows)
+        spread = Latencies(latencies.values()).spread()
         each = f", {spread.p50:.1f} s each" if spread else ""
         more = f"; {quota}" if quota else ""
         return Verdict("latency", f"{busy:.1f} of at most {most} requests were under way{each}{more}")
-    return Verdict("nothing", quota or f"{len(rows):,} requests, {busy:.1f} under way on average")
-
-
-def quota_use(by_model: Mapping[str, Rows], rpm: RequestsPerMinute) -> dict[str, float]:
-    """The share of each model's requests a minute that it used, from its first request to its last. Only of a minute or more."""
-    used = {}
-    for model, rows in by_model.items():
-        times = [row.begun_at for row in rows]
-        lasted_s = max(times) - min(times)
-        if (limit := rpm.get(model)) and lasted_s >= MINUTE_S:
-            used[model] = min(1.0, (len(rows) - 1) * MINUTE_S / lasted_s / limit)
-    return used
-
-
-def max_in_flight(rows: Rows) -> int:
-    changes = sorted(change for row in rows for change in ((row.begun_at, 1), (row.ended_at or row.begun_at, -1)))
-    return max(1, *accumulate(change for _, change in changes))
+    return Verdict("nothing", quota or f"{online:,} requests, {busy:.1f} under way on average")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchgen.ledger.reader import HistoryReader
 from batchgen.records import SIDECARS
 from batchgen.store.store import STORE_META_KEY
-from batchgen.store.stored_files import sidecar_path
+from batchgen.store.stored_files import sidecar_path, with_sidecars
 
 THOUGHTS = ".thoughts.md"
 SOURCES = ".sources.json"
@@ -28,15 +30,15 @@ class SourcesView:
 
 
 class SidecarFiles:
-    """Those of a job folder, which is listed once for all: ten thousand pictures stand in few folders."""
+    """Those of a job folder, which is listed once: most jobs have none, and then no picture is asked about."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: dict[str, frozenset[str]] = {}
+        self._endings: dict[str, tuple[str, ...]] = {}  # by folder
 
     def beside(self, picture: str) -> tuple[str, ...]:
         """Paths of what stands beside a picture."""
-        return tuple(path for ending in SIDECARS if self._has(path := sidecar_path(picture, ending)))
+        return tuple(path for path in with_sidecars(picture)[1:] if self._has(path))
 
     def thoughts(self, picture: str) -> str:
         """What the model let see of its thinking."""
@@ -44,7 +46,9 @@ class SidecarFiles:
         return self._read(path, THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip() if self._has(path) else ""
 
     def sources(self, picture: str) -> SourcesView | None:
-        data = self._read(sidecar_path(picture, SOURCES), SOURCES_MAX_BYTES + 1)
+        if not self._has(path := sidecar_path(picture, SOURCES)):
+            return None
+        data = self._read(path, SOURCES_MAX_BYTES + 1)
         try:
             found = json.loads(data) if len(data) <= SOURCES_MAX_BYTES else None
         except (ValueError, RecursionError):
@@ -63,13 +67,22 @@ class SidecarFiles:
 
     def _has(self, path: str) -> bool:
         below, _, name = path.rpartition("/")
-        if below not in self._names:
-            try:
-                with os.scandir(self._folder / below) as found:
-                    self._names[below] = frozenset(at.name for at in found if at.is_file(follow_symlinks=False))
-            except OSError:
-                self._names[below] = frozenset()
-        return name in self._names[below]
+        if below not in self._endings:
+            self._endings[below] = self._list_endings(below)
+        if not name.endswith(self._endings[below]):
+            return False
+        try:
+            return stat.S_ISREG(os.lstat(self._folder / path).st_mode)
+        except OSError:
+            return False
+
+    def _list_endings(self, below: str) -> tuple[str, ...]:
+        """Those of the files in a folder."""
+        found = set[str]()
+        with suppress(OSError), os.scandir(self._folder / below) as entries:
+            for entry in entries:
+                found.update(ending for ending in SIDECARS if entry.name.endswith(ending))
+        return tuple(found)
 
     def _read(self, path: str, max_bytes: int) -> bytes:
         """The first of its bytes, at most so many; none of what cannot be read."""

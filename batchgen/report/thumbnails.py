@@ -43,6 +43,7 @@ class Thumbnails:
 
     def __init__(self, job_folder: Path, threads: int | None = None, source: PictureSource | None = None) -> None:
         """source: where the pictures are, when not in the folder."""
+        self.job_folder = job_folder
         self._source = source or Store(job_folder)
         self._cache = job_folder / STATE_FOLDER / FOLDER
         self._threads = threads or min(4, os.cpu_count() or 1)

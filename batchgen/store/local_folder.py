@@ -95,13 +95,21 @@ class LocalFolder:
             os.rmdir(os.path.dirname(self._full(path)))
 
     def list(self, folder: str = "") -> Iterator[BlobInfo]:
-        for parent, folders, names in os.walk(self._full(folder) if folder else self.root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in names:
-                if not name.startswith("."):
-                    path = os.path.relpath(os.path.join(parent, name), self.root).replace(os.sep, "/")
-                    if (found := self.stat(path)) is not None:
+        """As it is read: the names of a million files are never in memory together. A link to a folder is not followed."""
+        prefix, folders = f"{folder}/" if folder else "", []
+        try:
+            with os.scandir(self._full(folder) if folder else self.root) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders += [] if entry.is_symlink() else [prefix + entry.name]
+                    elif (found := self.stat(prefix + entry.name)) is not None:
                         yield found
+        except OSError:  # it has gone, or is another user's
+            return
+        for below in sorted(folders):
+            yield from self.list(below)
 
     def stat(self, path: str) -> BlobInfo | None:
         try:

@@ -131,6 +131,16 @@ def test_thumbnails_are_read_as_they_are_written():
             taken.append(number)
             yield b"x"
 
+    pieces = list(render_gallery(page_of("j", ""), [b"x"] * (THUMBNAILS_PER_SCRIPT + 1), []))
+    first, script, second = (
+        next(number for number, piece in enumerate(pieces) if piece.startswith(start))
+        for start in (
+            '<script type="text/plain" id="thumbnails-0"',
+            "<script>",
+            '<script type="text/plain" id="thumbnails-1"',
+        )
+    )
+    assert first < script < second  # what is shown first is there before the script runs
     pieces = render_gallery(page_of("j", ""), thumbnails(), [])
     next(piece for piece in pieces if 'id="thumbnails-1"' in piece)
     assert len(taken) <= 2 * THUMBNAILS_PER_SCRIPT

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 
-from batchgen.ledger.reader import AttemptRow
+from batchgen.ledger.reader import AttemptRow, LaneSpan
 from batchgen.ledger.runs import RunRow
 from batchgen.report.run_statistics import (
+    Bill,
+    Latencies,
     Latency,
     ModelMoney,
+    RunStatistics,
+    Sent,
+    UnderWay,
     Verdict,
-    in_flight,
-    latency,
-    money,
-    per_minute,
     run_statistics,
 )
 
@@ -29,8 +32,22 @@ def request(sent_s: float, took_s: float = 1.0, **facts: object) -> AttemptRow:
     return row._replace(**facts)  # type: ignore[arg-type]
 
 
+A = TypeVar("A", Sent, UnderWay, Latencies, Bill)
+
+
+def statistics(rows: list[AttemptRow], rpm: dict[str, int | None], concurrency: int | None) -> RunStatistics:
+    spans = [LaneSpan(row.lane, row.started_at, row.ended_at or row.started_at, row.ended_at or 0.0) for row in rows]
+    return run_statistics(RUN, spans, rows, rpm, concurrency)
+
+
+def filled(kind: A, rows: list[AttemptRow]) -> A:
+    for row in rows:
+        kind.add(row)
+    return kind
+
+
 def by(rows: list[AttemptRow], rpm: int | None = 60, concurrency: int | None = 5) -> str:
-    return run_statistics(RUN, rows, {"m": rpm}, concurrency).verdict.by
+    return statistics(rows, {"m": rpm}, concurrency).verdict.by
 
 
 def test_a_run_that_sends_all_its_quota_allows_was_limited_by_the_quota():
@@ -43,7 +60,7 @@ def test_a_run_whose_places_are_always_taken_was_limited_by_latency():
 
 def test_a_run_in_which_a_third_fails_was_limited_by_faults():
     rows = [request(at, outcome="failed" if at % 3 == 0 else "succeeded", reason="server_error") for at in range(300)]
-    found = run_statistics(RUN, rows, {"m": 60}, 5).verdict
+    found = statistics(rows, {"m": 60}, 5).verdict
     assert found.by == "faults"
     assert found.why == "100 of 300 requests failed, most often: server_error"
 
@@ -65,17 +82,17 @@ def test_a_run_of_a_moment_and_one_without_an_answer_have_a_verdict():
 @pytest.mark.parametrize(("step_s", "expected"), [(30.0, [30, 60, 60, 60]), (120.0, [60])])
 def test_throughput_is_counted_over_a_minute_as_a_quota_counts_it(step_s, expected):
     rows = [request(at) for at in range(120)]
-    assert per_minute(rows, 0.0, step_s, len(expected)) == expected
+    assert filled(Sent(0.0, step_s, len(expected)), rows).per_minute() == expected
 
 
 def test_what_is_under_way_is_the_mean_of_each_step():
-    assert in_flight([request(0, took_s=15), request(0, took_s=5)], 0.0, 10.0, 2) == [1.5, 0.5]
+    assert filled(UnderWay(0.0, 10.0, 2), [request(0, took_s=15), request(0, took_s=5)]).mean() == [1.5, 0.5]
 
 
 def test_latency_is_of_answers_alone():
     rows = [request(0, took_s=seconds) for seconds in range(1, 11)] + [request(0, took_s=99, outcome="failed")]
-    assert latency(rows) == Latency(n=10, p10=2, p50=6, p90=10, max=10)
-    assert latency([request(0, outcome="failed")]) is None
+    assert filled(Latencies(), rows).spread() == Latency(n=10, p10=2, p50=6, p90=10, max=10)
+    assert filled(Latencies(), [request(0, outcome="failed")]).spread() is None
 
 
 def test_money_keeps_charged_estimated_doubtful_and_unknown_apart():
@@ -83,23 +100,24 @@ def test_money_keeps_charged_estimated_doubtful_and_unknown_apart():
         request(0), request(0, usd_source="estimate"), request(0, usd=None),
         request(0, usd=None, outcome="uncertain", maybe_billed=1),
     ]  # fmt: skip
-    assert money(rows) == ModelMoney(charged=0.03, estimated=0.03, maybe=0.04, unknown=1, maybe_unknown=0)
+    expected = ModelMoney(charged=0.03, estimated=0.03, maybe=0.04, unknown=1, maybe_unknown=0)
+    assert filled(Bill(), rows).money() == expected
 
 
 def test_what_may_have_been_billed_at_an_unknown_price_is_counted_and_a_guess_is_an_estimate():
     lost = request(0, usd=None, estimate_usd=None, outcome="uncertain", maybe_billed=1)
     rows = [lost, request(0, usd_source="guess")]
-    assert money(rows) == ModelMoney(charged=0, estimated=0.03, maybe=0, unknown=0, maybe_unknown=1)
+    assert filled(Bill(), rows).money() == ModelMoney(charged=0, estimated=0.03, maybe=0, unknown=0, maybe_unknown=1)
 
 
 def test_a_run_of_a_month_has_no_more_points_than_one_of_a_minute():
-    assert len(run_statistics(RUN, [request(at * 3600) for at in range(720)], {}, None).in_flight) <= 121
+    assert len(statistics([request(at * 3600) for at in range(720)], {}, None).in_flight) <= 121
 
 
 def test_what_went_by_batch_costs_and_says_nothing_of_quota_or_latency():
     by_batch = [request(at, took_s=80_000, lane="gemini:batch/m", usd=0.015) for at in range(50)]
-    found = run_statistics(RUN, [*by_batch, *(request(90_000 + at) for at in range(10))], {"m": 60}, 5)
+    found = statistics([*by_batch, *(request(90_000 + at) for at in range(10))], {"m": 60}, 5)
     assert (found.money["m"].charged, found.latency["m"].n) == (pytest.approx(50 * 0.015 + 10 * 0.03), 10)
     assert (found.start, max(found.sent["m"])) == (90_000, 10)
-    alone = run_statistics(RUN, by_batch, {"m": 60}, 5)
+    alone = statistics(by_batch, {"m": 60}, 5)
     assert (alone.verdict, alone.sent) == (Verdict("nothing", "50 requests, all of them by batch"), {})

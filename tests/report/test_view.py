@@ -56,7 +56,9 @@ MONEY = {
 
 
 SAMPLES = {"job", "manifest", "emulated", "at", "wanted", "settings", "providers", "accepted", "samples"}
-PAGE = SAMPLES | {"beside", "conversations", "post", "key", "base", "nights", "compared", "references", "manifest_base"}
+PAGE = SAMPLES | {
+    "beside", "conversations", "post", "key", "base", "nights", "compared", "references", "manifest_base", "pages", "related",
+}  # fmt: skip
 SAMPLE = {
     "id", "n", "place", "state", "model", "prompt", "settings", "at", "tags", "usd", "usd_source", "reason", "message", "text",
     "seconds", "served_by", "tier", "attempts", "pictures", "sources", "files", "thoughts", "asks", "derivatives",

@@ -23,7 +23,6 @@ from batchgen.report.dashboard.client_view import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
 from batchgen.report.dashboard.review import Verdict, record_review, with_review
 from batchgen.report.gallery_data import (
-    MAX_RUNS,
     AttemptIndex,
     ManifestInfo,
     PageView,
@@ -33,6 +32,7 @@ from batchgen.report.gallery_data import (
     SampleView,
     ValueIndex,
     page_view,
+    read_nights,
     thumbnail_path,
 )
 from batchgen.report.liveness import is_alive_in
@@ -183,8 +183,7 @@ class Feed:
         return ReferenceFiles(self._manifest_info.folder, dict(self._references))
 
     def runs(self, ledger: HistoryReader) -> RunsView:
-        nights = self._attempts.nights(ledger, self._manifest_info)[-MAX_RUNS:]
-        return RunsView(nights=nights, compared=read_compared(ledger))
+        return RunsView(nights=read_nights(ledger, self._manifest_info), compared=read_compared(ledger))
 
 
 class WatchedJob:

@@ -4,7 +4,17 @@ function picksJson() {
   const votes = samples.flatMap((sample) => (shared ? people(sample).map(({ name, ruling: each, score, message }) => ({ name, pick: PICKS[each], stars: score || 0, comment: message })) : [mine(sample)]).map((vote) => ({ sample, ...vote })));
   const entries = (pick_) => votes.filter(({ pick = "", stars, comment }) => pick === pick_ && (pick || stars || comment)).map(({ sample, name, stars = 0, comment }) => (
     { id: sample.id, n: sample.n, file: face(sample)?.path ?? null, sha256_begins: shaOf(sample), prompt: sample.prompt ?? "", stars, ...(comment ? { comment } : {}), ...(name ? { name } : {}) }));
-  return `${JSON.stringify({ job: facts.job, emulated: facts.emulated, at: new Date().toISOString(), picked: entries("pick"), rejected: entries("reject"), undecided: entries("") }, null, 1)}\n`;
+  const told_ = (pick_) => [...entries(pick_), ...elsewhere(pick_)];
+  return `${JSON.stringify({ job: facts.job, emulated: facts.emulated, at: new Date().toISOString(), picked: told_("pick"), rejected: told_("reject"), undecided: told_("") }, null, 1)}\n`;
+}
+// What was said on other pages of this job, of which this one knows no more than that.
+function elsewhere(pick_) {
+  if (!pages || shared) return [];
+  const here = new Set(samples.map(keyOf));
+  return Object.entries(kept).filter(([key, { pick = "" }]) => pick === pick_ && !here.has(key)).map(([key, { sha, stars = 0 }]) => {
+    const [id, n = "1"] = key.split("#");
+    return { id, n: Number(n), file: null, sha256_begins: sha, prompt: "", stars };
+  });
 }
 // A JSON string is a YAML string once what YAML does not print is escaped. Source: YAML 1.1, section 5.1.
 const yaml = (value) => JSON.stringify(value).replace(/[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]/g, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
@@ -29,7 +39,7 @@ function referencesOf(sample, entries) {
   if (sample.state === "blocked" && !settingsOf(sample).turn ? !names.length : names.length !== (settingsOf(sample).references || []).length) return null;
   const found = names.map((name) => {
     if (!name.startsWith("@")) return name;
-    const [id, number] = name.slice(1).split("#"), parent = samples.find((other) => other.id === id && other.n === Number(number || 1));
+    const [id, number] = name.slice(1).split("#"), parent = byItem.get(id)?.find((other) => other.n === Number(number || 1));
     if (!parent) return null;
     const again = (entries.get(entryOf(parent)) || []).indexOf(parent.n) + 1;
     if (again) return again === 1 ? `@${id}` : `@${id}#${again}`;
@@ -81,7 +91,7 @@ function save(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }
 function refreshExport() {
-  $("exporter-counts").textContent = `${decided("pick").length} picked, ${decided("reject").length} rejected, ${samples.filter(starsOf).length} with stars, of ${samples.length}.`;
+  $("exporter-counts").textContent = `${decided("pick").length} picked, ${decided("reject").length} rejected, ${samples.filter(starsOf).length} with stars, of ${samples.length}${onPage}.${pages ? " The JSON has the picks of the other pages too, as far as this browser keeps them; the manifest is of this page." : ""}`;
   $("manifest-text").value = manifest();
   $("save-manifest").disabled = !decided("reject").length;
 }

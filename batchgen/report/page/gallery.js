@@ -46,6 +46,7 @@ function prepare(sample, order) {
   sample.words = `${sample.id} ${sample.prompt || ""} ${sample.tags.join(" ")}`.toLowerCase();
 }
 samples.forEach(prepare);
+(facts.related || []).forEach(prepare); // of other pages, for what was made from their images
 const SORTS = {
   order: (a, b) => a.order - b.order,
   newest: (a, b) => b.at - a.at || a.order - b.order,
@@ -92,7 +93,7 @@ function count() {
     if (stars) sums["with stars"] += 1;
   }
   const parts = Object.entries(sums).filter(([, number]) => number).map(([name, number]) => `${number.toLocaleString("en")} ${name}`).join(", ");
-  $("count").textContent = `${shown.length.toLocaleString("en")} of ${samples.length.toLocaleString("en")}${parts ? ` · ${parts}` : ""}`;
+  $("count").textContent = `${shown.length.toLocaleString("en")} of ${samples.length.toLocaleString("en")}${onPage}${parts ? ` · ${parts}` : ""}`;
 }
 function counts(values) {
   const table = new Map();

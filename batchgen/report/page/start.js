@@ -1,5 +1,6 @@
 // Begin
 function total() {
+  if (pages) return totalOf({ ...pages, unknown: pages.unpriced });
   const current = samples.filter((sample) => sample.state !== "superseded");
   const made = current.filter((sample) => ["succeeded", "rejected"].includes(sample.state));
   const sums = made.reduce((sum, sample) => {
@@ -7,8 +8,11 @@ function total() {
     else { sum.usd += sample.usd; if (["estimate", "guess"].includes(sample.usd_source)) sum.estimated += sample.usd; }
     return sum;
   }, { usd: 0, estimated: 0, unknown: 0 });
+  return totalOf({ ...sums, made: made.length, wanted: current.length });
+}
+function totalOf({ made, wanted, ...sums }) {
   const price = facts.emulated ? "nothing billed" : `${inAll(sums.usd, sums.unknown, "image")} for these images${sums.estimated ? ` (${usd(sums.estimated)} of it estimated)` : ""}`;
-  return `${made.length.toLocaleString("en")} of ${plural(Math.max(current.length, facts.wanted), "image")} made · ${price} · as of ${date(facts.at)}`;
+  return `${made.toLocaleString("en")} of ${plural(Math.max(wanted, facts.wanted), "image")} made · ${price} · as of ${date(facts.at)}`;
 }
 function head() {
   $("job").textContent = facts.job;
@@ -21,6 +25,7 @@ function head() {
 }
 head();
 $("size").value = taste.size;
+setUpPages();
 setUpFilters();
 setUpReviews();
 showReferences();

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import batchgen
+from batchgen.cli.gallery_manifest import manifest_info
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import run_command_line
-from batchgen.cli.report import manifest_info
 from batchgen.errors import ManifestError, UsageError
 from batchgen.manifest.addresses import glob_prefix, match_keys
 from batchgen.references.remote import FILE_NAME, ObjectCache
