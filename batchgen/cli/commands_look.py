@@ -83,6 +83,7 @@ REPORT = Command(
     It shows every image, prompt, setting, cost and attempt, and what the vendor said where an image is missing;
     filter, search, compare, pick (space) and reject (x), and save a manifest that makes the rejected again.
     Thumbnails are inside the page; full images are linked, so leave it beside them. It loads nothing from the network.
+    More than 10,000 images go onto several pages (report-2.html and so on), each with a list of all.
 
     \b
     Examples:

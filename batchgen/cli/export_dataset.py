@@ -25,7 +25,7 @@ from batchgen.errors import StoreError, UsageError
 from batchgen.store.store import Store
 
 Row = Mapping[str, Any]
-ROW_GROUP = 10_000  # rows of a Parquet file that are in memory at once
+ROW_GROUP = 2_000  # rows of a Parquet file that are in memory at once
 SPLIT_FOLDER, METADATA_FILE = "train", "metadata.jsonl"
 SHARD_NAME = "shard-{:06}.tar"
 MISSING_LIBRARY = "--format parquet needs the library pyarrow: pip install 'batchgen[parquet]'"

@@ -24,6 +24,7 @@ from tests.benchmarks.post import post
 from tests.benchmarks.quota import quotas
 from tests.benchmarks.references import references
 from tests.benchmarks.review import review
+from tests.benchmarks.scale import scale
 from tests.benchmarks.shared import shared
 from tests.benchmarks.start import start
 from tests.benchmarks.throughput import unlimited, waiting
@@ -33,6 +34,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "latency": waiting,
     "quota": quotas,
     "manifest": long_manifest,
+    "scale": scale,
     "references": references,
     "batch": batch,
     "cluster": cluster,

@@ -8,7 +8,7 @@ from html import escape
 from math import ceil, floor, log10
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 380, 300, 64, 44, 52
-COLOURS = ("#1f6f8b", "#c8553d", "#588157")
+COLOURS = ("#1f6f8b", "#c8553d", "#588157", "#7a4fa3", "#b8860b", "#444444", "#d36fa0", "#3aa6a0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def panel(title: str, series: Sequence[Series], x_title: str) -> str:
     xs = Axis.over([x for line in series for x in line.x], LEFT, WIDTH - 24)
     ys = Axis.over([y for line in series for y in line.y], HEIGHT - BOTTOM, TOP)
     parts = [f'<text x="{LEFT}" y="22" font-size="13" font-weight="600">{escape(title)}</text>', grid(xs, ys)]
-    parts += [curve(line, xs, ys, COLOURS[number % 3], number) for number, line in enumerate(series)]
+    parts += [curve(line, xs, ys, COLOURS[number % len(COLOURS)], number) for number, line in enumerate(series)]
     middle = (LEFT + WIDTH - 24) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 14}" text-anchor="middle">{escape(x_title)}</text>')
     return "".join(parts)
@@ -77,5 +77,7 @@ def curve(line: Series, xs: Axis, ys: Axis, colour: str, number: int) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{x_value:,.0f}: {y_value:,.3g}</title></circle>'
         for (x, y), x_value, y_value in zip(points, line.x, line.y, strict=True)
     )
-    label = f'<text x="{LEFT + 10}" y="{TOP + 14 + 15 * number}" fill="{colour}">{escape(line.name)}</text>'
+    column, row = divmod(number, 4)
+    spot = f'x="{LEFT + 10 + 110 * column}" y="{TOP + 14 + 15 * row}"'
+    label = f'<text {spot} fill="{colour}">{escape(line.name)}</text>'
     return f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>{dots}{label}'

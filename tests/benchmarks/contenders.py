@@ -115,6 +115,18 @@ def ours_plan(task: dict[str, Any]) -> Prepared:
     return work
 
 
+def command(task: dict[str, Any]) -> Prepared:
+    """Any command of ours, with what it imports. What it prints goes nowhere."""
+
+    def work() -> dict[str, Any]:
+        from batchgen.cli.main import run_command_line
+
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            return {"exit_code": run_command_line(task["argv"])}
+
+    return work
+
+
 def sdk(task: dict[str, Any]) -> Prepared:
     """A plain loop over google-genai: a semaphore, a call, a file. Nothing is checked, synced or recorded."""
     from google import genai
@@ -214,6 +226,7 @@ CONTENDERS = {
     "ours_cluster": ours_cluster,
     "ours_references": ours_references,
     "ours_plan": ours_plan,
+    "command": command,
     "sdk": sdk,
     "careful": careful,
     "bare": bare,

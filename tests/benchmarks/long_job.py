@@ -9,7 +9,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def build(folder: Path, items: int, missing: int) -> Path:
     database = open_file_for_writing(ledger_path(out))
     fill(database, done, hashlib.sha256(picture).hexdigest())
     database.close()
-    link_pictures(out, items - missing, picture)
+    link_files((f"{out}/sku-{number:07}.png" for number in range(items - missing)), picture)
     with Reader.open(out) as reader:
         ResultsFile(out, reader).rebuild()
     return manifest
@@ -103,11 +103,10 @@ def insert(database: sqlite3.Connection, chunk: list[tuple[int, Item, str]], sha
     database.executemany(IMAGE, images)
 
 
-def link_pictures(out: Path, count: int, picture: bytes) -> None:
-    """ext4 allows 65,000 names for one file, so there is another file whenever the last one has no more."""
+def link_files(paths: Iterable[str], data: bytes) -> None:
+    """Files of the same bytes. ext4 allows 65,000 names for one, so there is another whenever the last one has no more."""
     source = ""
-    for number in range(count):
-        path = f"{out}/sku-{number:07}.png"
+    for path in paths:
         try:
             if source:
                 os.link(source, path)
@@ -115,5 +114,5 @@ def link_pictures(out: Path, count: int, picture: bytes) -> None:
         except OSError as error:
             if error.errno != errno.EMLINK:
                 raise
-        Path(path).write_bytes(picture)
+        Path(path).write_bytes(data)
         source = path
