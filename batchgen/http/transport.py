@@ -47,9 +47,8 @@ from batchgen.store.spool import disk_error
 
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
 BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
-HELD_BYTES = (
-    8 * 1024 * 1024
-)  # of short answers that are decoded in one trip once they are whole, of all in flight together
+HELD_BYTES = 8 * 1024 * 1024  # of all short answers in flight, each decoded in one trip once it is whole
+LARGE_BLOCK_BYTES = 4 * 1024 * 1024  # once freed, glibc reuses blocks of up to that size (mallopt(3), M_MMAP_THRESHOLD)
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
@@ -65,6 +64,7 @@ class Transport:
     """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
+        bytes(LARGE_BLOCK_BYTES)  # else half of the CPU of large answers is for pages that the kernel clears anew
         self._executor = executor
         self._short_bytes = max(BATCH_BYTES, HELD_BYTES // concurrency)
         trace = aiohttp.TraceConfig()

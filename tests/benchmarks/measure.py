@@ -100,11 +100,11 @@ def write_manifest(folder: Path, header: Mapping[str, Any], items: Sequence[Mapp
 
 
 def environment(folder: Path, base_url: str) -> dict[str, str]:
-    """The caller's, without keys, and with state of this run's own."""
+    """The caller's, without keys, with compiled code as users have it, and with state of this run's own."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.endswith(("_API_KEY", "_API_KEY_FILE", "_BASE_URL"))
+        if not name.endswith(("_API_KEY", "_API_KEY_FILE", "_BASE_URL", "DONTWRITEBYTECODE"))
     }
     return kept | {"XDG_STATE_HOME": str(folder / "state"), "BATCHGEN_GEMINI_BASE_URL": base_url}
 
