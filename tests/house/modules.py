@@ -16,7 +16,6 @@ PACKAGE = Path(__file__).parents[2] / "batchgen"
 # floor than its room is named there.
 FLOORS: dict[str, list[str]] = {
     "vocabulary": [
-        "dataclass",
         "item",
         "records",
         "endpoint",
