@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
 
@@ -44,6 +44,34 @@ class LockedChange:
 
     def __call__(self, connection: Connection) -> Any:
         return self.change(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedChange:
+    """A change that is made together with all others of its kind in a transaction, after those that stand alone. kind: answers
+    one value for each that it is given. Whoever makes one waits for it before making another of the same thing."""
+
+    kind: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+    value: Any
+
+    def __call__(self, connection: Connection) -> Any:
+        return self.kind(connection, [self.value])[0]
+
+
+def run_changes(changes: Sequence[Change], connection: Connection) -> list[Any]:
+    """What the changes answer, in their order."""
+    answers: list[Any] = [None] * len(changes)
+    groups: dict[Any, list[int]] = {}
+    for place, change in enumerate(changes):
+        if isinstance(change, GroupedChange):
+            groups.setdefault(change.kind, []).append(place)
+        else:
+            answers[place] = change(connection)
+    for kind, places in groups.items():
+        values = [cast("GroupedChange", changes[place]).value for place in places]
+        for place, answer in zip(places, kind(connection, values), strict=True):
+            answers[place] = answer
+    return answers
 
 
 class Database(Connection, Protocol):

@@ -6,7 +6,8 @@ import hashlib
 
 from batchgen.errors import JobLocked
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.postgresql import PostgreSQL, describe_holder
+from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.run_lease import describe_holder
 
 
 class ServerLock:

@@ -26,7 +26,7 @@ ALLOWED = {
     "manifest.templates": "Jinja names an undefined variable in its message alone",
     "store.check": "Pillow tells a file that ends too early from a damaged one in its message alone",
     "store.objects": "obstore has the answer of a bucket's server in its message alone",
-    "ledger.postgresql": "what libpq and the server say of a refused login",
+    "ledger.server_connection": "what libpq and the server say of a refused login",
     "ledger.runs": "the table of parked lanes has no column for who parked them: this is the one reader of its words",
     "references.remote": "the address of a bucket is said once and not twice; nothing is decided by it",
     "report.notify": "the address of a heartbeat is called so and not an image's link; nothing is decided by it",

@@ -63,7 +63,7 @@ class PostgresServer:
             *settings,
         ]
         command = [*self.inside, str(_bin() / "postgres"), "-D", str(self.folder / "data")]
-        user = {} if self.inside else _as_user()
+        user = {} if self.inside else as_user()
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         with contextlib.closing(log):
             self.process = subprocess.Popen(
@@ -113,7 +113,7 @@ def _bin() -> Path:
     return found
 
 
-def _as_user() -> dict[str, object]:
+def as_user() -> dict[str, object]:
     if os.geteuid() != 0:
         return {}
     user = pwd.getpwnam("postgres" if _has_user("postgres") else "nobody")
@@ -122,7 +122,7 @@ def _as_user() -> dict[str, object]:
 
 def _other_user() -> list[str]:
     """The same for setpriv(1)."""
-    user = _as_user()
+    user = as_user()
     return [f"--reuid={user['user']}", f"--regid={user['group']}", "--clear-groups"]
 
 
@@ -160,16 +160,16 @@ def running(*settings: str, host: str = "127.0.0.1", inside: Sequence[str] = ())
     as_other = [*inside, "setpriv", *_other_user()] if inside else []
     server = PostgresServer(folder, 5432 if inside else free_port(host), host=host, inside=as_other)
     try:
-        as_user = _as_user()
-        if as_user:
-            os.chown(folder, as_user["user"], as_user["group"])  # type: ignore[arg-type]
+        user = as_user()
+        if user:
+            os.chown(folder, user["user"], user["group"])  # type: ignore[arg-type]
         secret = folder / "password"
         secret.write_text(_scram_verifier(PASSWORD))
         secret.chmod(0o644)
         command = ["initdb", "-D", str(folder / "data"), "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}"]
         subprocess.run(
             [str(_bin() / command[0]), *command[1:], "--no-sync", "--encoding=UTF8", "--locale=C"],
-            check=True, stdout=subprocess.DEVNULL, **_as_user(),
+            check=True, stdout=subprocess.DEVNULL, **as_user(),
         )  # fmt: skip
         if inside:
             with open(folder / "data" / "pg_hba.conf", "a") as rules:

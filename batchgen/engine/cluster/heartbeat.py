@@ -90,7 +90,7 @@ def unregister(server: PostgreSQL, member: Member) -> None:
 async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: Pulse) -> None:
     """Until it is cancelled. A connection and a thread of its own: nothing that takes long makes this worker look dead.
 
-    wake: called when the server says that there is work. Behind a pooler it may never say so.
+    wake: called when the server says that there is work. Behind a pooler it never says so.
     """
     loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "heartbeat")
     connection: PostgreSQL | None = None
@@ -126,4 +126,5 @@ def _listen_s() -> float:
 
 def _say_and_listen(connection: PostgreSQL, member: Member) -> None:
     connection.execute(_SAY, member.values)
-    connection.execute(f"LISTEN {CHANNEL}")  # each time: one that came back by itself listens to nothing
+    if not connection.pooled:  # else another client's session would listen
+        connection.execute(f"LISTEN {CHANNEL}")  # each time: one that came back by itself listens to nothing

@@ -1,0 +1,102 @@
+"""Connections to PostgreSQL: how one is opened, what its values are like, and what is said when it fails."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import LedgerError, LedgerUnreachable
+from batchgen.ledger.server_url import load_psycopg, passwords_in_url, redacted
+from batchgen.settings import LEDGER_VARIABLE, hideable
+
+if TYPE_CHECKING:
+    import psycopg
+
+MIN_SERVER_VERSION = 13  # the first that says what became of a transaction by the number of `pg_current_xact_id`
+# A peer that is gone without a word is noticed within half a minute: libpq, "keepalives", "tcp_user_timeout".
+KEEPALIVE_OPTIONS = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+# What a pooler has prepared in one server process is not there in the next.
+CONNECT_OPTIONS = {"autocommit": True, "connect_timeout": 10, "prepare_threshold": None, **KEEPALIVE_OPTIONS}
+# What waiting does not mend, in the words of English servers and libpq.
+_PERMANENT_ERROR = re.compile(
+    r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"
+    r"|not permitted to log in|invalid port number"
+)
+
+
+def connect(url: str, application: str) -> psycopg.Connection[Any]:
+    """Raises LedgerUnreachable when the server cannot be reached now, LedgerError when it never will be by this address or is
+    too old, UsageError without the package that speaks to it."""
+    psycopg = load_psycopg()
+    try:
+        connection = psycopg.connect(
+            url, application_name=application, cursor_factory=psycopg.ClientCursor, **CONNECT_OPTIONS
+        )
+    except (psycopg.Error, ValueError) as error:
+        raise connect_error(url, error) from None
+    if (version := connection.info.server_version // 10000) < MIN_SERVER_VERSION:
+        connection.close()
+        raise LedgerError(f"{redacted(url)} is PostgreSQL {version}, and a ledger needs {MIN_SERVER_VERSION} or later")
+    _adapt(connection)
+    return connection  # type: ignore[no-any-return] # imported late
+
+
+def is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler (PgBouncer) stands before the server, which may lend another of its processes to each transaction. It
+    names none of them when it lets a client in."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is not None and int(row[0]) != connection.info.backend_pid
+
+
+def connect_error(url: str, error: Exception) -> LedgerError:
+    said = " ".join(str(error).split())
+    for password in sorted(hideable(passwords_in_url(url)), key=len, reverse=True):
+        said = said.replace(password, "***")
+    remedy = ""
+    if "password" in said:  # as English servers and libpq say it; in another language what they say stands alone
+        remedy = f". A password comes from {LEDGER_VARIABLE}, PGPASSWORD or ~/.pgpass"
+    elif "database" in said and "does not exist" in said:
+        remedy = ". Make the database first (createdb), or name another"
+    elif "too many clients" in said or "connection slots" in said:
+        remedy = ". Its max_connections are in use: raise that, end idle clients, or let PgBouncer stand before it"
+    # An address that libpq does not understand is its ProgrammingError, or a ValueError of Python's.
+    lasting = not isinstance(error, load_psycopg().OperationalError) or _PERMANENT_ERROR.search(said)
+    kind = LedgerError if lasting else LedgerUnreachable
+    return kind(f"the ledger's server {redacted(url)} cannot be used: {said}{remedy}")
+
+
+def database_error(error: Exception, connection: psycopg.Connection[Any]) -> LedgerError:
+    said = getattr(getattr(error, "diag", None), "message_primary", None) or " ".join(str(error).split())
+    if getattr(error, "sqlstate", None) == "42501":
+        user, name = connection.info.user, connection.info.dbname
+        said += f". Its user has to be let: GRANT CREATE ON DATABASE {name} TO {user}"
+    kind = LedgerUnreachable if connection.broken else LedgerError
+    failed = kind(f"the ledger's database refused: {said}")
+    failed.__cause__ = error
+    return failed
+
+
+def _adapt(connection: psycopg.Connection[Any]) -> None:
+    """Values as SQLite has them: yes and no are 1 and 0, a sum is a plain number, no text holds a zero byte."""
+    import psycopg
+    from psycopg.adapt import Dumper, Loader
+
+    class Flag(Dumper):
+        def dump(self, obj: bool) -> bytes:
+            return b"1" if obj else b"0"
+
+        def quote(self, obj: bool) -> bytes:
+            return self.dump(obj)
+
+    class Number(Loader):
+        def load(self, data: Any) -> int | float:
+            text = bytes(data)
+            return float(text) if b"." in text else int(text)
+
+    class Text(psycopg.types.string.StrDumperUnknown):
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in obj else obj)
+
+    connection.adapters.register_dumper(bool, Flag)
+    connection.adapters.register_dumper(str, Text)
+    connection.adapters.register_loader("numeric", Number)
