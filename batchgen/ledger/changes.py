@@ -23,6 +23,15 @@ HAS_PICTURES_SQL = "(links IS NOT NULL AND EXISTS (SELECT 1 FROM image i WHERE i
 UPSERT_IMAGE = upsert_sql("image", IMAGE_COLUMNS, ("attempt_id", "k"))
 
 
+ASKED_SAMPLE_COLUMNS = "item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at"
+ASKED_SAMPLE_CONFLICT = (
+    "ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
+    " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
+    " attempts = CASE WHEN sample.fingerprint = excluded.fingerprint THEN sample.attempts + 1 ELSE 1 END,"
+    " fingerprint = excluded.fingerprint, reason = '', message = ''"
+)
+
+
 def dump_links(reply: Reply, facts: Mapping[str, Any]) -> str:
     """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
     before them, in the answer itself."""
@@ -79,11 +88,7 @@ def insert_attempt(
     )
     for n in () if is_judge_id(item.id) else range(sample.n, sample.n + sample.images):
         db.execute(
-            "INSERT INTO sample (item_id, n, model, tags, state, fingerprint, wire, attempts, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (item_id, n) DO UPDATE SET state = excluded.state,"
-            " model = excluded.model, tags = excluded.tags, wire = excluded.wire, updated_at = excluded.updated_at,"
-            " attempts = CASE WHEN sample.fingerprint = excluded.fingerprint THEN sample.attempts + 1 ELSE 1 END,"
-            " fingerprint = excluded.fingerprint, reason = '', message = ''",
+            f"INSERT INTO sample ({ASKED_SAMPLE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) {ASKED_SAMPLE_CONFLICT}",
             (item.id, n, item.model, ",".join(item.tags), state, sample.fingerprint, sample.wire, at),
         )
     return int(cursor.fetchone()[0])

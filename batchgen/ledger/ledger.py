@@ -211,7 +211,7 @@ class Ledger:
                 db.execute("UPDATE attempt SET reason = ? WHERE id = ?", (LATE_REASON, attempt))
             for one in missing:
                 end_sample(db, attempt, receipt.item, one.n, (one.state, one.reason, one.message), at)
-            self._on_attempt_end(db, attempt, receipt.usd)
+            self._on_attempt_end(db, {attempt: receipt.usd})
             return recorded
 
         return cast("Sequence[SpooledPicture]", self._write_now(change))
@@ -225,8 +225,8 @@ class Ledger:
 
         return cast("list[RecordedImage]", self._write_now(change))
 
-    def _on_attempt_end(self, db: Connection, attempt: int, usd: float | None) -> None:
-        """Goes along with the end of an attempt. usd: None when nothing says what it has cost."""
+    def _on_attempt_end(self, db: Connection, usd: Mapping[int, float | None]) -> None:
+        """Goes along with the end of attempts. usd: of each; None when nothing says what it has cost."""
 
     def record_placed(
         self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
@@ -280,7 +280,7 @@ class Ledger:
                 return
             for n in range(sample.n, sample.n + sample.images):
                 end_sample(db, attempt, item_id, n, (state, error.reason, error.message), at)
-            self._on_attempt_end(db, attempt, cost[0] if cost[0] is not None or error.maybe_billed else 0.0)
+            self._on_attempt_end(db, {attempt: cost[0] if cost[0] is not None or error.maybe_billed else 0.0})
 
         await self.writer.write(change)
 

@@ -117,9 +117,14 @@ class PostgreSQL:
 
     def _enter(self, connection: psycopg.Connection[Any], schema: str) -> None:
         """From here on names are those of the schema. Not among the options of the connection: a pooler takes none."""
-        if not self.pooled and schema != self._session_schema:
-            connection.execute(_SESSION_SETUP, (schema,))
-            self._session_schema = schema
+        if self.pooled or schema == self._session_schema or (schema == self.schema and self._session_schema):
+            return
+        connection.execute(_SESSION_SETUP, (self._search_path(schema),))
+        self._session_schema = schema
+
+    def _search_path(self, schema: str) -> str:
+        """What all who share this connection have in common is found from everywhere."""
+        return schema if schema == self.schema else f"{schema}, {self.schema}"
 
     def _reacquire_lock(self, connection: psycopg.Connection[Any], number: int) -> None:
         """A lock that went with a connection. Raises JobLocked when somebody else was quicker."""
@@ -164,7 +169,7 @@ class PostgreSQL:
         if sql == "BEGIN":
             self._in_snapshot = True
             if self.pooled:
-                self._connection.execute(_TRANSACTION_SETUP, (schema,))
+                self._connection.execute(_TRANSACTION_SETUP, (self._search_path(schema),))
         elif sql == "ROLLBACK":
             self._in_snapshot = False
         return cursor
@@ -179,7 +184,8 @@ class PostgreSQL:
                         self._enter(connection, schema)
                         return connection.execute(query, values)
                     # Both in one message, which is one transaction.
-                    cursor = connection.execute(f"{_TRANSACTION_SETUP}; {query}", (schema, *(values or ())))
+                    path = self._search_path(schema)
+                    cursor = connection.execute(f"{_TRANSACTION_SETUP}; {query}", (path, *(values or ())))
                     cursor.nextset()
                     return cursor
                 except load_psycopg().Error as error:
@@ -248,7 +254,7 @@ class PostgreSQL:
 
     def _begin(self, transaction: _TransactionConnection, schema: str) -> None:
         if self.pooled:
-            transaction.execute(_TRANSACTION_SETUP.replace("%s", "?"), (schema,))
+            transaction.execute(_TRANSACTION_SETUP.replace("%s", "?"), (self._search_path(schema),))
         for lease in self._leases.values():
             lease.renew(transaction)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from batchgen.errors import LedgerError
 from batchgen.ledger.database import Change, Connection, Cursor, Database, LockedChange, upsert_sql
 from batchgen.ledger.location import SHARED_SCHEMA, create_shared_tables
-from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.schema import SQLiteConnection
 from batchgen.ledger.writer import Writer
 from batchgen.safe_open import create_private_file
@@ -41,7 +41,7 @@ BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits lon
 SLOW_SERVER_S = 5.0  # a server that has not answered for so long is said to be away
 FOLDED_AFTER_S = 3600.0
 T = TypeVar("T")
-QuotaLocation = Path | str | None  # a folder, a server's URL, or nowhere: in memory
+QuotaLocation = Path | str | PostgreSQL | None  # a folder, a server (its URL or a connection), or nowhere: in memory
 SCHEMA = (
     # A place below zero is a turn: whoever waits for the quota may start then, and is no later than others who wait.
     "CREATE TABLE IF NOT EXISTS start (place INTEGER PRIMARY KEY, quota TEXT NOT NULL, at REAL NOT NULL)",
@@ -160,15 +160,19 @@ class PostgresQuotaBackend:
     is_remote = True  # others may be on other machines
     midnight_sql = "floor(at / 900) * 900"  # every time zone's midnight is a multiple of it
 
-    def __init__(self, url: str) -> None:
-        """Raises LedgerError."""
-        self._database = PostgreSQL(url, SHARED_SCHEMA, "batchgen shares")
+    def __init__(self, server: str | PostgreSQL) -> None:
+        """server: its address, or a connection that is shared and left open. Raises LedgerError."""
+        if isinstance(server, str):
+            server = PostgreSQL(server, SHARED_SCHEMA, "batchgen shares")
+            self._database: PostgreSQL | SharedConnection = server
+        else:
+            self._database = SharedConnection(server, SHARED_SCHEMA)
         self.transaction_at = 0.0  # UTC seconds by the server, of the transaction that is under way
         self._clock_offset_s = 0.0  # of this process's monotonic clock
         self._clock_error_s = float("inf")
         self._measured_at_s = 0.0
         try:
-            create_shared_tables(self._database, SCHEMA, last_table="held")
+            create_shared_tables(server, SCHEMA, last_table="held")
             self.transact([])
         except BaseException:
             self._database.close()
@@ -306,7 +310,7 @@ class QuotaDatabase:
 
 def _open_backend(location: QuotaLocation) -> QuotaBackend:
     backend: QuotaBackend = (
-        PostgresQuotaBackend(location) if isinstance(location, str) else open_sqlite_backend(location)
+        PostgresQuotaBackend(location) if isinstance(location, str | PostgreSQL) else open_sqlite_backend(location)
     )
     try:
         # Alone: what two fold at the same time would count twice.
@@ -346,7 +350,7 @@ def no_budget_store_error(location: QuotaLocation, error: BaseException | None =
             f"limits: {limits}, and there is no folder to keep that in: set HOME or XDG_STATE_HOME to an absolute path"
             " (StateDirectory=batchgen in a system unit), or use --max-cost or limits: budget_usd, which count one run"
         )
-    file = location if isinstance(location, str) else location / FILE_NAME
+    file = location / FILE_NAME if isinstance(location, Path) else location
     return LedgerError(
         f"limits: {limits}. That is counted in {file}, which cannot be used: {error}. Nothing more is started. Repair the file"
         " and run again; if it is damaged, move it away, and each job adds its own spending again when it next runs"

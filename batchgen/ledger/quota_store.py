@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from batchgen.errors import LedgerError
@@ -326,7 +327,7 @@ def read_spent(location: QuotaLocation, at: float) -> float:
     that cannot be read."""
     if isinstance(location, str):
         return _read_spent_on_server(location, at)
-    if location is None or not (location / FILE_NAME).exists():
+    if not isinstance(location, Path) or not (location / FILE_NAME).exists():
         return 0.0
     try:
         uri = f"{(location / FILE_NAME).absolute().as_uri()}?mode=ro"

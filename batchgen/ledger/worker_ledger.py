@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 from batchgen.ledger import lease, work_queue
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.changes import end_attempt, insert_attempt, insert_blocked
-from batchgen.ledger.database import Connection, placeholders
+from batchgen.ledger.changes import end_attempt, insert_blocked
+from batchgen.ledger.database import Connection, GroupedChange, placeholders
 from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import open_schema
+from batchgen.ledger.pictures import Receipt, SpooledPicture
+from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.requests import Fenced as Fenced
 from batchgen.ledger.work_queue import DerivativeOrder
+from batchgen.ledger.worker_changes import (
+    Start,
+    end_work,
+    ended_samples,
+    is_plain,
+    mark_placed,
+    record_pictures,
+    start_attempts,
+)
 from batchgen.ledger.writer import Writer
-from batchgen.money import STEP_USD
 from batchgen.planning.reason_text import blocked_message
 from batchgen.records import HAS_IMAGE, Sample, sample_key
+
+_ENDS = (*HAS_IMAGE, "refused", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,14 @@ class ClaimedSample:
         return self.sample.key
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerConnections:
+    """What a worker writes by, whichever job it is for, and what it reads by."""
+
+    writing: PostgreSQL
+    reading: PostgreSQL
+
+
 class FencedLedger(Ledger):
     """What begins an attempt asks, in its own transaction, whether the sample is still this worker's.
 
@@ -48,22 +68,28 @@ class FencedLedger(Ledger):
     """
 
     def __init__(
-        self, url: str, schema: str, run_id: int, worker: str, reconnect_timeout_s: float | None = None
+        self,
+        url: str,
+        schema: str,
+        run_id: int,
+        worker: str,
+        reconnect_timeout_s: float | None = None,
+        connections: WorkerConnections | None = None,
     ) -> None:
-        """reconnect_timeout_s: as `PostgreSQL` takes it."""
+        """reconnect_timeout_s: as `PostgreSQL` takes it. connections: that it shares and leaves open; None: one of its own."""
         self._url = url
         self.schema = schema
         self.worker = worker
         self.run_id = run_id
-        self.reader = Reader(open_schema(url, schema, reconnect_timeout_s))
-        try:
-            self.writer = Writer(open_schema(url, schema, reconnect_timeout_s))
-        except BaseException:
-            self.reader.close()
-            raise
+        if connections is None:
+            own = open_schema(url, schema, reconnect_timeout_s)
+            self.reader, self.writer = Reader(own), Writer(own)
+            return
+        self.reader = Reader(SharedConnection(connections.reading, schema))
+        self.writer = Writer(SharedConnection(connections.writing, schema))
 
     def without_waiting(self) -> FencedLedger:
-        """The same on connections of its own that give up when their server goes away: for whoever holds a lock meanwhile.
+        """The same on a connection of its own that gives up when its server goes away: for whoever holds a lock meanwhile.
         To be closed. Raises LedgerError."""
         return FencedLedger(self._url, self.schema, self.run_id, self.worker, 0.0)
 
@@ -167,27 +193,33 @@ class FencedLedger(Ledger):
 
     async def attempt_started(self, request: IntendedRequest) -> int:
         """Raises Fenced when the sample is another's by now, or the submission has stopped or no room for it in its budget."""
-        at = time.time()
-
-        def change(db: Connection) -> int | str:
-            if not self._holds_claim(db, request.sample.key):
-                return "taken"
-            if db.execute("SELECT stopped_by FROM submission WHERE run_id = ?", (self.run_id,)).fetchone()[0]:
-                return "stopped"
-            usd = request.estimate_usd or 0.0
-            room = db.execute(
-                "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
-                f" AND (budget_usd IS NULL OR spent_usd + ? < budget_usd + {STEP_USD / 2}) RETURNING 1",
-                (usd, self.run_id, usd),
-            ).fetchone()
-            if room is None:
-                return "budget"
-            return insert_attempt(db, self.run_id, request, at, worker=self.worker)
-
-        answer = await self.writer.write(change)
+        answer = await self.writer.write(GroupedChange(self._start, Start(request, time.time())))
         if isinstance(answer, str):
             raise Fenced(request.sample.key, answer)
-        return answer
+        return int(answer)
+
+    def _start(self, db: Connection, starts: Sequence[Start]) -> list[int | str]:
+        return start_attempts(db, self.run_id, self.worker, starts)
+
+    def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
+        """What comes at the same time is recorded in one statement, where it is as it mostly is."""
+        if is_plain(receipt) and self._write_now(GroupedChange(self._record_pictures, receipt)):
+            return receipt.pictures
+        return super().attempt_succeeded(receipt)
+
+    def _record_pictures(self, db: Connection, receipts: Sequence[Receipt]) -> list[bool]:
+        taken = record_pictures(db, receipts)
+        if ended := {receipt.attempt: receipt.usd for receipt, ok in zip(receipts, taken, strict=True) if ok}:
+            self._on_attempt_end(db, ended)
+        return taken
+
+    def record_placed(
+        self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        if moved:
+            super().record_placed(attempt, moved, stamps)
+        else:
+            self.writer.enqueue_lazy(GroupedChange(mark_placed, (attempt, stamps)))
 
     async def record_derivatives(
         self,
@@ -208,26 +240,19 @@ class FencedLedger(Ledger):
 
         await self.writer.write(change)
 
-    def _on_attempt_end(self, db: Connection, attempt: int, usd: float | None) -> None:
-        sql = "SELECT item_id, n, images, estimate_usd, run_id, outcome FROM attempt WHERE id = ?"
-        item_id, n, images, estimate_usd, run_id, outcome = db.execute(sql, (attempt,)).fetchone()
-        if usd is not None:
-            sql = "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
-            db.execute(sql, (usd - (estimate_usd or 0.0), run_id))
-        if outcome not in (None, "succeeded"):  # None: some of its pictures came, and the others are behind their links
-            return
-        sql = "SELECT n, state, reason FROM sample WHERE item_id = ? AND n >= ? AND n < ?"
-        rows = db.execute(sql, (item_id, n, n + images)).fetchall()
-        ends = [(sample_key(item_id, number), state, reason) for number, state, reason in rows]
-        made = [key for key, state, _ in ends if state == "succeeded"]
-        if work_queue.release_dependents(db, made):
+    def _on_attempt_end(self, db: Connection, usd: Mapping[int, float | None]) -> None:
+        ends = ended_samples(db, usd)
+        made = [sample_key(each.item_id, each.n) for each in ends if each.state == "succeeded"]
+        done = {sample_key(each.item_id, each.key_n) for each in ends}
+        done -= {sample_key(each.item_id, each.key_n) for each in ends if each.state not in _ENDS}
+        if (made or done) and end_work(db, made, sorted(done)):
             lease.notify(db)
         without = [
-            (key, blocked_message(key, state, reason)) for key, state, reason in ends if state in ("refused", "failed")
+            (key, blocked_message(key, each.state, each.reason))
+            for each in ends
+            if each.state in ("refused", "failed") and (key := sample_key(each.item_id, each.n))
         ]
         _block_dependents(db, without)
-        if all(state in (*HAS_IMAGE, "refused", "failed") for _, state, _ in ends):
-            work_queue.delete_work(db, [sample_key(item_id, n)])
 
     def unplaced_since(self, item_id: str, n: int) -> float | None:
         """When a picture of the sample was recorded that does not stand under its name yet; UTC seconds."""

@@ -16,7 +16,6 @@ from batchgen.engine.derivative_runner import MIN_FREE_BYTES
 from batchgen.engine.derivative_runner import default_workers as default_workers
 from batchgen.ledger.derivatives import DerivativeReader, DerivativeRow
 from batchgen.ledger.work_queue import DerivativeOrder, Submission
-from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
@@ -72,7 +71,7 @@ class DerivativeSession(Session[DerivativeOrder]):
 
     def __init__(self, worker: WorkerContext, schema: str, run_id: int, facts: Submission, pool: RenderPool) -> None:
         """For a thread. Raises LedgerError, StoreError."""
-        super().__init__(FencedLedger(worker.url, schema, run_id, worker.name))
+        super().__init__(worker.ledger(schema, run_id))
         try:
             self._store = open_submitted_store(worker, facts, schema, derivative_spool(worker.name))
             self._store.prepare()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -26,6 +27,7 @@ from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
 Note = Callable[[str], None]
+_ADOPTING = threading.Lock()  # a worker has one connection more while it adopts, however many jobs it has
 
 
 def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> FileLock:
@@ -49,7 +51,7 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
     """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
     whether one has that is not among these any more: this worker's own forerunner. Raises JobLocked, LedgerError, StoreError."""
     state = os.path.join(store.root, STATE_FOLDER)
-    with contextlib.closing(ledger.without_waiting()) as ledger, adoption_lock(store, note):
+    with _ADOPTING, contextlib.closing(ledger.without_waiting()) as ledger, adoption_lock(store, note):
         spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker lives

@@ -46,7 +46,7 @@ async def open_parts(
     async with AsyncExitStack() as stack:
         name = re.sub(r"[^\w.-]", "_", worker.name)
         store = await asyncio.to_thread(open_submitted_store, worker, facts, schema, f"{SPOOL}-{name}-{run_id}")
-        ledger = await asyncio.to_thread(FencedLedger, worker.url, schema, run_id, worker.name)
+        ledger = await asyncio.to_thread(worker.ledger, schema, run_id)
         stack.callback(ledger.close)
         terms = terms_of(facts, worker)
         lock = await asyncio.to_thread(take_and_adopt_spool, ledger, store, terms.catalogue, worker.note)

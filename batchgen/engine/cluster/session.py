@@ -19,7 +19,7 @@ from batchgen.events import Event
 from batchgen.ledger.location import read_pointer
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.work_queue import Submission
-from batchgen.ledger.worker_ledger import FencedLedger
+from batchgen.ledger.worker_ledger import FencedLedger, WorkerConnections
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.scheduling.stop_reason import StopReason
 from batchgen.settings import Settings, state_folder
@@ -36,14 +36,19 @@ CLOSING_DELAY_S = 1.0  # before what a session was given at its end is taken up 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Where a worker is and what it has. name: unlike any other worker's."""
+    """Where a worker is and what it has. name: unlike any other worker's; connections: of all its jobs."""
 
     url: str
+    connections: WorkerConnections
     name: str
     concurrency: int | None
     settings: Settings
     note: Callable[[str], None]
     emit: Callable[[Event], None]
+
+    def ledger(self, schema: str, run_id: int) -> FencedLedger:
+        """Of one job."""
+        return FencedLedger(self.url, schema, run_id, self.name, connections=self.connections)
 
     @property
     def state_folder(self) -> Path | None:

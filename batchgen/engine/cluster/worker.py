@@ -23,10 +23,11 @@ from batchgen.engine.cluster.submission_end import EndedSubmission, SubmissionEn
 from batchgen.errors import BatchgenError, LedgerError, LedgerUnreachable
 from batchgen.events import Notice
 from batchgen.ledger import lease
-from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.postgresql import SharedConnection
 from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import DERIVATIVES_LANE, Submission, is_of_derivatives, load_submission
+from batchgen.ledger.worker_ledger import WorkerConnections
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings
 
@@ -56,7 +57,7 @@ class WorkerOptions:
 class JoinedQueue:
     """What a worker has of the server from when it has joined the queue until it leaves."""
 
-    server: PostgreSQL
+    connections: WorkerConnections
     shared: QuotaStore
     member: Member
     ends: SubmissionEnds
@@ -94,7 +95,7 @@ class Worker:
         """Of the whole server: workers that are alive, and what there is to do. Raises LedgerError, also before it has joined."""
         if self._joined is None or self.pulse.problem:
             raise LedgerError(self.pulse.state())
-        server = self._joined.server
+        server = self._joined.connections.reading
         alive = await asyncio.to_thread(lease.workers_alive, server, queue.STALE_S)
         return alive, await asyncio.to_thread(lease.queue_depths, server)
 
@@ -140,12 +141,17 @@ class Worker:
         wanted = Member(options.name, options.concurrency or DEFAULT_CONCURRENCY, options.post_processes)
         member = await asyncio.to_thread(heartbeat.register, server, wanted, self._note)
         stack.push_async_callback(asyncio.to_thread, heartbeat.unregister, server, member)
-        shared = open_quota_store(self._url, self._note)
+        reading = await asyncio.to_thread(queue.open_server, self._url, f"batchgen worker reads {options.name}")
+        stack.callback(reading.close)
+        shared = await asyncio.to_thread(open_quota_store, server, self._note)
         stack.callback(shared.close)
         self._run_in_background(stack, heartbeat.keep_alive(self._url, member, self._wake.set, self.pulse))
         self._run_in_background(stack, self._touch_health_file())
-        context = WorkerContext(self._url, member.name, None, self._settings, self._note_throttled, self._emit)
-        joined = JoinedQueue(server, shared, member, SubmissionEnds(context, self._tell))
+        connections = WorkerConnections(server, reading)
+        context = WorkerContext(
+            self._url, connections, member.name, None, self._settings, self._note_throttled, self._emit
+        )
+        joined = JoinedQueue(connections, shared, member, SubmissionEnds(context, self._tell))
         left = asyncio.Event()
         ending = asyncio.create_task(self._end_submissions(joined, left))
         stack.push_async_callback(lambda: ending)  # not cancelled: its thread would go on
@@ -175,7 +181,7 @@ class Worker:
                     await self._look_after(joined)
                 if time.monotonic() - tidied_s >= TIDY_EVERY_S:
                     tidied_s = time.monotonic()
-                    await asyncio.to_thread(joined.server.transact, [lease.forget_empty_lanes])
+                    await asyncio.to_thread(joined.connections.writing.transact, [lease.forget_empty_lanes])
             except LedgerError as error:
                 self._note_throttled(f"the queue cannot be asked: {error}")
             await asyncio.sleep(GATHER_S)
@@ -191,16 +197,16 @@ class Worker:
                 self._wake.set()
                 await session.close()
         if self._options.until_empty and not await asyncio.to_thread(
-            lease.has_work, joined.server, self._left_to_others()
+            lease.has_work, joined.connections.reading, self._left_to_others()
         ):
-            await asyncio.to_thread(joined.ends.look, joined.server)
+            await asyncio.to_thread(joined.ends.look, joined.connections.writing)
             if not joined.ends.pending:
                 self._stop.set()
 
     async def _end_submissions(self, joined: JoinedQueue, left: asyncio.Event) -> None:
         while not left.is_set():
             try:
-                await asyncio.to_thread(joined.ends.look, joined.server)
+                await asyncio.to_thread(joined.ends.look, joined.connections.writing)
             except LedgerError as error:
                 self._note_throttled(str(error))
             with contextlib.suppress(TimeoutError):
@@ -238,7 +244,7 @@ class Worker:
         full = {lane for lane in {DERIVATIVES_LANE, *self._tasks.values()} if self._room(lane) <= 0}
         closed = [key for key, until_s in self._not_before_s.items() if time.monotonic() < until_s]
         waiting = await asyncio.to_thread(
-            lease.next_work, joined.server, holder, keys, full | self._left_to_others(), closed
+            lease.next_work, joined.connections.reading, holder, keys, full | self._left_to_others(), closed
         )
         for schema, run, lane in waiting:
             session = self._session_of(joined, (schema, run, lane == DERIVATIVES_LANE))
@@ -273,7 +279,8 @@ class Worker:
     async def _open(self, joined: JoinedQueue, key: SessionKey) -> None:
         name, _, _ = key
         try:
-            facts = await asyncio.to_thread(self._load_submission, key)
+            reading = SharedConnection(joined.connections.reading, name)
+            facts = await asyncio.to_thread(load_submission, reading, key[1])
             if facts is not None:
                 name = facts.name
                 self._sessions[key] = await self._open_session(joined, key, facts)
@@ -291,20 +298,12 @@ class Worker:
         def note(message: str) -> None:
             emit(Notice(at=time.time(), message=message))
 
-        context = WorkerContext(self._url, joined.member.name, self._options.concurrency, self._settings, note, emit)
+        member, concurrency = joined.member.name, self._options.concurrency
+        context = WorkerContext(self._url, joined.connections, member, concurrency, self._settings, note, emit)
         if of_derivatives:
             context = replace(context, note=self._note_throttled)  # it says the same of each picture
             return await asyncio.to_thread(DerivativeSession, context, schema, run, facts, self._render_pool)
         return await open_sample_session(context, schema, run, facts, joined.shared)
-
-    def _load_submission(self, key: SessionKey) -> Submission | None:
-        """None when it is not there any more."""
-        schema, run, _ = key
-        database = PostgreSQL(self._url, schema, "batchgen worker asks")
-        try:
-            return load_submission(database, run)
-        finally:
-            database.close()
 
     # --- the end
 
