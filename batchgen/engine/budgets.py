@@ -10,6 +10,7 @@ from batchgen.engine.job import Job
 from batchgen.engine.job_state import RunRequest
 from batchgen.engine.routes import Route
 from batchgen.ledger.location import ledger_url, server_address
+from batchgen.ledger.quota_ahead import start_log
 from batchgen.ledger.quota_database import no_budget_store_error
 from batchgen.ledger.quota_store import TEN_MINUTES_S, QuotaStore, open_quota_store, read_spent
 from batchgen.ledger.reader import Reader
@@ -78,7 +79,7 @@ class JobBudgets:
                 usd_per_10_min=self._limits.spend_rate(provider),
                 budgets=self._limits.shared_budgets(provider, account),
             )
-            quota_logs[lane] = self._shared.start_log(quota, PERIOD_S, terms)
+            quota_logs[lane] = start_log(self._shared, quota, PERIOD_S, terms)
         return quota_logs
 
     async def remaining(self, max_usd: float | None) -> tuple[float | None, str]:

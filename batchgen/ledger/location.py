@@ -18,6 +18,7 @@ from pathlib import Path
 from batchgen.errors import LedgerError, SettingsError, StoreError
 from batchgen.ledger.database import Connection, Database
 from batchgen.ledger.postgresql import PostgreSQL, application_name_for, to_postgresql_ddl
+from batchgen.ledger.postgresql import open_schema as open_schema
 from batchgen.ledger.results import RESULTS_FILE, has_result_lines
 from batchgen.ledger.schema import (
     CHUNK_DDL,
@@ -187,11 +188,6 @@ def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Da
         if pointer is not None:
             migrate(registry, pointer)
     return open_schema(url, pointer.schema if pointer is not None else "")
-
-
-def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None) -> PostgreSQL:
-    """The ledger of one job of a server, for writing. Raises LedgerError."""
-    return PostgreSQL(url, schema, application_name_for("writes"), reconnect_timeout_s)
 
 
 def register_job(database: PostgreSQL, server: LedgerServer) -> LedgerPointer:

@@ -350,6 +350,11 @@ def application_name_for(activity: str) -> str:
     return f"batchgen {activity} {os.getpid()} {socket.gethostname()}"
 
 
+def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None) -> PostgreSQL:
+    """The ledger of one job of a server, for writing. Raises LedgerError."""
+    return PostgreSQL(url, schema, application_name_for("writes"), reconnect_timeout_s)
+
+
 class _TransactionConnection:
     """The connection inside a transaction, which is not carried on over a lost connection."""
 

@@ -19,7 +19,7 @@ from batchgen.ledger.database import Change, Connection, Cursor, Database, Locke
 from batchgen.ledger.location import SHARED_SCHEMA, create_shared_tables
 from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.schema import SQLiteConnection
-from batchgen.ledger.writer import Writer
+from batchgen.ledger.writer import LAZY_DELAY_S, Writer
 from batchgen.safe_open import create_private_file
 from batchgen.scheduling.window import Reserved, ReserveResult
 
@@ -38,6 +38,7 @@ BEGIN_LOCKED = (
 )
 FILE_NAME = "quota.sqlite"
 BUSY_S = 5.0  # a transaction takes well under a millisecond; one that waits longer than this waits for a dead disk
+SERVER_LAZY_DELAY_S = 1.0  # what nobody waits for goes along with the next block of starts
 SLOW_SERVER_S = 5.0  # a server that has not answered for so long is said to be away
 FOLDED_AFTER_S = 3600.0
 T = TypeVar("T")
@@ -243,7 +244,8 @@ class QuotaDatabase:
         self.is_remote = self.backend.is_remote
         self._location = location
         self._counts_money = counts_money
-        self._writer = Writer(self.backend, "book of quota and spend")
+        delay_s = SERVER_LAZY_DELAY_S if self.is_remote else LAZY_DELAY_S
+        self._writer = Writer(self.backend, "book of quota and spend", delay_s)
         self._note = note
         self._fault_reported = False
         self._random = random.Random()
@@ -287,7 +289,14 @@ class QuotaDatabase:
 
     def execute_lazy(self, sql: str, *values: object) -> None:
         """One statement that may wait for the next change, and concerns nothing that is still on its way."""
-        self._writer.enqueue_lazy(lambda connection: connection.execute(sql, values))
+        self.submit_lazily(lambda connection: connection.execute(sql, values))
+
+    def lag_at_most(self, lag_s: float) -> None:
+        """What nobody waits for is written within so many seconds."""
+        self._writer.lazy_delay_s = min(self._writer.lazy_delay_s, lag_s)
+
+    def submit_lazily(self, change: Change) -> None:
+        self._writer.enqueue_lazy(change)
 
     def _report_fault(self) -> None:
         if not self._fault_reported and (fault := self._writer.broken) is not None:

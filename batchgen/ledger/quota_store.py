@@ -48,6 +48,7 @@ from batchgen.scheduling.window import (
 
 TEN_MINUTES_S = 600.0
 STAMP_TOLERANCE_S = 0.05  # a tenth of the window's margin: a stamp older by less than this is as good as a new one
+STAMP_LAG = 1 / 60  # of the window: who counts by a stamp that is about to change is not far off
 QUEUED_START_S = 0.25  # how long a turn is kept for a process that does not come: it has died or has nothing to start
 POLL_MAX_S = 1.0  # while waiting for the quota: a place may have become free, or the lane been parked
 PURGE_EVERY_S = 1.0  # between two times that what has left the window is deleted
@@ -65,13 +66,13 @@ class SharedStartLog:
         self._quota = quota
         self._period_s = period_s
         self._terms = terms
-        self._has_limits = terms.rpd is not None or terms.usd_per_10_min is not None or bool(terms.budgets)
         # Reservations that were not waited for, and when.
         self._pending_writes: dict[int, tuple[Future[object], float]] = {}
         self._reserved_at: dict[int, float] = {}  # of reservations that were waited for
         self._purged_at = 0.0
         self._queued_start: tuple[int, float] | None = None  # number and instant
         self._own_lock = (f"quota {quota}",)
+        store.lag_at_most(period_s * STAMP_LAG)
         account = f"account {terms.spend_scope} {terms.account}"
         self._locks = self._own_lock + ((f"purse {terms.spend_scope}",) if terms.budgets else ())
         self._locks += (account,) if terms.usd_per_10_min else ()
@@ -82,7 +83,7 @@ class SharedStartLog:
         A lane that nothing binds is not made to wait: what it reserves is written down for the others, on its way to
         them when this returns and there after `written`. Raises LedgerError when a server stays away.
         """
-        if rate is None and not self._has_limits:
+        if rate is None and not self._terms.has_limits:
             return self._reserve_without_waiting(usd)
         change = LockedChange(lambda connection: self._reserve(connection, rate, usd), self._locks)
         answer = await self._store.transact(change, None)
@@ -104,7 +105,7 @@ class SharedStartLog:
     def _reserve(self, connection: Connection, rate: int | None, usd: float) -> ReserveResult | None:
         now, terms = self._store.backend.transaction_at, self._terms
         used, *refusals = self._count(connection, now)
-        if (held := _current_hold(now, refusals)) is not None:
+        if (held := current_hold(now, refusals)) is not None:
             return held
         if terms.rpd is not None and requests_on(connection, self._quota, quota_day_start(now)) >= terms.rpd:
             return DayUsedUp(terms.rpd)
@@ -118,7 +119,7 @@ class SharedStartLog:
         ]
         if left and not within(usd, min(left)[0]):
             return BudgetReached(min(left)[1])
-        rate = None if rate is None else _allowed_rate(rate, now, refusals)
+        rate = None if rate is None else allowed_rate(rate, now, refusals)
         spend_wait_s = self._spend_wait_s(connection, usd, now)
         if rate is not None and used >= rate:
             wait_s = self._queue_wait_s(connection, rate, now)
@@ -135,7 +136,7 @@ class SharedStartLog:
 
         def read(connection: Connection) -> QuotaDenied | None:
             row = connection.execute(sql, (self._quota,)).fetchone()
-            return None if row is None else _current_hold(self._store.backend.transaction_at, row)
+            return None if row is None else current_hold(self._store.backend.transaction_at, row)
 
         return await self._store.transact(read, None)
 
@@ -177,11 +178,13 @@ class SharedStartLog:
 
     def _purge(self, connection: Connection, now: float) -> None:
         if abs(now - self._purged_at) > min(self._period_s, PURGE_EVERY_S):
-            connection.execute(
-                "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ? OR (place < 0 AND at <= ?))",
-                (self._quota, now - self._period_s, now + self._period_s, now - QUEUED_START_S),
-            )
+            until = now + self._period_s
+            self._purge_rows(connection, (self._quota, now - self._period_s, until, now - QUEUED_START_S))
             self._purged_at = now
+
+    def _purge_rows(self, connection: Connection, values: Sequence[object]) -> None:
+        sql = "DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ? OR (place < 0 AND at <= ?))"
+        connection.execute(sql, values)
 
     def _spend_wait_s(self, connection: Connection, usd: float, now: float) -> float:
         """How long until the account's USD of ten minutes have room for `usd`; 0 when they have.
@@ -259,7 +262,7 @@ class SharedStartLog:
         self._store.submit(write)
 
 
-def _current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
+def current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
     cooled, parked, why, *_ = row
     if parked is not None and parked > now:
         return Parked(parked - now, why)
@@ -267,7 +270,7 @@ def _current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
     return NotBefore(cooled - now, "cooling") if cooled is not None and 0 < cooled - now < REQUEST_MAX_S else None
 
 
-def _allowed_rate(rate: int, now: float, row: Sequence[Any]) -> int:
+def allowed_rate(rate: int, now: float, row: Sequence[Any]) -> int:
     """The rate, or less while others' refusals have shown less."""
     *_, lowered_to, rises = row
     return rate if lowered_to is None else max(1, int(min(rate, recovered_rate(lowered_to, now - rises, rate))))

@@ -13,13 +13,11 @@ from batchgen.ledger.changes import end_attempt, insert_blocked
 from batchgen.ledger.database import Connection, GroupedChange, placeholders
 from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
-from batchgen.ledger.location import open_schema
 from batchgen.ledger.pictures import Receipt, SpooledPicture
-from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
+from batchgen.ledger.postgresql import PostgreSQL, SharedConnection, open_schema
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.requests import Fenced as Fenced
-from batchgen.ledger.work_queue import DerivativeOrder
 from batchgen.ledger.worker_changes import (
     Start,
     end_work,
@@ -60,6 +58,10 @@ class WorkerConnections:
     writing: PostgreSQL
     reading: PostgreSQL
 
+    def reader(self, schema: str) -> SharedConnection:
+        """For questions to one job."""
+        return SharedConnection(self.reading, schema)
+
 
 class FencedLedger(Ledger):
     """What begins an attempt asks, in its own transaction, whether the sample is still this worker's.
@@ -85,7 +87,7 @@ class FencedLedger(Ledger):
             own = open_schema(url, schema, reconnect_timeout_s)
             self.reader, self.writer = Reader(own), Writer(own)
             return
-        self.reader = Reader(SharedConnection(connections.reading, schema))
+        self.reader = Reader(connections.reader(schema))
         self.writer = Writer(SharedConnection(connections.writing, schema))
 
     def without_waiting(self) -> FencedLedger:
@@ -104,12 +106,14 @@ class FencedLedger(Ledger):
 
         return await self.writer.write(change)
 
-    async def claim_derivatives(self, max_count: int, keys: Collection[str], stale_s: float) -> list[DerivativeOrder]:
+    async def claim_derivatives(
+        self, max_count: int, keys: Collection[str], stale_s: float
+    ) -> list[work_queue.DerivativeOrder]:
         """The same for the derivatives of pictures."""
 
-        def change(db: Connection) -> list[DerivativeOrder]:
+        def change(db: Connection) -> list[work_queue.DerivativeOrder]:
             rows = self._claim(db, work_queue.DERIVATIVES_LANE, max_count, keys, stale_s)
-            return [DerivativeOrder(row.item_id, row.n, work_queue.load_post(row.body)) for row in rows]
+            return [work_queue.DerivativeOrder(row.item_id, row.n, work_queue.load_post(row.body)) for row in rows]
 
         return await self.writer.write(change)
 

@@ -26,13 +26,14 @@ class Writer:
     written stops the run (LedgerError for every caller from then on).
     """
 
-    def __init__(self, database: Database, name: str = "ledger") -> None:
+    def __init__(self, database: Database, name: str = "ledger", lazy_delay_s: float = LAZY_DELAY_S) -> None:
         self.commits = 0
         self.broken: LedgerError | None = None
         self._database = database
         self._queue: queue.SimpleQueue[tuple[Change, Any] | None] = queue.SimpleQueue()
         self._lazy_changes: deque[Change] = deque()
         self._name = name
+        self.lazy_delay_s = lazy_delay_s
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -50,7 +51,7 @@ class Writer:
 
     def enqueue_lazy(self, change: Change) -> None:
         """For what nobody waits for and what costs no commit of its own: it goes along with the next change, in front of
-        it, or alone within LAZY_DELAY_S. Lazy changes keep their order among themselves."""
+        it, or alone within `lazy_delay_s`. Lazy changes keep their order among themselves."""
         self._lazy_changes.append(change)
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class Writer:
     def _next_batch(self) -> list[tuple[Change, Any] | None]:
         batch: list[tuple[Change, Any] | None] = []
         with contextlib.suppress(queue.Empty):
-            batch.append(self._queue.get(timeout=LAZY_DELAY_S))
+            batch.append(self._queue.get(timeout=self.lazy_delay_s))
             while batch[-1] is not None and len(batch) < MAX_CHANGES_PER_COMMIT:
                 batch.append(self._queue.get_nowait())
         return batch

@@ -31,3 +31,8 @@ class StartLimits:
     usd_per_10_min: float | None = None
     budgets: tuple[Budget, ...] = ()
     worker: str = ""
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether more than its requests per minute has to be asked for each start."""
+        return self.rpd is not None or self.usd_per_10_min is not None or bool(self.budgets)

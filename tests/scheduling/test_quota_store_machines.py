@@ -78,11 +78,14 @@ async def stop(*children: asyncio.subprocess.Process) -> None:
         await one.communicate()
 
 
-async def test_four_workers_use_the_quota_and_never_exceed_it_while_one_is_killed_and_comes_back(database, arrivals):
+@pytest.mark.parametrize("worker_names", [(), ("w",)], ids=["one by one", "in blocks"])
+async def test_four_workers_use_the_quota_and_never_exceed_it_while_one_is_killed_and_comes_back(
+    database, arrivals, worker_names
+):
     limit, period_s = 50, 2.0
 
     async def worker() -> asyncio.subprocess.Process:
-        return await child("sends", database, limit, period_s + MARGIN_S, arrivals.port, 0)
+        return await child("sends", database, limit, period_s + MARGIN_S, arrivals.port, 0, *worker_names)
 
     workers = [await worker() for _ in range(4)]
     async with asyncio.timeout(60.0):

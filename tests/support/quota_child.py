@@ -1,7 +1,8 @@
 """One of several processes that share a quota.
 
 `starts PLACE LIMIT PERIOD_S SECONDS` prints when it started, PLACE a folder or a server;
-`sends PLACE LIMIT PERIOD_S PORT AHEAD_S` sends a datagram for each start until it is killed, its clock wrong by AHEAD_S;
+`sends PLACE LIMIT PERIOD_S PORT AHEAD_S [WORKER]` sends a datagram for each start until it is killed, its clock wrong by
+AHEAD_S, and takes starts in blocks when it is a worker;
 `refused PLACE HINT_S` says once that the server has refused, for the day when HINT_S is 0; `job MANIFEST OUT URL STATE SECONDS` runs a job,
 `real MANIFEST URL STATE` one whose money counts, once a line has come on stdin.
 """
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import batchgen
+from batchgen.ledger.quota_ahead import start_log
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.scheduling.quota_terms import StartLimits
 from batchgen.scheduling.window import Budget, LoweredRate, NotBefore, Reserved
@@ -38,12 +40,11 @@ async def starts(place: str, limit: str, period_s: str, seconds: str) -> None:
     file.close()
 
 
-async def sends(place: str, limit: str, period_s: str, port: str, ahead_s: str) -> None:
+async def sends(place: str, limit: str, period_s: str, port: str, ahead_s: str, worker: str = "") -> None:
     clock = time.time
     time.time = lambda: clock() + float(ahead_s)
-    log = QuotaStore(place_of(place), print).start_log(
-        "q", float(period_s), StartLimits(job="j", budgets=(Budget("day", 1e6),))
-    )
+    terms = StartLimits(job="j", worker=worker) if worker else StartLimits(job="j", budgets=(Budget("day", 1e6),))
+    log = start_log(QuotaStore(place_of(place), print), "q", float(period_s), terms)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
         while True:
             answer = await log.reserve(int(limit), 0.01)

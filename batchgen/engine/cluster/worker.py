@@ -23,7 +23,6 @@ from batchgen.engine.cluster.submission_end import EndedSubmission, SubmissionEn
 from batchgen.errors import BatchgenError, LedgerError, LedgerUnreachable
 from batchgen.events import Notice
 from batchgen.ledger import lease
-from batchgen.ledger.postgresql import SharedConnection
 from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.server_wait import wait_until_reachable
 from batchgen.ledger.work_queue import DERIVATIVES_LANE, Submission, is_of_derivatives, load_submission
@@ -279,8 +278,7 @@ class Worker:
     async def _open(self, joined: JoinedQueue, key: SessionKey) -> None:
         name, _, _ = key
         try:
-            reading = SharedConnection(joined.connections.reading, name)
-            facts = await asyncio.to_thread(load_submission, reading, key[1])
+            facts = await asyncio.to_thread(load_submission, joined.connections.reader(name), key[1])
             if facts is not None:
                 name = facts.name
                 self._sessions[key] = await self._open_session(joined, key, facts)
