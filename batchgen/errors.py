@@ -79,6 +79,10 @@ class LedgerUnreachable(LedgerError):
     """The server that holds the ledger cannot be reached now, and may be later."""
 
 
+class LedgerServerFull(LedgerUnreachable):
+    """It has no connection left to give."""
+
+
 class JobLocked(BatchgenError):
     """Another run holds this job."""
 

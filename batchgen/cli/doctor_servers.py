@@ -11,10 +11,12 @@ from typing import Literal
 from batchgen.cli.models import is_retired
 from batchgen.cli.vendor_client import VendorAccess, VendorClient, listing_of, token_accesses, vendor_accesses
 from batchgen.engine.cluster import queue
-from batchgen.errors import BillingStopped, KeyRejected, ProviderError, SettingsError, UsageError
+from batchgen.engine.cluster.worker import CONNECTIONS
+from batchgen.errors import BillingStopped, KeyRejected, LedgerServerFull, ProviderError, SettingsError, UsageError
 from batchgen.ledger import lease
 from batchgen.ledger.location import SHARED_SCHEMA, ledger_url
 from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.server_connection import MORE_CONNECTIONS
 from batchgen.ledger.server_url import redacted
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
@@ -188,6 +190,9 @@ def check_server(settings: Settings) -> Iterator[Finding]:
     except UsageError as error:
         yield Finding("fail", "ledger", str(error), "pip install 'batchgen[cluster]'")
         return
+    except LedgerServerFull as error:
+        yield Finding("fail", "connections", str(error), MORE_CONNECTIONS)
+        return
     except SettingsError as error:
         yield Finding(
             "fail", "ledger", str(error), f"check {LEDGER_VARIABLE}, password (PGPASSWORD, ~/.pgpass) and network"
@@ -197,6 +202,7 @@ def check_server(settings: Settings) -> Iterator[Finding]:
         yield _check_version(database, redacted(url))
         yield _check_rights(database)
         yield _check_clock(database)
+        yield _check_connections(database)
         yield from _check_queue(database)
     except SettingsError as error:
         yield Finding("fail", "ledger", str(error), "may this user read it, and does the server stay up?")
@@ -232,6 +238,23 @@ def _check_clock(database: PostgreSQL) -> Finding:
         says = f"{formatting.duration(skew_s)} apart from that of the ledger's server"
         return Finding("warn", "ledger clock", says, "let both systems set their time (NTP)")
     return Finding("ok", "ledger clock", "agrees with that of the ledger's server")
+
+
+def _check_connections(database: PostgreSQL) -> Finding:
+    """Whether a worker finds room. Those of other users count too, and are seen in the sum alone."""
+    what = "connections"
+    if database.pooled:
+        return Finding("ok", what, "a pooler stands before the server: what clients it lets in is its max_client_conn")
+    row = database.execute(
+        "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
+        " + coalesce(current_setting('reserved_connections', true)::int, 0), (SELECT sum(numbackends) FROM pg_stat_database)"
+    ).fetchone()
+    limit, reserved, in_use = map(int, row)
+    free = limit - reserved - (in_use - 1)  # this one is about to be free
+    room = max(0, free) // CONNECTIONS
+    says = f"max_connections {limit}, {reserved} reserved, {in_use - 1} in use: room for {formatting.count(room, 'more worker')}"
+    says += f" of at most {CONNECTIONS} connections each"
+    return Finding("ok", what, says) if room else Finding("fail", what, says, MORE_CONNECTIONS)
 
 
 def _check_queue(database: PostgreSQL) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchgen.errors import LedgerError, LedgerUnreachable
+from batchgen.errors import LedgerError, LedgerServerFull, LedgerUnreachable
 from batchgen.ledger.server_url import load_psycopg, passwords_in_url, redacted
 from batchgen.settings import LEDGER_VARIABLE, hideable
 
@@ -21,6 +21,10 @@ CONNECT_OPTIONS = {"autocommit": True, "connect_timeout": 10, "prepare_threshold
 _PERMANENT_ERROR = re.compile(
     r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"
     r"|not permitted to log in|invalid port number"
+)
+_NO_CONNECTION_LEFT = re.compile("too many clients|connection slots|too many connections")
+MORE_CONNECTIONS = (
+    "raise max_connections in its postgresql.conf, end clients that are idle, or let PgBouncer stand before it"
 )
 
 
@@ -57,11 +61,11 @@ def connect_error(url: str, error: Exception) -> LedgerError:
         remedy = f". A password comes from {LEDGER_VARIABLE}, PGPASSWORD or ~/.pgpass"
     elif "database" in said and "does not exist" in said:
         remedy = ". Make the database first (createdb), or name another"
-    elif "too many clients" in said or "connection slots" in said:
-        remedy = ". Its max_connections are in use: raise that, end idle clients, or let PgBouncer stand before it"
     # An address that libpq does not understand is its ProgrammingError, or a ValueError of Python's.
     lasting = not isinstance(error, load_psycopg().OperationalError) or _PERMANENT_ERROR.search(said)
     kind = LedgerError if lasting else LedgerUnreachable
+    if _NO_CONNECTION_LEFT.search(said):
+        kind, remedy = LedgerServerFull, f". All its connections are in use: {MORE_CONNECTIONS}"
     return kind(f"the ledger's server {redacted(url)} cannot be used: {said}{remedy}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import plistlib
 import re
@@ -23,6 +24,7 @@ from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
 from tests.docs.pages import blocks, page
 from tests.support.fork_server import PYTHON
+from tests.support.pgbouncer import pooling
 from tests.support.postgres import PASSWORD, running
 from tests.support.work import job
 
@@ -81,6 +83,30 @@ def test_doctor_says_what_is_amiss_with_the_server_and_never_its_password(batchg
     assert (answer.code, f'GRANT CREATE ON DATABASE "{parts.path[1:]}" TO "{user}"' in answer.out) == (5, True)
     monkeypatch.setenv("BATCHGEN_LEDGER", "mysql://here/there")
     assert "write postgresql://" in batchgen("doctor").out
+
+
+def test_doctor_counts_the_connections_that_are_left_and_refuses_when_no_worker_finds_room(batchgen, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)  # the server's user may not enter this test's folder
+    with running("max_connections=10", "superuser_reserved_connections=2") as server, contextlib.ExitStack() as stack:
+        monkeypatch.setenv("BATCHGEN_LEDGER", server.url())
+        says = "max_connections 10, 2 reserved, {} in use: room for {} of at most 4 connections each"
+        assert checks(batchgen("doctor", "--json"))["connections"] == ("ok", says.format(0, "2 more workers"))
+        for _ in range(5):
+            stack.enter_context(psycopg.connect(server.url()))
+        answer = batchgen("doctor")
+        assert (answer.code, says.format(5, "0 more workers") in answer.out) == (5, True)
+        assert "raise max_connections in its postgresql.conf" in answer.out
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                stack.enter_context(psycopg.connect(server.url()))
+        answer = batchgen("doctor")
+        assert (answer.code, "All its connections are in use" in answer.out) == (5, True)
+
+
+def test_doctor_sees_that_a_pooler_stands_before_the_server(batchgen, postgres, database, monkeypatch):
+    with pooling(postgres) as port:
+        monkeypatch.setenv("BATCHGEN_LEDGER", database.replace(f":{postgres.port}/", f":{port}/"))
+        assert "max_client_conn" in checks(batchgen("doctor", "--json"))["connections"][1]
 
 
 # --- worker

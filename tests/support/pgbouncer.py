@@ -29,7 +29,7 @@ def pooling(postgres: PostgresServer, server_connections: int = 3) -> Iterator[i
     binary = program()
     if binary is None:
         pytest.skip(MISSING)
-    folder, port = Path(tempfile.mkdtemp(prefix="batchgen-pgbouncer-")), free_port()
+    folder, port = Path(tempfile.mkdtemp(prefix="pgbouncer-", dir=postgres.folder)), free_port()
     (folder / "users").write_text(f'"{USER}" "{PASSWORD}"\n')
     (folder / "ini").write_text(
         f"[databases]\n* = host={postgres.host} port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
