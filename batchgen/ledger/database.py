@@ -10,6 +10,10 @@ from typing import Any, Protocol, cast, runtime_checkable
 MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
 
 
+class PreparedSql(str):
+    """A statement that is run again and again: a server keeps its plan, where it can."""
+
+
 class Cursor(Protocol):
     @property
     def rowcount(self) -> int: ...

@@ -43,7 +43,7 @@ SOON_S = 600.0  # work that waits for longer is none to wait for
 # The values are those of `Holder.values`.
 _FREE = (
     f"k.missing = 0 AND k.ready_at <= {SERVER_NOW} AND (k.worker = '' OR (k.worker = ? AND k.key <> ALL(?::text[]))"
-    f" OR (k.worker <> ? AND NOT EXISTS (SELECT 1 FROM {SHARED_SCHEMA}.worker w WHERE w.name = k.worker AND {WORKER_IS_ALIVE})))"
+    f" OR (k.worker <> ? AND k.worker <> ALL(ARRAY(SELECT w.name FROM {SHARED_SCHEMA}.worker w WHERE {WORKER_IS_ALIVE}))))"
 )
 _IN_TURN = "ORDER BY k.priority DESC, k.id"
 

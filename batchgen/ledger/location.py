@@ -231,7 +231,7 @@ def migrate(database: PostgreSQL, pointer: LedgerPointer) -> None:
     database.transact([change])
 
 
-def create_shared_tables(database: PostgreSQL, statements: Sequence[str], last_table: str) -> None:
+def create_shared_tables(database: Database, statements: Sequence[str], last_table: str) -> None:
     """Make the tables that all jobs of the server share, unless `last_table` of them is there. Raises LedgerError."""
 
     def change(db: Connection) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from batchgen.errors import JobLocked, LedgerError
-from batchgen.ledger.database import Change, Connection, Cursor, run_changes
+from batchgen.ledger.database import Change, Connection, Cursor, PreparedSql, run_changes
 from batchgen.ledger.run_lease import RunLease, describe_holder, holder_of_lease
 from batchgen.ledger.server_connection import connect, connect_error, database_error, is_pooled
 from batchgen.ledger.server_url import load_psycopg, redacted
@@ -174,6 +174,16 @@ class PostgreSQL:
             self._in_snapshot = False
         return cursor
 
+    def run_script_in(self, schema: str, script: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
+        """The rows of each statement. They go in one message and are one transaction, so that what they lock is held for no
+        longer than the server takes; after a loss it may happen twice."""
+        query = "; ".join(_to_postgresql_sql(sql) for sql, _ in script)
+        cursor = self._execute(query, [value for _, values in script for value in values], schema)
+        found: list[list[Any]] = [cursor.fetchall()]
+        while cast("psycopg.Cursor[Any]", cursor).nextset():
+            found.append(cursor.fetchall())
+        return found
+
     def _execute(self, query: str, values: Sequence[Any] | None, schema: str) -> Cursor:
         until_s = time.monotonic() + self._reconnect_timeout_s
         with self._lock:
@@ -233,7 +243,7 @@ class PostgreSQL:
         with self._lock:
             while True:
                 connection = self._connection
-                transaction = _TransactionConnection(connection)
+                transaction = _TransactionConnection(connection, pooled=self.pooled)
                 try:
                     self._enter(connection, schema)
                     with connection.transaction():
@@ -321,7 +331,7 @@ class PostgreSQL:
         for lease in self._leases.values():
             lease.stop()
             with contextlib.suppress(load_psycopg().Error):
-                lease.release(_TransactionConnection(self._connection))
+                lease.release(_TransactionConnection(self._connection, pooled=True))
         self._connection.close()
 
 
@@ -337,6 +347,9 @@ class SharedConnection:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
         self.transact([lambda db: db.executemany(sql, rows)])
+
+    def run_script(self, script: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
+        return self._server.run_script_in(self.schema, script)
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         return self._server.transact_in(self.schema, changes)
@@ -358,11 +371,15 @@ def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None)
 class _TransactionConnection:
     """The connection inside a transaction, which is not carried on over a lost connection."""
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], *, pooled: bool) -> None:
         self._connection = connection
+        self._pooled = pooled  # then what one process of the server has prepared is not there in the next
         self.transaction_id: int | None = None
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor:
+        if isinstance(sql, PreparedSql) and not self._pooled:
+            prepared = load_psycopg().Cursor(self._connection)
+            return cast("Cursor", prepared.execute(_to_postgresql_sql(sql), values, prepare=True))
         return self._connection.execute(_to_postgresql_sql(sql), values)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:

@@ -7,28 +7,43 @@ what one that has died had taken comes back with the window, and its money with 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple, cast
 
-from batchgen.ledger.database import Connection, GroupedChange, LockedChange
-from batchgen.ledger.quota_database import QuotaDatabase
-from batchgen.ledger.quota_store import POLL_MAX_S, SharedStartLog, allowed_rate, current_hold
+from batchgen.ledger.database import Connection, GroupedChange
+from batchgen.ledger.quota_database import PostgresQuotaBackend, QuotaDatabase
+from batchgen.ledger.quota_store import POLL_MAX_S, QUEUED_START_S, SharedStartLog
 from batchgen.scheduling.quota_terms import StartLimits
 from batchgen.scheduling.window import NotBefore, QuotaDenied, Reserved, ReserveResult, quota_day_start
 
 AHEAD_S = 1.0
 MAX_BLOCK = 100
 UNUSED = "unused\t"  # before a worker's name, of money that no request has been sent for yet
-NEXT_FREE_SQL = """
-SELECT at FROM start WHERE quota = ? AND at > ? AND at <= ? AND (place > 0 OR (at > ? AND at < ?)) ORDER BY at LIMIT ? OFFSET ?
+# Places that may be used now, and those that leave the window within `ahead` seconds; none where refusals bind it or others wait
+# for their turn. A statement sees what was done before it, so the lock is the one before.
+TAKE_SQL = """
+WITH given AS (SELECT ?::text AS quota, ?::float8 AS period, ?::float8 AS ahead, ?::bigint AS rate, ?::bigint[] AS places,
+  extract(epoch FROM clock_timestamp())::float8 AS now),
+used AS MATERIALIZED (SELECT count(*) AS n, count(*) FILTER (WHERE place < 0) AS turns FROM start, given WHERE start.quota = given.quota
+  AND at > now - period AND at <= now + period AND (place > 0 OR at > now - ?)),
+open AS MATERIALIZED (SELECT turns = 0 AND NOT EXISTS (SELECT 1 FROM held WHERE held.quota = given.quota AND (held.rate IS NOT NULL
+  OR cooled > now OR parked > now)) AS yes FROM used, given),
+leaving AS (SELECT at + given.period AS at, row_number() OVER (ORDER BY at) AS k FROM (SELECT at FROM start WHERE
+   quota = (SELECT quota FROM given) AND at > (SELECT now - period FROM given) AND at <= (SELECT now + period FROM given) AND place > 0
+   ORDER BY at LIMIT (SELECT cardinality(places) FROM given) OFFSET (SELECT greatest(0, n - rate) FROM used, given)) AS l, given),
+taken AS MATERIALIZED (SELECT p.place, CASE WHEN p.k <= rate - n THEN now ELSE greatest(now, leaving.at) END AS at, n + p.k - 1 AS used
+  FROM given CROSS JOIN used CROSS JOIN unnest(places) WITH ORDINALITY AS p (place, k)
+  LEFT JOIN leaving ON leaving.k = p.k - greatest(0, rate - n)
+  CROSS JOIN open WHERE yes AND (p.k <= rate - n OR leaving.at <= now + ahead)),
+started AS (INSERT INTO start SELECT place, (SELECT quota FROM given), at FROM taken ON CONFLICT DO NOTHING),
+kept AS (INSERT INTO spending (at, usd, job, account, purse, worker, place) SELECT (SELECT now FROM given), ?, ?, ?, ?, ?, place FROM taken
+  ON CONFLICT DO NOTHING)
+SELECT place, at, used, yes::int FROM open LEFT JOIN taken ON true ORDER BY at, used
 """
-TAKE_PLACES_SQL = "INSERT INTO start SELECT place, ?, at FROM unnest(?::bigint[], ?::float8[]) AS r (place, at)"
-TAKE_MONEY_SQL = (
-    "INSERT INTO spending (at, usd, job, account, purse, worker, place) SELECT ?, ?, ?, ?, ?, ?, unnest(?::bigint[])"
-)
+UNBOUND = 1 << 40  # a rate that no server reaches
 SENT_SQL = """
 INSERT INTO start SELECT * FROM unnest(?::bigint[], ?::text[], ?::float8[]) AS r (place, quota, at)
  ON CONFLICT (place) DO UPDATE SET quota = excluded.quota, at = excluded.at
@@ -38,8 +53,9 @@ INSERT INTO daily SELECT quota, day, job, count(*) FROM unnest(?::text[], ?::flo
  ON CONFLICT (quota, day, job) DO UPDATE SET requests = daily.requests + excluded.requests
 """
 IN_USE_SQL = """
-UPDATE spending SET usd = r.usd, worker = r.worker FROM unnest(?::bigint[], ?::float8[], ?::text[]) AS r (place, usd, worker)
- WHERE spending.place = r.place AND ended IS NULL
+INSERT INTO spending (place, at, usd, job, account, purse, worker) SELECT * FROM
+ unnest(?::bigint[], ?::float8[], ?::float8[], ?::text[], ?::text[], ?::text[], ?::text[]) AS r
+ ON CONFLICT (place) WHERE place IS NOT NULL DO UPDATE SET usd = excluded.usd, worker = excluded.worker WHERE spending.ended IS NULL
 """
 SETTLE_SQL = """
 UPDATE spending SET usd = r.usd, ended = r.ended FROM unnest(?::bigint[], ?::float8[], ?::float8[]) AS r (place, usd, ended)
@@ -66,9 +82,16 @@ class Sent(NamedTuple):
     place: int
     quota: str
     at: float
-    job: str
     usd: float
-    worker: str
+    terms: StartLimits
+
+
+class Settled(NamedTuple):
+    """A request that has ended. usd: that it has cost."""
+
+    place: int
+    usd: float
+    at: float
 
 
 class BlockStartLog(SharedStartLog):
@@ -81,7 +104,9 @@ class BlockStartLog(SharedStartLog):
         self._in_use: dict[int, tuple[Place, float]] = {}  # with the USD it keeps back; not sent yet
         self._used_s: deque[float] = deque(maxlen=MAX_BLOCK)  # when places were used, in monotonic seconds
         self._rate: int | None = None
+        self._open_s = -math.inf  # when nothing but the rate bound it, in monotonic seconds
         self._timer: asyncio.TimerHandle | None = None
+        self._taking: asyncio.Future[QuotaDenied | None] | None = None
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> ReserveResult:
         if rate is not None and (self._rate is None or rate < self._rate):
@@ -89,9 +114,10 @@ class BlockStartLog(SharedStartLog):
         self._rate = rate
         self._give_back([place for place in self._block if self._is_stale(place)])
         if not self._block:
-            # What was taken is there, whoever has lost patience meanwhile.
-            denied = await asyncio.shield(asyncio.ensure_future(self._take_block(rate, usd)))
-            if denied is not None:
+            # By one for all who ask meanwhile; and what was taken is there, whoever has lost patience.
+            if self._taking is None or self._taking.done():
+                self._taking = asyncio.ensure_future(self._take_block(rate, usd))
+            if (denied := await asyncio.shield(self._taking)) is not None:
                 return denied
         if not self._block:  # others have used it up
             return NotBefore(0.001)
@@ -103,20 +129,30 @@ class BlockStartLog(SharedStartLog):
         self._in_use[place.number] = place, usd
         return Reserved(place.number, place.used)
 
+    async def current_denial(self) -> QuotaDenied | None:
+        """Who has just taken places knows that none is."""
+        return None if time.monotonic() - self._open_s < self._ahead_s else await super().current_denial()
+
     def _block_size(self, rate: int | None) -> int:
-        """One more than in the last second, and at most a second's share of the quota."""
-        since_s = time.monotonic() - self._ahead_s
+        """A little more than is used in a second, and at most a second's share of the quota."""
+        since_s = time.monotonic() - 2 * self._ahead_s  # starts come in bursts: those whose answers come together
         used = sum(at_s > since_s for at_s in self._used_s)
-        share = MAX_BLOCK if rate is None else int(rate * self._ahead_s / self._period_s)
-        return max(1, min(used + 1, share, MAX_BLOCK))
+        return max(1, min(math.ceil(0.6 * used) + 1, int(self._share(rate))))
+
+    def _share(self, rate: int | None) -> float:
+        """Places that become free while a block is used."""
+        return MAX_BLOCK if rate is None else min(rate * self._ahead_s / self._period_s, MAX_BLOCK)
 
     async def _take_block(self, rate: int | None, usd: float) -> QuotaDenied | None:
-        size = self._block_size(rate)
-        take = partial(self._take, rate=rate, usd=usd, size=size)
-        answer = await self._store.transact(LockedChange(take, self._own_lock), None)
-        if not isinstance(answer, list):
-            return cast("QuotaDenied | None", answer)
-        self._block.extend(answer)
+        places, is_open = await self._store.await_server(asyncio.to_thread(self._take, rate, usd))
+        if not places and is_open and self._share(rate) >= 1:
+            return NotBefore(self._ahead_s / 4)  # others have taken all that leave the window that soon
+        if not places:  # refusals bind it, or each waits for its turn
+            answer = await super().reserve(rate, usd)
+            if not isinstance(answer, Reserved):
+                return cast("QuotaDenied", answer)
+            places = [Place(cast("int", answer.quota_slot), self._store.clock(), answer.used)]
+        self._block.extend(places)
         self._watch_block()
         return None
 
@@ -124,34 +160,32 @@ class BlockStartLog(SharedStartLog):
         if self._block and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._ahead_s, self._give_back_stale)
 
-    def _take(self, connection: Connection, rate: int | None, usd: float, size: int) -> list[Place] | QuotaDenied:
-        now, terms = self._store.backend.transaction_at, self._terms
-        used, *refusals = self._count(connection, now)
-        if (held := current_hold(now, refusals)) is not None:
-            return held
-        at = [now] * size
-        if rate is not None:
-            rate = allowed_rate(rate, now, refusals)
-            at = self._next_free(connection, rate, used, size, now)
-            if not at:
-                return NotBefore(self._queue_wait_s(connection, rate, now))
-        places = [Place(self._store.new_start_id(), each, used + n) for n, each in enumerate(at)]
-        numbers = [place.number for place in places]
+    def _take(self, rate: int | None, usd: float) -> tuple[list[Place], bool]:
+        """And whether nothing but the rate keeps it from more. For a thread."""
+        terms, numbers = self._terms, [self._store.new_start_id() for _ in range(self._block_size(rate))]
+        values = (
+            *(self._quota, self._period_s, self._ahead_s, UNBOUND if rate is None else rate, numbers, QUEUED_START_S),
+            *(usd, terms.job, terms.account, terms.spend_scope, f"{UNUSED}{terms.worker}"),
+        )
+        backend = cast("PostgresQuotaBackend", self._store.backend)
+        rows = backend.run_locked(*self._own_lock, TAKE_SQL, values)
+        places = [Place(int(n), float(at), int(used)) for n, at, used, _ in rows if n is not None]
+        if rows[0][3]:
+            self._open_s = time.monotonic()
+        if places:
+            self._store.submit_lazily(lambda connection: self._purge(connection, backend.transaction_at))
+        return places, bool(rows[0][3])
+
+    def _write(self, connection: Connection, quota_slot: int, usd: float, now: float) -> None:
+        """A single place, when blocks are not to be had."""
+        terms = self._terms
         self._purge(connection, now)
         self._leave_queue(connection)
-        connection.execute(TAKE_PLACES_SQL, (self._quota, numbers, at))
-        whose = (terms.job, terms.account, terms.spend_scope, f"{UNUSED}{terms.worker}")
-        connection.execute(TAKE_MONEY_SQL, (now, usd, *whose, numbers))
-        return places
-
-    def _next_free(self, connection: Connection, rate: int, used: int, size: int, now: float) -> list[float]:
-        """When the next places may be used, the first of them within a second."""
-        at = [now] * max(0, min(rate - used, size))
-        if len(at) == size:
-            return at
-        values = (*self._window(now), size - len(at), max(0, used - rate))
-        leaving = [float(left) + self._period_s for (left,) in connection.execute(NEXT_FREE_SQL, values).fetchall()]
-        return at + [max(now, each) for each in leaving if each <= now + self._ahead_s]
+        connection.execute("INSERT INTO start VALUES (?, ?, ?)", (quota_slot, self._quota, now))
+        connection.execute(
+            "INSERT INTO spending (at, usd, job, account, purse, worker, place) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (now, usd, terms.job, terms.account, terms.spend_scope, f"{UNUSED}{terms.worker}", quota_slot),
+        )
 
     def _purge_rows(self, connection: Connection, values: Sequence[object]) -> None:
         connection.execute(FORGET_UNUSED_SQL, (*values, UNUSED))
@@ -175,38 +209,45 @@ class BlockStartLog(SharedStartLog):
             sql = f"DELETE FROM {table} WHERE place = ANY(?::bigint[])"
             self._store.execute_soon(sql, numbers)
 
+    def _forget(self, quota_slot: int) -> tuple[Place | None, float]:
+        self._pending_writes.pop(quota_slot, None)
+        self._reserved_at.pop(quota_slot, None)
+        return self._in_use.pop(quota_slot, (None, 0.0))
+
     def sent(self, quota_slot: int) -> None:
-        _, usd = self._in_use.pop(quota_slot, (None, 0.0))
-        said = Sent(quota_slot, self._quota, self._store.clock(), self._terms.job, usd, self._terms.worker)
-        self._store.submit_lazily(GroupedChange(_record_sent, said))
+        usd = self._forget(quota_slot)[1]
+        sent = Sent(quota_slot, self._quota, self._store.clock(), usd, self._terms)
+        self._store.submit_lazily(GroupedChange(_record, sent))
 
     def record_cost(self, quota_slot: int, usd: float) -> None:
-        self._in_use.pop(quota_slot, None)
-        self._store.submit_lazily(GroupedChange(_record_costs, (quota_slot, usd, self._store.clock())))
+        self._forget(quota_slot)
+        self._store.submit_lazily(GroupedChange(_record, Settled(quota_slot, usd, self._store.clock())))
 
     def refund(self, quota_slot: int) -> None:
-        place, _ = self._in_use.pop(quota_slot, (None, 0.0))
+        place, _ = self._forget(quota_slot)
         if place is not None and not self._is_stale(place):
             self._block.appendleft(place)
         else:
             self._give_back([place or Place(quota_slot, 0.0, 0)])
 
 
-def _record_sent(connection: Connection, sent: Sequence[Sent]) -> list[None]:
-    places, at = [each.place for each in sent], [each.at for each in sent]
-    connection.execute(SENT_SQL, (places, [each.quota for each in sent], at))
-    days = [quota_day_start(each) for each in at]
-    connection.execute(COUNT_OF_DAY_SQL, ([each.quota for each in sent], days, [each.job for each in sent]))
-    connection.execute(IN_USE_SQL, (places, [each.usd for each in sent], [each.worker for each in sent]))
-    return [None] * len(sent)
-
-
-def _record_costs(connection: Connection, costs: Sequence[tuple[int, float, float]]) -> list[None]:
-    if spent := [each for each in costs if each[1]]:
+def _record(connection: Connection, said: Sequence[Sent | Settled]) -> list[None]:
+    """What was sent first: it may be what has ended, too."""
+    if sent := [each for each in said if isinstance(each, Sent)]:
+        places, at, quotas = [each.place for each in sent], [each.at for each in sent], [each.quota for each in sent]
+        terms = [each.terms for each in sent]
+        jobs, usd = [each.job for each in terms], [each.usd for each in sent]
+        whose = [each.account for each in terms], [each.spend_scope for each in terms], [each.worker for each in terms]
+        connection.execute(SENT_SQL, (places, quotas, at))
+        connection.execute(IN_USE_SQL, (places, at, usd, jobs, *whose))
+        # Last, for it is one row for all workers, and each waits for whoever has written it.
+        connection.execute(COUNT_OF_DAY_SQL, (quotas, [quota_day_start(each) for each in at], jobs))
+    ended = [each for each in said if isinstance(each, Settled)]
+    if spent := [each for each in ended if each.usd]:
         connection.execute(SETTLE_SQL, tuple(list(column) for column in zip(*spent, strict=True)))
-    if free := [place for place, usd, _ in costs if not usd]:
+    if free := [each.place for each in ended if not each.usd]:
         connection.execute("DELETE FROM spending WHERE place = ANY(?::bigint[])", (free,))
-    return [None] * len(costs)
+    return [None] * len(said)
 
 
 def start_log(store: QuotaDatabase, quota: str, period_s: float, terms: StartLimits) -> SharedStartLog:

@@ -8,11 +8,11 @@ import hashlib
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from batchgen.errors import LedgerError
 from batchgen.ledger.database import Change, Connection, Cursor, Database, LockedChange, upsert_sql
@@ -163,20 +163,17 @@ class PostgresQuotaBackend:
 
     def __init__(self, server: str | PostgreSQL) -> None:
         """server: its address, or a connection that is shared and left open. Raises LedgerError."""
-        if isinstance(server, str):
-            server = PostgreSQL(server, SHARED_SCHEMA, "batchgen shares")
-            self._database: PostgreSQL | SharedConnection = server
-        else:
-            self._database = SharedConnection(server, SHARED_SCHEMA)
+        self._own = PostgreSQL(server, SHARED_SCHEMA, "batchgen shares") if isinstance(server, str) else None
+        self._database = SharedConnection(self._own or cast("PostgreSQL", server), SHARED_SCHEMA)
         self.transaction_at = 0.0  # UTC seconds by the server, of the transaction that is under way
         self._clock_offset_s = 0.0  # of this process's monotonic clock
         self._clock_error_s = float("inf")
         self._measured_at_s = 0.0
         try:
-            create_shared_tables(server, SCHEMA, last_table="held")
+            create_shared_tables(self._database, SCHEMA, last_table="held")
             self.transact([])
         except BaseException:
-            self._database.close()
+            self.close()
             raise
 
     def clock(self) -> float:
@@ -190,8 +187,20 @@ class PostgresQuotaBackend:
     def _begin(self, locks: list[int], connection: Connection) -> None:
         sent_at_s = time.monotonic()
         row = connection.execute(*((BEGIN_LOCKED, (locks,)) if locks else (BEGIN, ()))).fetchone()
-        self.transaction_at, answered_at_s = float(row[0]), time.monotonic()
-        offset_s, error_s = self.transaction_at - sent_at_s, answered_at_s - sent_at_s
+        self.transaction_at = float(row[0])
+        self._set_clock(self.transaction_at, sent_at_s)
+
+    def run_locked(self, lock: str, sql: str, values: Sequence[Any]) -> list[Any]:
+        """The rows of one statement under a lock, in one message: it is held for as long as the server takes, however long
+        it takes until this process hears of it. It may happen twice."""
+        sent_at_s = time.monotonic()
+        (begin, *_), rows = self._database.run_script([(BEGIN_LOCKED, ([advisory_lock_id(lock)],)), (sql, values)])
+        self._set_clock(float(begin[0]), sent_at_s)
+        return rows
+
+    def _set_clock(self, server_at: float, sent_at_s: float) -> None:
+        answered_at_s = time.monotonic()
+        offset_s, error_s = server_at - sent_at_s, answered_at_s - sent_at_s
         jumped = abs(offset_s - self._clock_offset_s) > error_s + CLOCK_JUMP_S  # the server's clock, or this host slept
         if jumped or error_s <= self._clock_error_s + CLOCK_DRIFT * (answered_at_s - self._measured_at_s):
             self._clock_offset_s, self._clock_error_s, self._measured_at_s = offset_s, error_s, answered_at_s
@@ -203,7 +212,8 @@ class PostgresQuotaBackend:
         self._database.executemany(sql, rows)
 
     def close(self) -> None:
-        self._database.close()
+        if self._own is not None:
+            self._own.close()
 
 
 def advisory_lock_id(name: str) -> int:
@@ -257,7 +267,7 @@ class QuotaDatabase:
     async def transact(self, call: Callable[[Connection], T], default: T) -> T:
         """The answer of one transaction; from the first fault on `default`, or LedgerError with a server or money."""
         try:
-            return await (self._write_to_server(call) if self.is_remote else self._writer.write(call))
+            return await (self.await_server(self._writer.write(call)) if self.is_remote else self._writer.write(call))
         except LedgerError as error:
             if self.is_remote:
                 raise
@@ -266,8 +276,9 @@ class QuotaDatabase:
             self._report_fault()
             return default
 
-    async def _write_to_server(self, call: Callable[[Connection], T]) -> T:
-        answer = asyncio.ensure_future(self._writer.write(call))
+    async def await_server(self, asked: Awaitable[T]) -> T:
+        """What it answers; that it is away is noted once."""
+        answer = asyncio.ensure_future(asked)
         if not (await asyncio.wait([answer], timeout=SLOW_SERVER_S))[0] and not self._fault_reported:
             self._fault_reported = True
             self._note("the server that counts quota and spend does not answer: nothing starts until it does")

@@ -105,7 +105,7 @@ class SharedStartLog:
     def _reserve(self, connection: Connection, rate: int | None, usd: float) -> ReserveResult | None:
         now, terms = self._store.backend.transaction_at, self._terms
         used, *refusals = self._count(connection, now)
-        if (held := current_hold(now, refusals)) is not None:
+        if (held := _current_hold(now, refusals)) is not None:
             return held
         if terms.rpd is not None and requests_on(connection, self._quota, quota_day_start(now)) >= terms.rpd:
             return DayUsedUp(terms.rpd)
@@ -119,7 +119,7 @@ class SharedStartLog:
         ]
         if left and not within(usd, min(left)[0]):
             return BudgetReached(min(left)[1])
-        rate = None if rate is None else allowed_rate(rate, now, refusals)
+        rate = None if rate is None else _allowed_rate(rate, now, refusals)
         spend_wait_s = self._spend_wait_s(connection, usd, now)
         if rate is not None and used >= rate:
             wait_s = self._queue_wait_s(connection, rate, now)
@@ -136,7 +136,7 @@ class SharedStartLog:
 
         def read(connection: Connection) -> QuotaDenied | None:
             row = connection.execute(sql, (self._quota,)).fetchone()
-            return None if row is None else current_hold(self._store.backend.transaction_at, row)
+            return None if row is None else _current_hold(self._store.backend.transaction_at, row)
 
         return await self._store.transact(read, None)
 
@@ -262,7 +262,7 @@ class SharedStartLog:
         self._store.submit(write)
 
 
-def current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
+def _current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
     cooled, parked, why, *_ = row
     if parked is not None and parked > now:
         return Parked(parked - now, why)
@@ -270,7 +270,7 @@ def current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
     return NotBefore(cooled - now, "cooling") if cooled is not None and 0 < cooled - now < REQUEST_MAX_S else None
 
 
-def allowed_rate(rate: int, now: float, row: Sequence[Any]) -> int:
+def _allowed_rate(rate: int, now: float, row: Sequence[Any]) -> int:
     """The rate, or less while others' refusals have shown less."""
     *_, lowered_to, rises = row
     return rate if lowered_to is None else max(1, int(min(rate, recovered_rate(lowered_to, now - rises, rate))))

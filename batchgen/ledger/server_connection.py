@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 MIN_SERVER_VERSION = 13  # the first that says what became of a transaction by the number of `pg_current_xact_id`
 # A peer that is gone without a word is noticed within half a minute: libpq, "keepalives", "tcp_user_timeout".
 KEEPALIVE_OPTIONS = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-# What a pooler has prepared in one server process is not there in the next.
-CONNECT_OPTIONS = {"autocommit": True, "connect_timeout": 10, "prepare_threshold": None, **KEEPALIVE_OPTIONS}
+CONNECT_OPTIONS = {"autocommit": True, "connect_timeout": 10, **KEEPALIVE_OPTIONS}
 # What waiting does not mend, in the words of English servers and libpq.
 _PERMANENT_ERROR = re.compile(
     r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"

@@ -80,10 +80,11 @@ def is_of_derivatives(key: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class SubmissionStatus:
     """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; deadline_passed: whether its time is
-    up and nobody has said so."""
+    up and nobody has said so. stopped_lanes: why, by lane."""
 
     stopped_by: str
     deadline_passed: bool
+    stopped_lanes: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_submission(db: Connection, run_id: int) -> Submission | None:
@@ -96,8 +97,12 @@ def load_submission(db: Connection, run_id: int) -> Submission | None:
 
 
 def submission_status(db: Connection, run_id: int) -> SubmissionStatus:
-    sql = f"SELECT stopped_by, stopped_by = '' AND coalesce({DEADLINE_PASSED_SQL}, false) FROM submission WHERE run_id = ?"
-    return SubmissionStatus(*db.execute(sql, (run_id,)).fetchone())
+    sql = (
+        f"SELECT stopped_by, stopped_by = '' AND coalesce({DEADLINE_PASSED_SQL}, false), (SELECT coalesce(json_object_agg(lane, reason),"
+        " '{}') FROM stopped_lane l WHERE l.run_id = s.run_id)::text FROM submission s WHERE run_id = ?"
+    )
+    stopped_by, deadline_passed, lanes = db.execute(sql, (run_id,)).fetchone()
+    return SubmissionStatus(stopped_by, deadline_passed, json.loads(lanes))
 
 
 def add_submission(

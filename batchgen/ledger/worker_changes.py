@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batchgen.ledger.changes import ASKED_SAMPLE_COLUMNS, ASKED_SAMPLE_CONFLICT, dump_usage
-from batchgen.ledger.database import Connection
+from batchgen.ledger.database import Connection, PreparedSql
 from batchgen.ledger.pictures import Receipt
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.money import STEP_USD
 from batchgen.records import is_judge_id
 
-_START_SQL = f"""
+_START_SQL = PreparedSql(f"""
 WITH r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(?::jsonb) AS r (place int, paid boolean, key text, item_id text, n bigint,
   images bigint, number bigint, lane text, fingerprint text, stem text, started_at float8, estimate_usd float8, sent_as text,
   facts text, model text, tags text, wire text, judged boolean)),
@@ -34,12 +34,13 @@ asked AS (INSERT INTO sample ({ASKED_SAMPLE_COLUMNS}) SELECT item_id, each.n, mo
   FROM go CROSS JOIN generate_series(go.n, go.n + go.images - 1) AS each (n) WHERE NOT judged ORDER BY 1, 2 {ASKED_SAMPLE_CONFLICT})
 SELECT r.place, begun.id, (held.key IS NULL)::int, job.stopped_by FROM r CROSS JOIN job LEFT JOIN held ON held.key = r.key
  LEFT JOIN begun ON begun.item_id = r.item_id AND begun.n = r.n
-"""
+""")
 _RESERVE_SQL = (
     "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
     f" AND spent_usd + ? < budget_usd + {STEP_USD / 2} RETURNING 1"
 )
-_MADE_SQL = f"""
+# What was kept back of a budget and not spent is free again; without one nobody counts it.
+_MADE_SQL = PreparedSql(f"""
 WITH r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(?::jsonb) AS r (attempt_id bigint, item_id text, n bigint, fingerprint text,
   sent_at float8, ended_at float8, attempt_usd float8, usd_source text, usage text, reply_id text, model_version text, beside text,
   text text, usd float8, k bigint, role text, spool text, path text, placed bigint, sha256 text, bytes bigint, width bigint,
@@ -54,30 +55,32 @@ taken AS (UPDATE sample SET state = 'succeeded', path = ok.path, bytes = ok.byte
    usd = ok.usd, usd_source = ok.usd_source, reason = '', message = '', text = ok.text, updated_at = ok.ended_at
   FROM ok WHERE sample.item_id = ok.item_id AND sample.n = ok.n),
 kept AS (INSERT INTO image ({", ".join(IMAGE_COLUMNS)}) SELECT {", ".join(IMAGE_COLUMNS)} FROM ok
-  ON CONFLICT (attempt_id, k) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in IMAGE_COLUMNS[2:])})
+  ON CONFLICT (attempt_id, k) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in IMAGE_COLUMNS[2:])}),
+spent AS (UPDATE submission SET spent_usd = spent_usd + d.usd FROM (SELECT a.run_id, sum(ok.attempt_usd - coalesce(a.estimate_usd, 0))
+   AS usd FROM ok JOIN attempt a ON a.id = ok.attempt_id WHERE ok.attempt_usd IS NOT NULL GROUP BY 1) d
+  WHERE submission.run_id = d.run_id AND budget_usd IS NOT NULL)
 SELECT attempt_id FROM ok
-"""
-# What was kept back of a budget and not spent is free again; without one nobody counts it.
-_ENDED_SQL = """
+""")
+_ENDED_SQL = PreparedSql("""
 WITH r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(?::jsonb) AS r (id bigint, usd float8)),
 a AS MATERIALIZED (SELECT a.id, a.item_id, a.n, a.images, a.estimate_usd, a.run_id, a.outcome, r.usd FROM attempt a JOIN r USING (id)),
 spent AS (UPDATE submission SET spent_usd = spent_usd + d.usd FROM (SELECT run_id, sum(usd - coalesce(estimate_usd, 0)) AS usd FROM a
    WHERE usd IS NOT NULL GROUP BY run_id) d WHERE submission.run_id = d.run_id AND budget_usd IS NOT NULL)
 SELECT a.id, a.item_id, a.n, s.n, s.state, s.reason FROM a JOIN sample s ON s.item_id = a.item_id AND s.n >= a.n
    AND s.n < a.n + a.images WHERE a.outcome IS NULL OR a.outcome = 'succeeded' ORDER BY a.id, s.n
-"""
-_RELEASE_SQL = """
+""")
+_RELEASE_SQL = PreparedSql("""
 WITH met AS (DELETE FROM need WHERE key = ANY(?::text[]) RETURNING work_id),
 released AS (UPDATE work SET missing = missing - m.count FROM (SELECT work_id, count(*) AS count FROM met GROUP BY 1) m
   WHERE work.id = m.work_id RETURNING missing),
 done AS (DELETE FROM work WHERE key = ANY(?::text[]) RETURNING id),
 gone AS (DELETE FROM need USING done WHERE work_id = done.id)
 SELECT count(*) FROM released WHERE missing = 0
-"""
-_PLACED_SQL = """
+""")
+_PLACED_SQL = PreparedSql("""
 UPDATE image SET placed = 1, stamp = coalesce(r.stamps ->> image.path, image.stamp)
  FROM jsonb_to_recordset(?::jsonb) AS r (attempt_id bigint, stamps jsonb) WHERE image.attempt_id = r.attempt_id
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +107,22 @@ def start_attempts(db: Connection, run_id: int, worker: str, starts: Sequence[St
     worker's until the transaction ends."""
     answers: list[int | str] = ["taken"] * len(starts)
     unpaid = _start(db, run_id, worker, starts, range(len(starts)), answers, paid=False)
-    paid = []
+    paid = _reserve(db, run_id, {place: starts[place].request.estimate_usd or 0.0 for place in unpaid})
     for place in unpaid:
-        usd = starts[place].request.estimate_usd or 0.0
-        if db.execute(_RESERVE_SQL, (usd, run_id, usd)).fetchone() is None:
-            answers[place] = "budget"
-        else:
-            paid.append(place)
+        answers[place] = "budget"
     if paid:
         _start(db, run_id, worker, starts, paid, answers, paid=True)
     return answers
+
+
+def _reserve(db: Connection, run_id: int, usd: Mapping[int, float]) -> list[int]:
+    """Those of the places for which the budget has room: all of them by one statement, for each worker waits for the row."""
+    whole = sum(usd.values())
+    if usd and db.execute(_RESERVE_SQL, (whole, run_id, whole)).fetchone() is not None:
+        return list(usd)
+    if len(usd) < 2:
+        return []
+    return [place for place, each in usd.items() if _reserve(db, run_id, {place: each})]
 
 
 def _start(
@@ -202,6 +211,15 @@ def _receipt_row(receipt: Receipt, at: float) -> dict[str, Any]:
         **dataclasses.asdict(file),
         "flags": ",".join(file.flags),
     }
+
+
+def made_samples(receipts: Sequence[Receipt]) -> list[EndedSample]:
+    """What `record_pictures` has recorded."""
+    return [
+        EndedSample(receipt.attempt, receipt.item, receipt.n, picture.n, "succeeded", "")
+        for receipt in receipts
+        for picture in receipt.pictures
+    ]
 
 
 def ended_samples(db: Connection, attempts: Mapping[int, float | None]) -> list[EndedSample]:

@@ -19,10 +19,12 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.requests import Fenced as Fenced
 from batchgen.ledger.worker_changes import (
+    EndedSample,
     Start,
     end_work,
     ended_samples,
     is_plain,
+    made_samples,
     mark_placed,
     record_pictures,
     start_attempts,
@@ -171,9 +173,6 @@ class FencedLedger(Ledger):
     def submission_status(self) -> work_queue.SubmissionStatus:
         return work_queue.submission_status(self.reader._connection, self.run_id)
 
-    def stopped_lanes(self) -> dict[str, str]:
-        return dict(self.reader._query("SELECT lane, reason FROM stopped_lane WHERE run_id = ?", self.run_id))
-
     def stop_lane(self, lane: str, reason: str) -> None:
         """For all workers; nobody waits for it."""
         sql = "INSERT INTO stopped_lane VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
@@ -213,8 +212,8 @@ class FencedLedger(Ledger):
 
     def _record_pictures(self, db: Connection, receipts: Sequence[Receipt]) -> list[bool]:
         taken = record_pictures(db, receipts)
-        if ended := {receipt.attempt: receipt.usd for receipt, ok in zip(receipts, taken, strict=True) if ok}:
-            self._on_attempt_end(db, ended)
+        if made := [receipt for receipt, ok in zip(receipts, taken, strict=True) if ok]:
+            self._on_attempt_end(db, {}, made_samples(made))
         return taken
 
     def record_placed(
@@ -244,12 +243,15 @@ class FencedLedger(Ledger):
 
         await self.writer.write(change)
 
-    def _on_attempt_end(self, db: Connection, usd: Mapping[int, float | None]) -> None:
-        ends = ended_samples(db, usd)
-        made = [sample_key(each.item_id, each.n) for each in ends if each.state == "succeeded"]
+    def _on_attempt_end(
+        self, db: Connection, usd: Mapping[int, float | None], made: Sequence[EndedSample] = ()
+    ) -> None:
+        """made: samples of other attempts, whose cost is counted."""
+        ends = [*made, *(ended_samples(db, usd) if usd else ())]
+        pictured = [sample_key(each.item_id, each.n) for each in ends if each.state == "succeeded"]
         done = {sample_key(each.item_id, each.key_n) for each in ends}
         done -= {sample_key(each.item_id, each.key_n) for each in ends if each.state not in _ENDS}
-        if (made or done) and end_work(db, made, sorted(done)):
+        if (pictured or done) and end_work(db, pictured, sorted(done)):
             lease.notify(db)
         without = [
             (key, blocked_message(key, each.state, each.reason))

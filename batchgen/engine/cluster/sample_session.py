@@ -19,7 +19,7 @@ from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.engine.pacing import polling_shared_state
 from batchgen.errors import JobLocked, LedgerError, StoreError
 from batchgen.ledger.quota_store import QuotaStore
-from batchgen.ledger.work_queue import Submission
+from batchgen.ledger.work_queue import Submission, SubmissionStatus
 from batchgen.ledger.worker_ledger import ClaimedSample, Fenced
 from batchgen.records import Sample, sample_key
 from batchgen.scheduling.lane import Ticket
@@ -86,8 +86,9 @@ class SampleSession(Session[ClaimedSample]):
         if self.idle or self.closing:
             return
         await self._count_jobs_of_others()
-        if not await self._stopped():
-            for lane, reason in (await asyncio.to_thread(self.ledger.stopped_lanes)).items():
+        status = await asyncio.to_thread(self.ledger.submission_status)
+        if not await self._stopped(status):
+            for lane, reason in status.stopped_lanes.items():
                 self._stop_lane(lane, reason)
             return
         self._return_queued(everything=True)
@@ -141,8 +142,8 @@ class SampleSession(Session[ClaimedSample]):
             await self._count_jobs_of_others()
         return claimed
 
-    async def _stopped(self) -> bool:
-        status = await asyncio.to_thread(self.ledger.submission_status)
+    async def _stopped(self, known: SubmissionStatus | None = None) -> bool:
+        status = await asyncio.to_thread(self.ledger.submission_status) if known is None else known
         if status.deadline_passed:
             await self._stop_submission("deadline", "")
         return status.deadline_passed or bool(status.stopped_by)
