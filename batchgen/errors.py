@@ -82,6 +82,8 @@ class LedgerUnreachable(LedgerError):
 class LedgerServerFull(LedgerUnreachable):
     """It has no connection left to give."""
 
+    REMEDY = "raise max_connections in its postgresql.conf, end clients that are idle, or let PgBouncer stand before it"
+
 
 class JobLocked(BatchgenError):
     """Another run holds this job."""

@@ -11,12 +11,10 @@ from typing import Literal
 from batchgen.cli.models import is_retired
 from batchgen.cli.vendor_client import VendorAccess, VendorClient, listing_of, token_accesses, vendor_accesses
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.worker import CONNECTIONS
 from batchgen.errors import BillingStopped, KeyRejected, LedgerServerFull, ProviderError, SettingsError, UsageError
 from batchgen.ledger import lease
 from batchgen.ledger.location import SHARED_SCHEMA, ledger_url
 from batchgen.ledger.postgresql import PostgreSQL
-from batchgen.ledger.server_connection import MORE_CONNECTIONS
 from batchgen.ledger.server_url import redacted
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
@@ -191,7 +189,7 @@ def check_server(settings: Settings) -> Iterator[Finding]:
         yield Finding("fail", "ledger", str(error), "pip install 'batchgen[cluster]'")
         return
     except LedgerServerFull as error:
-        yield Finding("fail", "connections", str(error), MORE_CONNECTIONS)
+        yield Finding("fail", "connections", str(error), LedgerServerFull.REMEDY)
         return
     except SettingsError as error:
         yield Finding(
@@ -251,10 +249,10 @@ def _check_connections(database: PostgreSQL) -> Finding:
     ).fetchone()
     limit, reserved, in_use = map(int, row)
     free = limit - reserved - (in_use - 1)  # this one is about to be free
-    room = max(0, free) // CONNECTIONS
+    room = max(0, free) // queue.CONNECTIONS
     says = f"max_connections {limit}, {reserved} reserved, {in_use - 1} in use: room for {formatting.count(room, 'more worker')}"
-    says += f" of at most {CONNECTIONS} connections each"
-    return Finding("ok", what, says) if room else Finding("fail", what, says, MORE_CONNECTIONS)
+    says += f" of at most {queue.CONNECTIONS} connections each"
+    return Finding("ok", what, says) if room else Finding("fail", what, says, LedgerServerFull.REMEDY)
 
 
 def _check_queue(database: PostgreSQL) -> Iterator[Finding]:

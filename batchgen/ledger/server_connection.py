@@ -22,9 +22,6 @@ _PERMANENT_ERROR = re.compile(
     r"|not permitted to log in|invalid port number"
 )
 _NO_CONNECTION_LEFT = re.compile("too many clients|connection slots|too many connections")
-MORE_CONNECTIONS = (
-    "raise max_connections in its postgresql.conf, end clients that are idle, or let PgBouncer stand before it"
-)
 
 
 def connect(url: str, application: str) -> psycopg.Connection[Any]:
@@ -64,7 +61,7 @@ def connect_error(url: str, error: Exception) -> LedgerError:
     lasting = not isinstance(error, load_psycopg().OperationalError) or _PERMANENT_ERROR.search(said)
     kind = LedgerError if lasting else LedgerUnreachable
     if _NO_CONNECTION_LEFT.search(said):
-        kind, remedy = LedgerServerFull, f". All its connections are in use: {MORE_CONNECTIONS}"
+        kind, remedy = LedgerServerFull, f". All its connections are in use: {LedgerServerFull.REMEDY}"
     return kind(f"the ledger's server {redacted(url)} cannot be used: {said}{remedy}")
 
 

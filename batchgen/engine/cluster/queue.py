@@ -14,6 +14,9 @@ from batchgen.ledger.runs import WORKER_SILENT_AFTER_S
 from batchgen.ledger.work_queue import TABLES_DDL
 
 HEARTBEAT_S = 5.0
+CONNECTIONS = (
+    4  # of a worker at most: to write by, to read by, its heartbeat, and one more while it adopts what others left
+)
 STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still brings is checked
 VERSION = "batchgen 1"  # of the tables; those before were of procrastinate, and said so by its migration's name
 _PROCRASTINATE = "batchgen_queue"  # the schema of its tables

@@ -36,7 +36,6 @@ GATHER_S = 0.05  # between looks however much is heard
 TIDY_EVERY_S = 60.0
 CLOSE_IDLE_AFTER_S = 60.0  # after which a job's connections are closed
 DEFAULT_CONCURRENCY = 5
-CONNECTIONS = 4  # at most: to write by, to read by, its heartbeat, and one more while it takes up what others left
 SessionKey = tuple[str, int, bool]  # a job's schema, its run, and whether it is for derivatives
 
 

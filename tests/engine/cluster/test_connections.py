@@ -6,7 +6,7 @@ import asyncio
 
 import psycopg
 
-from batchgen.engine.cluster.worker import CONNECTIONS
+from batchgen.engine.cluster.queue import CONNECTIONS
 from tests.support.bench import items
 from tests.support.cluster import HEAD, Cluster
 
