@@ -209,29 +209,33 @@ class PostgreSQL:
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows a page at a time, for answers that may be long. Other questions may be asked in between."""
+        return self.stream_in(self.schema, sql, values)
+
+    def stream_in(self, schema: str, sql: str, values: Sequence[Any]) -> Iterator[Any]:
+        """The same with the names of another schema."""
         if not self.pooled or self._in_snapshot:
-            yield from self._stream(sql, values, "WITH HOLD")
+            yield from self._stream(schema, sql, values, "WITH HOLD")
             return
-        other = PostgreSQL(self.url, self.schema, self._application, self._reconnect_timeout_s)
+        other = PostgreSQL(self.url, schema, self._application, self._reconnect_timeout_s)
         try:
             other.execute("BEGIN")
-            yield from other._stream(sql, values, "")
+            yield from other._stream(schema, sql, values, "")
         finally:
             other.close()
 
-    def _stream(self, sql: str, values: Sequence[Any], hold: str) -> Iterator[Any]:
+    def _stream(self, schema: str, sql: str, values: Sequence[Any], hold: str) -> Iterator[Any]:
         name = f"page_{next(self._cursor_numbers)}"
         with load_psycopg().ClientCursor(self._connection) as cursor:
             query = cursor.mogrify(_to_postgresql_sql(sql), values)
-        self._execute(f"DECLARE {name} NO SCROLL CURSOR {hold} FOR {query}", None, self.schema)
+        self._execute(f"DECLARE {name} NO SCROLL CURSOR {hold} FOR {query}", None, schema)
         try:
-            while page := self._execute(f"FETCH {PAGE_ROWS} FROM {name}", None, self.schema).fetchall():
+            while page := self._execute(f"FETCH {PAGE_ROWS} FROM {name}", None, schema).fetchall():
                 yield from page
                 if len(page) < PAGE_ROWS:
                     return
         finally:
             with contextlib.suppress(LedgerError):
-                self._execute(f"CLOSE {name}", None, self.schema)
+                self._execute(f"CLOSE {name}", None, schema)
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         """All of it durable when this returns, or none of it. Raises LedgerError, and what a change raises."""
@@ -347,6 +351,9 @@ class SharedConnection:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
         self.transact([lambda db: db.executemany(sql, rows)])
+
+    def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
+        return self._server.stream_in(self.schema, sql, values)
 
     def run_script(self, script: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         return self._server.run_script_in(self.schema, script)

@@ -28,7 +28,7 @@ from batchgen.ledger.id_cursor import MAX_MISSING, IdCursor
 from batchgen.ledger.lease import WORKER_IS_ALIVE
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
-from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.reader import Reader
 from batchgen.records import sample_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -76,8 +76,11 @@ class Look(NamedTuple):
 class ClusterMonitor:
     """Reads what has changed. What a look costs does not grow with the samples that wait."""
 
-    def __init__(self, url: str, schema: str, reader: Reader, emit: Callable[[Event], None]) -> None:
-        self._db = PostgreSQL(url, schema, "batchgen watches")
+    def __init__(
+        self, server: str | SharedConnection, schema: str, reader: Reader, emit: Callable[[Event], None]
+    ) -> None:
+        """server: its address, or a connection to the job that is shared and left open."""
+        self._db = PostgreSQL(server, schema, "batchgen watches") if isinstance(server, str) else server
         self._reader = reader
         self._emit = emit
         self._failed: dict[str, str] = {}  # key -> model, of samples whose last request brought nothing

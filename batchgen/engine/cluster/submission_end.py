@@ -79,9 +79,7 @@ class SubmissionEnds:
 
     def _end(self, ending: Ending) -> int:
         """Raises BatchgenError."""
-        with contextlib.closing(
-            FencedLedger(self._worker.url, ending.schema, ending.run_id, self._worker.name)
-        ) as ledger:
+        with contextlib.closing(self._worker.ledger(ending.schema, ending.run_id)) as ledger:
             facts = ledger.submission()
             if facts is None:
                 return 0
@@ -99,8 +97,8 @@ class SubmissionEnds:
 
     def _read_outcome(self, ledger: FencedLedger, folder: str, bucket: str) -> Outcome:
         reader, run_id = ledger.reader, ledger.run_id
-        with contextlib.closing(ClusterMonitor(self._worker.url, ledger.schema, reader, lambda event: None)) as monitor:
-            found = monitor.ending_of(run_id)
+        server = self._worker.connections.reader(ledger.schema)
+        found = ClusterMonitor(server, ledger.schema, reader, lambda event: None).ending_of(run_id)
         run = next(run for run in reader.runs() if run.id == run_id)
         counted = count_ending(found, reader, run_id, run.wanted)
         outcome = read_outcome(reader, run_id, counted, time.time() - run.started_at, folder=folder, bucket=bucket)
