@@ -345,10 +345,8 @@ class Unanswered(ProviderError):
     suspects = ("lane", "host")
     answered = False
     retryable = True
-    budget = "uncertain"
+    budget, outcome, reason = "uncertain", "uncertain", "unanswered"
     maybe_billed = True
-    outcome = "uncertain"
-    reason = "unanswered"
 
 
 class HeldUncertain(Unanswered):
@@ -374,8 +372,7 @@ class JobFailedUnbilled(JobFailed):
 class JobCancelled(ProviderError):
     """Somebody has cancelled a job at its vendor's, so this run does not ask for it again. What it had done may be charged."""
 
-    maybe_billed = True
-    reason = "cancelled"
+    maybe_billed, reason = True, "cancelled"
 
 
 class BatchLost(ProviderError):

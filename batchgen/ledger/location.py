@@ -17,8 +17,7 @@ from pathlib import Path
 
 from batchgen.errors import LedgerError, SettingsError, StoreError
 from batchgen.ledger.database import Connection, Database
-from batchgen.ledger.postgresql import PostgreSQL, application_name_for, to_postgresql_ddl
-from batchgen.ledger.postgresql import open_schema as open_schema
+from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.results import RESULTS_FILE, has_result_lines
 from batchgen.ledger.schema import (
     CHUNK_DDL,
@@ -31,6 +30,7 @@ from batchgen.ledger.schema import (
     open_file_for_reading,
     open_file_for_writing,
 )
+from batchgen.ledger.server_connection import application_name_for
 from batchgen.ledger.server_url import is_unambiguous_url, redacted, without_user_defaults
 from batchgen.safe_open import private_opener
 from batchgen.settings import LEDGER_VARIABLE as VARIABLE
@@ -266,6 +266,11 @@ def _checked_version(database: Connection, pointer: LedgerPointer) -> int:
             f"{pointer.server} was written by another version of batchgen (ledger {row[0]}, this one knows 1 to {VERSION})"
         )
     return int(row[0])
+
+
+def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None) -> PostgreSQL:
+    """The ledger of one job of a server, for writing. Raises LedgerError."""
+    return PostgreSQL(url, schema, application_name_for("writes"), reconnect_timeout_s)
 
 
 def lock_schema_changes(db: Connection) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from batchgen.errors import JobLocked, LedgerError
 from batchgen.ledger.database import Change, Connection, Cursor, PreparedSql, run_changes
 from batchgen.ledger.run_lease import RunLease, describe_holder, holder_of_lease
-from batchgen.ledger.server_connection import connect, connect_error, database_error, is_pooled
+from batchgen.ledger.server_connection import connect, connect_error, database_error, is_pooled, retryable_errors
 from batchgen.ledger.server_url import load_psycopg, redacted
 
 if TYPE_CHECKING:
@@ -263,7 +261,7 @@ class PostgreSQL:
                             transaction.transaction_id, until_s
                         ):
                             return results
-                    elif given_up or not isinstance(error, _retryable_errors()):
+                    elif given_up or not isinstance(error, retryable_errors()):
                         raise database_error(error, connection) from error
 
     def _begin(self, transaction: _TransactionConnection, schema: str) -> None:
@@ -365,16 +363,6 @@ class SharedConnection:
         """Its owner closes it."""
 
 
-def application_name_for(activity: str) -> str:
-    """What the server calls a connection of this process."""
-    return f"batchgen {activity} {os.getpid()} {socket.gethostname()}"
-
-
-def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None) -> PostgreSQL:
-    """The ledger of one job of a server, for writing. Raises LedgerError."""
-    return PostgreSQL(url, schema, application_name_for("writes"), reconnect_timeout_s)
-
-
 class _TransactionConnection:
     """The connection inside a transaction, which is not carried on over a lost connection."""
 
@@ -400,10 +388,3 @@ class _TransactionConnection:
 
     def close(self) -> None:
         raise AssertionError("a transaction does not close its connection")
-
-
-@functools.cache
-def _retryable_errors() -> tuple[type[Exception], ...]:
-    """What PostgreSQL asks to be tried again: chapter 13.5, "Serialization Failure Handling"."""
-    errors = load_psycopg().errors
-    return (errors.SerializationFailure, errors.DeadlockDetected)

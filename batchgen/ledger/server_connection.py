@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import socket
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import LedgerError, LedgerServerFull, LedgerUnreachable
@@ -100,3 +103,15 @@ def _adapt(connection: psycopg.Connection[Any]) -> None:
     connection.adapters.register_dumper(bool, Flag)
     connection.adapters.register_dumper(str, Text)
     connection.adapters.register_loader("numeric", Number)
+
+
+def application_name_for(activity: str) -> str:
+    """What the server calls a connection of this process."""
+    return f"batchgen {activity} {os.getpid()} {socket.gethostname()}"
+
+
+@functools.cache
+def retryable_errors() -> tuple[type[Exception], ...]:
+    """What PostgreSQL asks to be tried again: chapter 13.5, "Serialization Failure Handling"."""
+    errors = load_psycopg().errors
+    return (errors.SerializationFailure, errors.DeadlockDetected)

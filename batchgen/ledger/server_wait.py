@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from batchgen.errors import LedgerUnreachable
 from batchgen.ledger.location import SHARED_SCHEMA
-from batchgen.ledger.postgresql import PostgreSQL, application_name_for
+from batchgen.ledger.postgresql import PostgreSQL
+from batchgen.ledger.server_connection import application_name_for
 
 NOTIFY_EVERY_S = 60.0
 RETRY_MAX_S = 5.0

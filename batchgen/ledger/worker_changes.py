@@ -9,16 +9,19 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from batchgen.ledger.changes import ASKED_SAMPLE_COLUMNS, ASKED_SAMPLE_CONFLICT, dump_usage
+from batchgen.ledger import work_queue
+from batchgen.ledger.backlog import load_sample
+from batchgen.ledger.changes import ASKED_SAMPLE_COLUMNS, ASKED_SAMPLE_CONFLICT, dump_usage, insert_blocked
 from batchgen.ledger.database import Connection, PreparedSql
 from batchgen.ledger.pictures import Receipt
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.money import STEP_USD
-from batchgen.records import is_judge_id
+from batchgen.planning.reason_text import blocked_message
+from batchgen.records import Sample, is_judge_id
 
 _START_SQL = PreparedSql(f"""
 WITH r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(?::jsonb) AS r (place int, paid boolean, key text, item_id text, n bigint,
@@ -255,3 +258,26 @@ def _dump(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return json.dumps(clean, ensure_ascii=False)
+
+
+def block_dependents(db: Connection, ended: Sequence[tuple[str, str, str]]) -> list[tuple[Sample, str]]:
+    """All that waits for samples which end without pictures, with reasons. ended: key, state and reason of each."""
+    blocked: dict[str, tuple[Sample, str]] = {}
+    left, gone = list(ended), list[str]()
+    while left:
+        key, state, reason = left.pop()
+        why = blocked_message(key, state, reason)
+        for name, body, images in work_queue.dependents_of(db, key):
+            gone.append(name)
+            if not images:  # there will be no picture to make files of
+                continue
+            sample = load_sample(body)
+            for n in range(sample.n, sample.n + sample.images):
+                single = replace(sample, n=n, images=1)
+                if single.key not in blocked:
+                    blocked[single.key] = (single, why)
+                    left.append((single.key, "blocked", ""))
+    work_queue.delete_work(db, gone)
+    found = list(blocked.values())
+    insert_blocked(db, found)
+    return found

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 from batchgen.ledger import lease, work_queue
 from batchgen.ledger.backlog import load_sample
-from batchgen.ledger.changes import end_attempt, insert_blocked
+from batchgen.ledger.changes import end_attempt
 from batchgen.ledger.database import Connection, GroupedChange, placeholders
 from batchgen.ledger.derivatives import DerivativeRow, upsert_derivatives
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.location import open_schema
 from batchgen.ledger.pictures import Receipt, SpooledPicture
-from batchgen.ledger.postgresql import PostgreSQL, SharedConnection, open_schema
+from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.requests import Fenced as Fenced
 from batchgen.ledger.worker_changes import (
     EndedSample,
     Start,
+    block_dependents,
     end_work,
     ended_samples,
     is_plain,
@@ -30,7 +32,6 @@ from batchgen.ledger.worker_changes import (
     start_attempts,
 )
 from batchgen.ledger.writer import Writer
-from batchgen.planning.reason_text import blocked_message
 from batchgen.records import HAS_IMAGE, Sample, sample_key
 
 _ENDS = (*HAS_IMAGE, "refused", "failed")
@@ -186,7 +187,7 @@ class FencedLedger(Ledger):
             row = db.execute("SELECT worker FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
             if row is not None and row[0] != self.worker:
                 return []
-            blocked = _block_dependents(db, [(key, blocked_message(key, state, reason)) for key in keys])
+            blocked = block_dependents(db, [(key, state, reason) for key in keys])
             work_queue.delete_work(db, keys)
             return blocked
 
@@ -254,11 +255,11 @@ class FencedLedger(Ledger):
         if (pictured or done) and end_work(db, pictured, sorted(done)):
             lease.notify(db)
         without = [
-            (key, blocked_message(key, each.state, each.reason))
+            (sample_key(each.item_id, each.n), each.state, each.reason)
             for each in ends
-            if each.state in ("refused", "failed") and (key := sample_key(each.item_id, each.n))
+            if each.state in ("refused", "failed")
         ]
-        _block_dependents(db, without)
+        block_dependents(db, without)
 
     def unplaced_since(self, item_id: str, n: int) -> float | None:
         """When a picture of the sample was recorded that does not stand under its name yet; UTC seconds."""
@@ -322,25 +323,3 @@ class FencedLedger(Ledger):
         """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
         message = "its worker fell silent while the request was in flight"
         return await self.writer.write(lambda db: end_attempt(db, attempt, "uncertain", "interrupted", message))
-
-
-def _block_dependents(db: Connection, ended: Sequence[tuple[str, str]]) -> list[tuple[Sample, str]]:
-    """All that waits for samples which end without pictures, with reasons. ended: their keys, and the reason that follows."""
-    blocked: dict[str, tuple[Sample, str]] = {}
-    left, gone = list(ended), list[str]()
-    while left:
-        key, why = left.pop()
-        for name, body, images in work_queue.dependents_of(db, key):
-            gone.append(name)
-            if not images:  # there will be no picture to make files of
-                continue
-            sample = load_sample(body)
-            for n in range(sample.n, sample.n + sample.images):
-                single = replace(sample, n=n, images=1)
-                if single.key not in blocked:
-                    blocked[single.key] = (single, why)
-                    left.append((single.key, blocked_message(single.key, "blocked", "")))
-    work_queue.delete_work(db, gone)
-    found = list(blocked.values())
-    insert_blocked(db, found)
-    return found
