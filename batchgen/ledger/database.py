@@ -79,7 +79,9 @@ def run_changes(changes: Sequence[Change], connection: Connection) -> list[Any]:
 
 
 class Database(Connection, Protocol):
-    """A connection that may write."""
+    """A connection that may write. is_remote: whether its server may be another machine."""
+
+    is_remote: bool
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         """All of it durable when this returns, or none of it. Raises what a change raises, and the database's errors."""

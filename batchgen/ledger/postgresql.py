@@ -74,6 +74,8 @@ class PostgreSQL:
     with an end, and notifications are not heard.
     """
 
+    is_remote = True
+
     def __init__(
         self, url: str, schema: str, application: str = "batchgen", reconnect_timeout_s: float | None = None
     ) -> None:
@@ -339,6 +341,8 @@ class PostgreSQL:
 
 class SharedConnection:
     """A schema's tables by a connection that others use for theirs, and that stays open when this is closed."""
+
+    is_remote = True
 
     def __init__(self, server: PostgreSQL, schema: str) -> None:
         self._server = server

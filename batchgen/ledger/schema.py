@@ -170,6 +170,7 @@ def ledger_path(job_folder: Path) -> Path:
 class SQLiteConnection(sqlite3.Connection):
     """A connection that writes. SQLite itself goes on writing into a file that was deleted or moved, and says nothing."""
 
+    is_remote = False
     _guarded_path: Path | None = None
     _guarded_identity: tuple[int, int] | None = None
 

@@ -28,6 +28,7 @@ class Writer:
 
     def __init__(self, database: Database, name: str = "ledger", lazy_delay_s: float = LAZY_DELAY_S) -> None:
         self.commits = 0
+        self.is_remote = database.is_remote
         self.broken: LedgerError | None = None
         self._database = database
         self._queue: queue.SimpleQueue[tuple[Change, Any] | None] = queue.SimpleQueue()

@@ -42,6 +42,7 @@ def ours(task: dict[str, Any]) -> Prepared:
     """`batchgen run MANIFEST --quiet`: plan, structural checks, fsync, ledger, results.jsonl, the quota of all processes."""
     for name in OUR_MODULES:
         import_module(f"batchgen.{name}")
+    expect_bytes(task.get("image_bytes", 4096))
     from batchgen.cli.main import run_command_line
 
     def work() -> dict[str, Any]:
@@ -53,11 +54,15 @@ def ours(task: dict[str, Any]) -> Prepared:
     return work
 
 
-def ours_batch(task: dict[str, Any]) -> Prepared:
-    """`batchgen run MANIFEST --engine batch --no-wait`: submits, or collects what is there. Pictures are as small as here."""
-    ours(task)
+def expect_bytes(image_bytes: int) -> None:
+    """Room is asked for as large as images are here, and not as a model's usually are."""
     for module in ("planning.batchable", "engine.reconciliation"):
-        import_module(f"batchgen.{module}").expected_bytes = lambda _: 4096
+        import_module(f"batchgen.{module}").expected_bytes = lambda _: image_bytes
+
+
+def ours_batch(task: dict[str, Any]) -> Prepared:
+    """`batchgen run MANIFEST --engine batch --no-wait`: submits, or collects what is there."""
+    ours(task)
     from batchgen.cli.main import run_command_line
 
     arguments = ["run", task["manifest"], "--quiet", "--yes", "--json", "--engine", "batch", "--no-wait"]
@@ -78,9 +83,8 @@ def ours_ledger(task: dict[str, Any]) -> Prepared:
 
 
 def ours_cluster(task: dict[str, Any]) -> Prepared:
-    """`batchgen run MANIFEST --engine cluster --no-wait`: submits. Pictures are as small as here."""
+    """`batchgen run MANIFEST --engine cluster --no-wait`: submits."""
     ours_ledger(task)
-    import_module("batchgen.engine.reconciliation").expected_bytes = lambda _: 4096
     from batchgen.cli.main import run_command_line
 
     arguments = ["run", task["manifest"], "--quiet", "--yes", "--json", "--engine", "cluster", "--no-wait"]

@@ -86,7 +86,8 @@ def stats(base_url: str) -> dict[str, Any]:
 
 def fresh_folder(name: str) -> Path:
     """Never one that was used before, and nothing is deleted before all is measured: ext4 is slow to create files for
-    half a minute after many were deleted, for it steps over every inode that went recently (ialloc.c, recently_deleted)."""
+    half a minute after many were deleted, for it steps over every inode that went recently (ialloc.c, recently_deleted).
+    Memory is not."""
     WORK.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=WORK))
 
@@ -133,11 +134,13 @@ def run_once(contender: str, load: Load, base_url: str) -> Run:
     if not is_ours:
         pictures.mkdir()
     task = {"base_url": base_url, "folder": str(pictures), "images": load.images, "in_flight": load.in_flight,
-            "manifest": str(manifest)}  # fmt: skip
+            "manifest": str(manifest), "image_bytes": load.image_bytes}  # fmt: skip
     facts = child(contender, task, folder, base_url)
     images = sum(
         1 for entry in os.scandir(pictures) if entry.name.endswith(".png") and entry.stat().st_size == load.image_bytes
     )
+    if WORK.is_relative_to(MEMORY_DISK):
+        shutil.rmtree(folder)
     return as_run(contender, images, facts)
 
 
