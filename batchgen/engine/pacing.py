@@ -34,7 +34,7 @@ from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import MARGIN_S, NotBefore, Parked, QuotaDenied, SharedQuota, Window, daily_quota_reset
 
 MAX_OUTAGES = 50  # that are remembered of a run
-STORE_SLOTS = 16  # answers being checked and written at once; as many again as are in flight may wait for that
+STORE_SLOTS = 2  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_PERIOD_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
 
