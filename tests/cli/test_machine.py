@@ -61,7 +61,7 @@ def asked(emulator) -> Callable[[], int]:
     return requests
 
 
-@pytest.mark.parametrize("left", [0, 1, 4])
+@pytest.mark.parametrize("left", [0, 1, 3, 4])
 def test_without_threads_for_the_answers_nothing_is_asked_for(asked, job, left):
     answer = started("run", job, after=NO_MORE_THREADS.format(left=left))
     assert (answer.code, answer.err.splitlines()[-1], asked()) == (
