@@ -75,7 +75,8 @@ async def open_context(
     raise_open_file_limit(concurrency)
     waits_for_network = store.properties.remote or ledger.writer.is_remote
     with start_threads(NETWORK_STORE_THREADS if waits_for_network else STORE_THREADS, "store") as executor:
-        await asyncio.to_thread(int)  # nor may names be looked up in vain for want of a thread: the loop's own has its first one now
+        # Nor may names be looked up in vain for want of a thread: the loop's own pool has its first one from here on.
+        await asyncio.to_thread(int)
         async with Transport(concurrency, executor) as transport:
             yield RunContext(
                 ledger=ledger,

@@ -206,7 +206,9 @@ async def test_a_crash_on_the_way_to_the_bucket_buys_nothing_twice(bench, gate, 
     with bench.reader() as ledger:
         uncertain = ledger.attempts().get("uncertain", 0)
         assert await bench.requests() <= 3 + uncertain
-    assert uncertain < in_the_air or in_the_air == 0  # at least the one on its way was taken up
+    # At least the one on its way was taken up; one that the ledger had by then was not open any more.
+    recorded = place.startswith(("batchgen.engine.settle:Ledger", "batchgen.store.store:"))
+    assert uncertain < in_the_air + recorded or in_the_air == 0
 
 
 @pytest.mark.parametrize("place", ["batchgen.engine.settle:deposit!", "batchgen.store.objects:ObjectStorage.put_new"])
