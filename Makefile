@@ -40,7 +40,7 @@ check: $(VENV)/installed-dev ## lint, format, strict types, layers
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/house
 
-bench: $(VENV)/installed-dev ## measure against two rivals on one local server; results in .bench/
+bench: $(VENV)/installed-dev ## measure beside other clients on one local server; results in .bench/
 	@$(BIN)/python -m tests.benchmarks
 
 clean: ## remove the virtual environment, caches and emulated pictures

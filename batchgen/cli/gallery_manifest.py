@@ -39,7 +39,7 @@ def index_manifest(manifest: str, invocation: Invocation, index: GalleryIndex) -
 
 def _open_manifest(manifest: str, invocation: Invocation) -> tuple[ManifestInfo, Iterator[ItemFacts]]:
     """What it says of all items, and of each. Raises BatchgenError, OSError, ValueError, also while the items are read."""
-    loaded = batchgen.load(manifest, emulate=True)  # a model that has been retired since is no fault of the page's
+    loaded = batchgen.load(manifest, emulate=True)  # which takes models that have been retired since
     invocation.hide_keys(loaded.settings, loaded.manifest.catalogue.providers)
     found = loaded.manifest
     found.references.remote_references = None  # a page about a job has nothing to ask of a bucket

@@ -1,4 +1,4 @@
-"""A socket for those who come, where a command serves something."""
+"""The socket on which a command serves something."""
 
 from __future__ import annotations
 

@@ -42,11 +42,11 @@ class PostRun:
         wanted = job.manifest.notify
         if wanted is None:
             return
-        self.tell([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], wanted.on, job.settings)
+        self.add_recipients([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], wanted.on, job.settings)
         if wanted.heartbeat and not job.emulated:  # an emulated night is none
             self.heartbeat = self._resolve_address(wanted.heartbeat, job.settings, message=False)
 
-    def tell(self, to: Sequence[str], on: Sequence[str] | None, settings: Settings) -> None:
+    def add_recipients(self, to: Sequence[str], on: Sequence[str] | None, settings: Settings) -> None:
         """As a manifest's `notify:` says."""
         self.events = notify.DEFAULT_ON if on is None else frozenset(on)
         self._add_addresses(list(to), settings)

@@ -39,7 +39,7 @@ def report_run(
     retried = arguments.selection.states if arguments.selection is not None else ()
     summary = read_summary(outcome, job, arguments.engine, tuple(retried))
     post_run.append(summary_markdown(summary, invocation.err.fit))
-    if post_run.addresses and not outcome.told:
+    if post_run.addresses and not outcome.already_announced:
         _notify(post_run, job, summary)
     took_place = summary.exit_code in notify.HEARTBEAT_CODES
     if post_run.heartbeat and took_place and (problem := notify.send_heartbeat(post_run.heartbeat)):
@@ -58,7 +58,7 @@ def report_submission_end(post_run: PostRun, ended: EndedSubmission, settings: S
         if problem := manifest_problem(address) or parameters_problem(address):
             post_run.warn(f"{summary.job}: no message is sent: {problem}")
             return headline(summary)
-    post_run.tell(addresses, ended.notify.get("on"), settings)
+    post_run.add_recipients(addresses, ended.notify.get("on"), settings)
     if notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=False) & post_run.events:
         post_run.send(*_message(summary, ()))
     return headline(summary)
@@ -69,8 +69,8 @@ def _notify(post_run: PostRun, job: batchgen.Job, summary: RunSummary) -> None:
     notified = _read_notified(folder)
     profiles = [job.manifest.catalogue.resolve(model) for model in _models(folder)]
     due_notices = notify.due_shutdown_notices(profiles, notified, today) if "shutdown" in post_run.events else {}
-    told = notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=bool(due_notices))
-    if not told & post_run.events:
+    events = notify.notify_events(summary.exit_code, parked=bool(summary.parked), shutdown=bool(due_notices))
+    if not events & post_run.events:
         return
     lines = [notify.shutdown_line(profile, today) for profile in profiles if profile.id in due_notices]
     if post_run.send(*_message(summary, lines)) and due_notices:

@@ -47,13 +47,13 @@ def worker_command(invocation: Invocation, quiet: bool, metrics: tuple[str, int]
         for observer in observers:
             observer(event, **context)
 
-    def tell(ended: EndedSubmission) -> None:
+    def send_message(ended: EndedSubmission) -> None:
         from batchgen.cli.run_end import report_submission_end  # no image has to wait for it
 
         words = report_submission_end(PostRun(invocation, "", None, ()), ended, settings)
         emit(Notice(at=time.time(), message=words), job=ended.name, run=ended.outcome.run_id)
 
-    worker = Worker(url, settings, worker_options, emit, tell)
+    worker = Worker(url, settings, worker_options, emit, send_message)
     serving = nullcontext() if metrics is None else _metrics_server(invocation, worker, observers, metrics, quiet=quiet)
     with ExitStack() as stack:
         if invocation.log is None:

@@ -23,8 +23,8 @@ Emit = Callable[[Event], None]
 Note = Callable[[str], None]
 T = TypeVar("T")
 log = logging.getLogger("batchgen")
-# Check, hash, write and record what has come. More than wait for a disk of this machine take one another's turns in the interpreter:
-# with eight, images of a megabyte came a quarter slower.
+# They check, hash, write and record what has come. A disk of this machine needs no more than two, and more only compete for the
+# interpreter: with eight, images of a megabyte came a quarter slower.
 STORE_THREADS, NETWORK_STORE_THREADS = 2, 8
 
 
@@ -75,7 +75,7 @@ async def open_context(
     raise_open_file_limit(concurrency)
     waits_for_network = store.properties.remote or ledger.writer.is_remote
     with start_threads(NETWORK_STORE_THREADS if waits_for_network else STORE_THREADS, "store") as executor:
-        # Nor may names be looked up in vain for want of a thread: the loop's own pool has its first one from here on.
+        # The loop's own pool, which looks names up, has its first thread from here on: it too must not be missing later.
         await asyncio.to_thread(int)
         async with Transport(concurrency, executor) as transport:
             yield RunContext(

@@ -174,7 +174,7 @@ class RunEnding:
     """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
     samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
     another day; stopped_lanes: reasons by lane; waiting_uploads: images that the bucket did not take; parked: UTC seconds
-    until which a lane stays closed, by lane; told: the exit code with which workers have ended the same submission before.
+    until which a lane stays closed, by lane; ended_by_workers: their exit code, when they have ended the same submission before.
 
     Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
     there; submitted, samples in batches; rejected, images that are there and do not count.
@@ -193,7 +193,7 @@ class RunEnding:
     rejected: int = 0
     waiting_uploads: int = 0
     parked: Mapping[str, float] = field(default_factory=dict)
-    told: int | None = None
+    ended_by_workers: int | None = None
     made: int = 0
     tried: int = 0
     missing: int = 0
@@ -231,7 +231,7 @@ class Outcome:
     usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
     billed without an image. left: wanted and not tried; left_out: without an image, by --only or --limit. exposed_ms: median
     and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
-    answer. acceptance: of the images that this run made. told: whether a worker has ended just this, and told people of it.
+    answer. acceptance: of the images that this run made. already_announced: whether a worker has ended just this, and sent its message.
     """
 
     run_id: int
@@ -266,7 +266,7 @@ class Outcome:
     waiting: int = 0  # pictures in the spool that the bucket did not take
     discrepancies: Discrepancies = Discrepancies()
     acceptance: Acceptance = field(default_factory=Acceptance)
-    told: bool = False
+    already_announced: bool = False
 
     @property
     def stopped_by(self) -> str:
@@ -354,5 +354,5 @@ def read_outcome(
         discrepancies=ending.discrepancies,
         exposed_ms=ending.exposed_ms,
         acceptance=acceptance,
-        told=ending.told == ending.exit_code,
+        already_announced=ending.ended_by_workers == ending.exit_code,
     )

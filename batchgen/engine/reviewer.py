@@ -132,9 +132,8 @@ class Reviewer:
         try:
             for item_id, n in self._earlier:
                 parts.queue.add(sample_key(item_id, n))
-            looks = parts.queue.rules.name_any or parts.view.counts().get(
-                "rejected"
-            )  # by rules that may have gone since
+            # What was rejected may have been so by rules that have gone since.
+            looks = parts.queue.rules.name_any or parts.view.counts().get("rejected")
             items = self._manifest.items() if looks else iter(())
             while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
                 selected = {item.id: item for item in chunk if not parts.only or is_selected(item, parts.only)}

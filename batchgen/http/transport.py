@@ -64,7 +64,7 @@ class Transport:
     """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
-        bytes(LARGE_BLOCK_BYTES)  # else half of the CPU of large answers is for pages that the kernel clears anew
+        bytes(LARGE_BLOCK_BYTES)  # else clearing new memory takes half of the CPU of large answers
         self._executor = executor
         self._short_bytes = max(BATCH_BYTES, HELD_BYTES // concurrency)
         trace = aiohttp.TraceConfig()

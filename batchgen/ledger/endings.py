@@ -68,7 +68,7 @@ def take_back(db: Connection, schema: str, *, forget: bool) -> int | None:
 
 
 def due(db: Connection, stale_s: float) -> list[tuple[Ending, bool]]:
-    """Those of jobs of which nothing is left, whoever has them, and whether their submitters have left."""
+    """Endings of jobs that have nothing left to do, claimed or not, and whether each submitter has left."""
     sql = f"SELECT schema, run_id, notify FROM {TABLE} WHERE exit_code IS NULL AND to_regclass(schema || '.work') IS NOT NULL"
     found = list[tuple[Ending, bool]]()
     if not _is_there(db):

@@ -177,15 +177,8 @@ class BlockStartLog(SharedStartLog):
         return places, bool(rows[0][3])
 
     def _write(self, connection: Connection, quota_slot: int, usd: float, now: float) -> None:
-        """A single place, when blocks are not to be had."""
-        terms = self._terms
-        self._purge(connection, now)
-        self._leave_queue(connection)
-        connection.execute("INSERT INTO start VALUES (?, ?, ?)", (quota_slot, self._quota, now))
-        connection.execute(
-            "INSERT INTO spending (at, usd, job, account, purse, worker, place) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (now, usd, terms.job, terms.account, terms.spend_scope, f"{UNUSED}{terms.worker}", quota_slot),
-        )
+        """A single place, when blocks are not to be had. The day counts it once it is sent."""
+        self._write_start(connection, quota_slot, usd, now, f"{UNUSED}{self._terms.worker}")
 
     def _purge_rows(self, connection: Connection, values: Sequence[object]) -> None:
         connection.execute(FORGET_UNUSED_SQL, (*values, UNUSED))

@@ -209,16 +209,20 @@ class SharedStartLog:
 
     def _write(self, connection: Connection, quota_slot: int, usd: float, now: float) -> None:
         terms = self._terms
-        self._purge(connection, now)
-        self._leave_queue(connection)
-        connection.execute("INSERT INTO start VALUES (?, ?, ?)", (quota_slot, self._quota, now))
+        self._write_start(connection, quota_slot, usd, now, terms.worker)
         connection.execute(
             "INSERT INTO daily VALUES (?, ?, ?, 1) ON CONFLICT (quota, day, job) DO UPDATE SET requests = daily.requests + 1",
             (self._quota, quota_day_start(now), terms.job),
         )
+
+    def _write_start(self, connection: Connection, quota_slot: int, usd: float, now: float, worker: str) -> None:
+        terms = self._terms
+        self._purge(connection, now)
+        self._leave_queue(connection)
+        connection.execute("INSERT INTO start VALUES (?, ?, ?)", (quota_slot, self._quota, now))
         connection.execute(
             "INSERT INTO spending (at, usd, job, account, purse, place, worker) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (now, usd, terms.job, terms.account, terms.spend_scope, quota_slot, terms.worker),
+            (now, usd, terms.job, terms.account, terms.spend_scope, quota_slot, worker),
         )
 
     def sent(self, quota_slot: int) -> None:

@@ -1,4 +1,4 @@
-"""Measures batchgen beside two rivals on one local server: python -m tests.benchmarks [--only NAME] [--quick]."""
+"""Measures batchgen beside other clients on one local server: python -m tests.benchmarks [--only NAME] [--quick]."""
 
 from __future__ import annotations
 

@@ -26,6 +26,16 @@ from tests.benchmarks.noise import noise_png
 
 PICTURE_BYTES = 400
 USD = 0.0336
+# That look at a job; of their words, those in braces are known when it is there.
+COMMANDS = {
+    "plan": ["plan", "{manifest}"],
+    "validate": ["validate", "{manifest}"],
+    "status": ["status", "{manifest}"],
+    "verify": ["verify", "{manifest}"],
+    "export csv": ["export", "{manifest}", "--format", "csv", "--to", "{folder}/rows.csv"],
+    "export jsonl": ["export", "{manifest}", "--format", "jsonl", "--to", "{folder}/rows.jsonl"],
+    "report": ["report", "{manifest}"],
+}
 AT = time.time() - 86_400  # a day ago: no quota reaches back so far
 USAGE = json.dumps({"prompt_tokens": 14, "image_tokens": 1120, "total_tokens": 1134})
 

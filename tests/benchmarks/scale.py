@@ -12,22 +12,16 @@ from batchgen.report.thumbnails import FOLDER, shrink
 from tests.benchmarks.case import Case, Target
 from tests.benchmarks.chart import Series, log_log
 from tests.benchmarks.dashboard import in_a_browser
-from tests.benchmarks.long_job import build, link_files
+from tests.benchmarks.long_job import COMMANDS, build, link_files
 from tests.benchmarks.measure import BENCH, Run, as_run, child, fresh_folder
 
 MISSING = 10
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 MAX_MB, MAX_FIRST_IMAGES_S = 150, 1.0
 MAX_RATIO = 12.0  # of CPU above that of the shortest job, for ten times the items
-COMMANDS = {
-    "plan": ["plan", "{manifest}"],
-    "validate": ["validate", "{manifest}"],
-    "status": ["status", "{manifest}"],
-    "verify": ["verify", "{manifest}"],
-    "export csv": ["export", "{manifest}", "--format", "csv", "--to", "{folder}/rows.csv"],
-    "export jsonl": ["export", "{manifest}", "--format", "jsonl", "--to", "{folder}/rows.jsonl"],
+MEASURED = {
+    **COMMANDS,
     "export parquet": ["export", "{manifest}", "--format", "parquet", "--to", "{folder}/rows.parquet"],
-    "report": ["report", "{manifest}"],
 }
 
 
@@ -36,11 +30,11 @@ def scale(quick: bool) -> Case:
     case = Case("scale", f"17. What looks at a job of {sizes[-1]:,} items")
     case.notes.append("the jobs are rows and hard links of small PNGs; in the tables of this case, an image is an item")
     case.notes.append("report: each image has a thumbnail of its own, which is there already")
-    points: dict[str, list[Run]] = {name: [] for name in COMMANDS}
+    points: dict[str, list[Run]] = {name: [] for name in MEASURED}
     for items in sizes:
         folder = fresh_folder(f"scale-{items}")
         manifest = build(folder, items, MISSING)
-        for name, command in COMMANDS.items():
+        for name, command in MEASURED.items():
             if name == "report":
                 tell_apart(folder / "out", items - MISSING)
             argv = [word.format(manifest=manifest, folder=folder) for word in command]

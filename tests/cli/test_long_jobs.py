@@ -13,22 +13,13 @@ from batchgen.cli.export_dataset import write_webdataset
 from batchgen.cli.main import run_command_line
 from batchgen.report import gallery_index, gallery_pages
 from batchgen.store.store import Store
-from tests.benchmarks.long_job import build
+from tests.benchmarks.long_job import COMMANDS, build
 
 SHORT, LONG = 1_000, 2_000
 MAX_BYTES_MORE = 60_000  # for a thousand items; a list of their names would take more
 MAX_BYTES_MORE_OF_PAGES = (
     200_000  # what the interpreter keeps between two pages differs that much; rows would take 5 MB
 )
-COMMANDS = {
-    "plan": ["plan", "{manifest}"],
-    "validate": ["validate", "{manifest}"],
-    "status": ["status", "{manifest}"],
-    "verify": ["verify", "{manifest}"],
-    "export csv": ["export", "{manifest}", "--format", "csv", "--to", "{folder}/rows.csv"],
-    "export jsonl": ["export", "{manifest}", "--format", "jsonl", "--to", "{folder}/rows.jsonl"],
-    "report": ["report", "{manifest}"],
-}
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,8 @@ class ClusterEngine:
         plan = await asyncio.to_thread(
             lambda: plan_derivatives(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
         )
-        told = _submit(
-            run, location.schema, plan
-        )  # in this thread, which the backlog belongs to; nothing else goes on yet
+        # In this thread, which the backlog belongs to; nothing else goes on yet.
+        ended_by_workers = _submit(run, location.schema, plan)
         run.release_lock()
         monitor = ClusterMonitor(run.url, location.schema, run.ledger.reader, run.emit)
         try:
@@ -60,7 +59,7 @@ class ClusterEngine:
                 await asyncio.to_thread(_hand_over_end, run, location.schema, taken_back=ended)
             recovery = (run.store, run.url, location.schema, run.manifest.catalogue, lambda words: _note(run, words))
             await asyncio.to_thread(recover_after_workers, *recovery)
-            return replace(ending, told=told if ended else None)
+            return replace(ending, ended_by_workers=ended_by_workers if ended else None)
         finally:
             monitor.close()
 
@@ -89,7 +88,7 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> int | None:
     run_id = run.ledger.run_id
 
     packer = ReferencePacker(run.store, run.manifest.references)
-    told = list[int | None]()
+    ended_by_workers = list[int | None]()
 
     def change(db: Connection) -> int:
         added = 0
@@ -100,13 +99,13 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> int | None:
             work_queue.insert_samples(db, run_id, rows)
             added += len(rows)
         added += plan.insert(db, run_id)
-        told.append(endings.take_back(db, schema, forget=added > 0))
+        ended_by_workers.append(endings.take_back(db, schema, forget=added > 0))
         if not options.batches.wait:
             endings.leave_to_workers(db, schema, run_id, _notify_facts(run))
         return added
 
     submit(run.url, schema, change)
-    return told[-1]
+    return ended_by_workers[-1]
 
 
 def _hand_over_end(run: RemoteRun, schema: str, *, taken_back: bool) -> None:
@@ -123,7 +122,7 @@ def _hand_over_end(run: RemoteRun, schema: str, *, taken_back: bool) -> None:
 
 
 def _notify_facts(run: RemoteRun) -> dict[str, Any]:
-    """Whom the manifest wants to be told, for whoever ends this: an address that is a secret itself is not for the server."""
+    """Whom the manifest wants messages to go to, for whoever ends this. An address that is itself a secret is not left on the server."""
     wanted = run.manifest.notify
     if wanted is None:
         return {}

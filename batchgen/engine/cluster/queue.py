@@ -15,7 +15,7 @@ from batchgen.ledger.work_queue import TABLES_DDL
 
 HEARTBEAT_S = 5.0
 CONNECTIONS = (
-    4  # of a worker at most: to write by, to read by, its heartbeat, and one more while it adopts what others left
+    4  # of a worker at most: one to write, one to read, its heartbeat, and one while it adopts what others left
 )
 STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still brings is checked
 VERSION = "batchgen 1"  # of the tables; those before were of procrastinate, and said so by its migration's name
@@ -53,10 +53,8 @@ def migrate(url: str) -> None:
     try:
         if schema_version(server) != VERSION:
             server.transact([_migrate])
-        if (
-            None
-            in server.execute("SELECT to_regprocedure(?), to_regclass(?)", (DEPTH_FUNCTION, endings.TABLE)).fetchone()
-        ):
+        parts = "SELECT to_regprocedure(?), to_regclass(?)"
+        if None in server.execute(parts, (DEPTH_FUNCTION, endings.TABLE)).fetchone():
             with contextlib.suppress(LedgerError):  # whose user may make nothing here leaves it to one who may
                 server.transact([lock_schema_changes, _add_later_parts])
     finally:

@@ -44,12 +44,12 @@ class EndedSubmission:
 class SubmissionEnds:
     """Of all jobs of a server, as one of its workers sees them. For a thread."""
 
-    def __init__(self, worker: WorkerContext, tell: Callable[[EndedSubmission], None]) -> None:
-        """tell: sends the messages that were asked for; raises nothing."""
+    def __init__(self, worker: WorkerContext, send_message: Callable[[EndedSubmission], None]) -> None:
+        """send_message: to whom it was asked for; raises nothing."""
         self.pending = False  # whether one was due at the last look that a submitter or another worker still has
         self._lock = threading.Lock()
         self._worker = worker
-        self._tell = tell
+        self._send_message = send_message
         self._not_before_s: dict[str, float] = {}  # by schema, of jobs that this worker could not end
 
     def look(self, server: PostgreSQL) -> None:
@@ -92,7 +92,7 @@ class SubmissionEnds:
                 _write_results(ledger, store, self._worker.note)
                 outcome = self._read_outcome(ledger, facts.folder, facts.bucket)
                 ledger.run_ended(outcome.exit_code, outcome.stopped_by, outcome.recorded)
-            self._tell(EndedSubmission(facts.name, outcome, ending.notify, ledger))
+            self._send_message(EndedSubmission(facts.name, outcome, ending.notify, ledger))
             return outcome.exit_code
 
     def _read_outcome(self, ledger: FencedLedger, folder: str, bucket: str) -> Outcome:

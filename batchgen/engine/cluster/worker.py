@@ -71,14 +71,14 @@ class Worker:
         settings: Settings,
         options: WorkerOptions,
         emit: Callable[..., None],
-        tell: Callable[[EndedSubmission], None] = lambda ended: None,
+        send_message: Callable[[EndedSubmission], None] = lambda ended: None,
     ) -> None:
-        """emit: called with an event, and with `job` and `run` where it is one of a job. tell: as `SubmissionEnds` takes it."""
+        """emit: called with an event, and with `job` and `run` where it is one of a job. send_message: as of SubmissionEnds."""
         self._url = url
         self._settings = settings
         self._options = options
         self._emit = emit
-        self._tell = tell
+        self._send_message = send_message
         self._sessions: dict[SessionKey, Session[Any]] = {}
         self._opening: dict[SessionKey, asyncio.Task[None]] = {}
         self._not_before_s: dict[SessionKey, float] = {}  # of sessions that could not be opened
@@ -150,7 +150,7 @@ class Worker:
         context = WorkerContext(
             self._url, connections, member.name, None, self._settings, self._note_throttled, self._emit
         )
-        joined = JoinedQueue(connections, shared, member, SubmissionEnds(context, self._tell))
+        joined = JoinedQueue(connections, shared, member, SubmissionEnds(context, self._send_message))
         left = asyncio.Event()
         ending = asyncio.create_task(self._end_submissions(joined, left))
         stack.push_async_callback(lambda: ending)  # not cancelled: its thread would go on

@@ -67,9 +67,13 @@ async def test_a_run_after_that_knows_that_people_have_been_told(cluster, receiv
     worker = cluster.worker("--until-empty")
     assert await asyncio.to_thread(worker.wait, 60.0) == 0
     again = await cluster.submit(text, head=NOTIFY + HEAD)
-    assert (again.exit_code, again.told, titles(receiver)) == (0, True, ["batchgen: job: all done: 2 of 2 images made"])
+    assert (again.exit_code, again.already_announced, titles(receiver)) == (
+        0,
+        True,
+        ["batchgen: job: all done: 2 of 2 images made"],
+    )
     more = await cluster.submit(items("a", "b", "c"), head=NOTIFY + HEAD)
-    assert (more.exit_code, more.told, ended(cluster)) == (9, False, [None])
+    assert (more.exit_code, more.already_announced, ended(cluster)) == (9, False, [None])
 
 
 async def test_a_run_that_watches_ends_it_itself(cluster, receiver):
@@ -79,7 +83,7 @@ async def test_a_run_that_watches_ends_it_itself(cluster, receiver):
     await cluster.until(lambda: ended(cluster) == [])
     worker = cluster.worker("--until-empty")
     outcome = await watching
-    assert (outcome.exit_code, outcome.told, ended(cluster)) == (0, False, [])
+    assert (outcome.exit_code, outcome.already_announced, ended(cluster)) == (0, False, [])
     assert await asyncio.to_thread(worker.wait, 60.0) == 0
     assert titles(receiver) == []  # a run that watches has its own
 
