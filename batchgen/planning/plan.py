@@ -15,6 +15,7 @@ from batchgen.planning.reason_text import PAID_FOR_TEXTS
 from batchgen.records import Item, KnownSample, Sample
 
 WINDOW_S = 60.5  # of a quota by the minute, with its margin
+MAX_CONCURRENCY = 1000  # as `limits.concurrency` and `--concurrency` take it
 Action = Literal["generate", "move", "keep", "skip"]
 # Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
 FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
@@ -302,10 +303,17 @@ def _limit(
         advice = f"images that need one another take {chain_s:.0f} s, one after the other, whatever the quota"
         return BindingLimit("latency", advice, "nothing to change")
     min_s = max(by_quota_s, longest_s, chain_s)
+    if by_cap_s > min_s * 1.01 and concurrency >= MAX_CONCURRENCY:
+        return BindingLimit(
+            "cap", f"{concurrency} in flight, the most there may be, take {by_cap_s:.0f} s", "nothing to change"
+        )
     if by_cap_s > min_s * 1.01:
-        useful = max(concurrency + 1, round(concurrency * by_cap_s / min_s))
+        useful = min(MAX_CONCURRENCY, max(concurrency + 1, round(concurrency * by_cap_s / min_s)))
+        then_s = max(min_s, by_cap_s * concurrency / useful)
         remedy = f"try --concurrency {useful}"
-        advice = f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {min_s:.0f} s"
+        advice = (
+            f"{concurrency} in flight take {by_cap_s:.0f} s; --concurrency {useful} would take about {then_s:.0f} s"
+        )
         return BindingLimit("cap", advice, remedy)
     if by_quota_s > longest_s * 1.01:
         remedy = f"if your tier has more, set models: {slowest.model}: rpm"

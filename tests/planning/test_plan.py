@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from batchgen.manifest import json_schema
 from batchgen.planning.plan import (
     LaneLoad,
     RetrySelection,
@@ -159,6 +160,16 @@ def test_the_cap_that_is_advised_would_indeed_no_longer_bind():
     advised = int(forecast(loads, 5, None).limit.remedy.split()[2])
     assert forecast(loads, advised, None).limit.binding == "quota"
     assert forecast(loads, advised - 2, None).limit.binding == "cap"
+
+
+def test_no_cap_is_advised_that_would_not_be_taken():
+    loads = [load(20_000, None, 20.0)]
+    taken = json_schema()["$defs"]["Limits"]["properties"]["concurrency"]["maximum"]
+    limit = forecast(loads, 5, None).limit
+    assert (limit.binding, limit.remedy) == ("cap", f"try --concurrency {taken}")
+    assert limit.advice == "5 in flight take 80000 s; --concurrency 1000 would take about 400 s"
+    most = forecast(loads, taken, None).limit
+    assert (most.binding, most.remedy) == ("cap", "nothing to change")
 
 
 def test_a_spend_rate_that_takes_longest_is_the_limit_and_lanes_of_one_account_share_it():
