@@ -8,6 +8,7 @@ bytes, and in what a JSON parser would make objects of.
 from __future__ import annotations
 
 import binascii
+import io
 import json
 import re
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class StreamingBase64Decoder:
         self._open_sink = open_sink
         self._kept_keys = SIGNATURE_KEYS if signatures else frozenset[bytes]()
         self._threshold = threshold_bytes
-        self._envelope = bytearray()
+        self._envelope = io.BytesIO()  # gives what was written without a copy, which may be 24 MB
         self._signature_bytes = 0
         self._tokens = 0
         self._buffer = b""
@@ -101,7 +102,7 @@ class StreamingBase64Decoder:
     @property
     def has_input(self) -> bool:
         """Whether anything was fed yet."""
-        return bool(self._envelope or self._buffer)
+        return bool(self._envelope.tell() or self._buffer)
 
     def feed(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -121,12 +122,12 @@ class StreamingBase64Decoder:
         """The envelope. An unfinished string stays unfinished in it, so that reading it fails as it should."""
         self._emit(b'"' if self._state == _DECODING else self._buffer)
         self._buffer = b""
-        return bytes(self._envelope)
+        return self._envelope.getvalue()
 
     def _emit(self, data: bytes, *, signature: bool = False) -> None:
-        self._envelope += data
+        self._envelope.write(data)
         self._signature_bytes += len(data) if signature else 0
-        rest_bytes = len(self._envelope) - self._signature_bytes
+        rest_bytes = self._envelope.tell() - self._signature_bytes
         if rest_bytes > ENVELOPE_MAX_BYTES or self._signature_bytes > SIGNATURES_MAX_BYTES:
             most = ENVELOPE_MAX_BYTES if rest_bytes > ENVELOPE_MAX_BYTES else SIGNATURES_MAX_BYTES
             what = "text" if most == ENVELOPE_MAX_BYTES else "thought signatures"
