@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,14 +34,14 @@ class BudgetedRun:
         try:
             with Reader.open(self.location.folder) as ledger:
                 return self._recorded_usd(ledger)
-        except (BatchgenError, sqlite3.Error, OSError):
+        except (BatchgenError, OSError):
             return self.at_most_usd
 
     def wait_until_begun(self, timeout_s: float) -> None:
         """Until its ledger has it or it has ended: what keeps it from beginning can be said at once."""
         until_s = time.monotonic() + timeout_s
         while self.child.process.poll() is None and time.monotonic() < until_s:
-            with suppress(BatchgenError, sqlite3.Error, OSError), Reader.open(self.location.folder) as ledger:
+            with suppress(BatchgenError, OSError), Reader.open(self.location.folder) as ledger:
                 if self._row(ledger) is not None:
                     return
             time.sleep(POLL_S)

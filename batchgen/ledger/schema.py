@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,17 +134,32 @@ def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError
     where = f" {path}" if path else ""
     if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPTION_CODES:
         return LedgerError(
-            f"the ledger{where} is damaged ({error}) and is left as it is:"
-            " `batchgen verify JOB --repair` rebuilds it from results.jsonl and the images"
+            f"the ledger{where} is damaged ({error}) and is left as it is: {_repair_command(path)} rebuilds it from"
+            " results.jsonl and the images"
         )
     return LedgerError(f"the ledger{where} cannot be read: {error}")
+
+
+def _repair_command(path: str | Path) -> str:
+    """path: of the ledger, empty when it is not known."""
+    job = shlex.quote(str(Path(path).absolute().parent.parent)) if path else "JOB"
+    return f"`batchgen verify {job} --repair`"
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises LedgerError for what SQLite finds wrong."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unreadable_error(error, path) from None
 
 
 def check_after_crash(path: Path) -> None:
     """Look at every page, but only when the last run did not end in order. Changes nothing. Raises LedgerError."""
     if not path.is_file() or not path.stat().st_size:
         return
-    try:
+    with _readable(path):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
         with contextlib.closing(connection):
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
@@ -152,12 +168,10 @@ def check_after_crash(path: Path) -> None:
             if last is None or last[0] is not None:
                 return
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
-        raise unreadable_error(error, path) from None
-    if found != "ok":
-        damage = sqlite3.DatabaseError(found)
-        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise unreadable_error(damage, path)
+        if found != "ok":
+            damage = sqlite3.DatabaseError(found)
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
 
 
 _NEW = f"BEGIN; {TABLES_DDL} {CHUNK_DDL} PRAGMA user_version={VERSION}; COMMIT;"
@@ -165,6 +179,12 @@ _NEW = f"BEGIN; {TABLES_DDL} {CHUNK_DDL} PRAGMA user_version={VERSION}; COMMIT;"
 
 def ledger_path(job_folder: Path) -> Path:
     return job_folder / STATE_FOLDER / FILE_NAME
+
+
+def check_is_same_file(path: Path, identity: tuple[int, int] | None) -> None:
+    """identity: of the file that was opened at `path`. Raises LedgerGone."""
+    if file_identity(path) != identity:
+        raise LedgerGone(f"{path} has gone: it was deleted, moved or replaced while it was in use")
 
 
 class SQLiteConnection(sqlite3.Connection):
@@ -180,8 +200,8 @@ class SQLiteConnection(sqlite3.Connection):
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
         """All of it durable when this returns, or none of it. Raises what a change raises, LedgerGone and sqlite3.Error."""
-        if self._guarded_path is not None and file_identity(self._guarded_path) != self._guarded_identity:
-            raise LedgerGone(f"{self._guarded_path} has gone: it was deleted, moved or replaced while it was in use")
+        if self._guarded_path is not None:
+            check_is_same_file(self._guarded_path, self._guarded_identity)
         self.execute("BEGIN IMMEDIATE")
         try:
             results = [change(self) for change in changes]
@@ -216,7 +236,7 @@ class SQLiteReadingConnection(sqlite3.Connection):
 
     As long as one statement of a connection has not come to its end, all others see the file as it was when that one began. So an
     answer is fetched as a whole, one after another: what has just been committed is seen. A long one gets a connection of its own.
-    has_views: made for this connection alone, through which long answers are wanted too.
+    has_views: made for this connection alone, through which long answers are wanted too. Raises LedgerError.
     """
 
     has_views = False
@@ -227,20 +247,22 @@ class SQLiteReadingConnection(sqlite3.Connection):
         super().__init__(
             uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
         )
-        self._path = path
+        self._path, self._identity = path, file_identity(path)
         self._lock = threading.Lock()
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> FetchedRows:  # type: ignore[override]
-        with self._lock:
+        with self._lock, _readable(self._path):
             return FetchedRows(super().execute(sql, values).fetchall())
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows as they are asked for. Within a transaction, which is a snapshot anyway, no other connection is needed."""
-        if self.in_transaction or self.has_views:
-            yield from super().execute(sql, values)
-            return
-        with contextlib.closing(open_file_for_reading(self._path)) as connection:
-            yield from sqlite3.Connection.execute(connection, sql, values)
+        with _readable(self._path):
+            if self.in_transaction or self.has_views:
+                yield from super().execute(sql, values)
+                return
+            check_is_same_file(self._path, self._identity)
+            with contextlib.closing(open_file_for_reading(self._path)) as connection:
+                yield from sqlite3.Connection.execute(connection, sql, values)
 
 
 def open_file_for_writing(path: Path) -> SQLiteConnection:
@@ -291,10 +313,8 @@ def _create(path: Path) -> None:
 
 def open_file_for_reading(path: Path) -> SQLiteReadingConnection:
     """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
-    try:
+    with _readable(path):
         connection = SQLiteReadingConnection(path)
-    except sqlite3.Error as error:
-        raise unreadable_error(error, path) from None
     with _closing_on_failure(connection, path):
         for statement in compatibility_views(_check_version(connection, path)):
             connection.execute(statement)
@@ -320,10 +340,8 @@ def compatibility_views(version: int) -> Iterator[str]:
 @contextlib.contextmanager
 def _closing_on_failure(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     try:
-        yield
-    except sqlite3.Error as error:
-        connection.close()
-        raise unreadable_error(error, path) from None
+        with _readable(path):
+            yield
     except LedgerError:
         connection.close()
         raise
@@ -333,8 +351,8 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if not version:
         raise LedgerError(
-            f"the ledger {path} is empty: it was cut off, or not copied as a whole. `batchgen verify JOB --repair` builds a"
-            " new one from results.jsonl and the images"
+            f"the ledger {path} is empty: it was cut off, or not copied as a whole. {_repair_command(path)} builds a new one"
+            " from results.jsonl and the images"
         )
     if not 1 <= version <= VERSION:
         raise LedgerError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -318,7 +317,7 @@ class _SnapshotCollector:
                     name = (reader.meta("name") or folder.name) + emulated
                     # All at once: a ledger that turns out to be damaged half way gives nothing.
                     found = list(snapshot_values(reader, folder, time.time()))
-            except (LedgerError, StoreError, sqlite3.Error):
+            except (LedgerError, StoreError):
                 continue
             yield from ((name, value) for value in found)
 

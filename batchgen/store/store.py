@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -239,7 +238,7 @@ def last_location(folder: Path) -> str:
     try:
         with Reader.open(folder) as reader:
             return reader.meta(STORE_META_KEY) or ""
-    except (LedgerError, sqlite3.Error):
+    except LedgerError:
         return noted_location(folder)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from batchgen.engine.recovery.repair_records import record_picture
 from batchgen.providers.gemini import Gemini
-from tests.support.command_line import ITEMS, requests
+from tests.support.command_line import ITEMS, remedy, requests
 
 
 def overwrite_the_middle(ledger: Path) -> bytes:
@@ -40,9 +40,11 @@ def test_a_ledger_with_damaged_pages_is_said_before_anything_is_sent_and_left_as
     damaged, sent = overwrite_the_middle(ledger), requests(place)
     for argv in (("run", str(job)), ("status", str(job)), ("plan", str(job)), ("verify", str(job))):
         answer = batchgen(*argv)
-        assert (answer.code, "--repair" in answer.err) == (5, True), answer.err
+        assert (answer.code, remedy(answer.err)) == (5, ["verify", str(job.with_name("job")), "--repair"])
     assert requests(place) == sent
     assert ledger.read_bytes() == damaged
+    repaired = batchgen(*remedy(answer.err))
+    assert (repaired.code, "6 images back" in repaired.err) == (0, True), repaired.err
 
 
 def test_after_a_crash_damage_is_found_where_no_command_would_have_read(batchgen, job, ledger, place):

@@ -9,12 +9,13 @@ import stat
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from batchgen.errors import LedgerError, Refused, ServerFault, Unanswered
+from batchgen.errors import LedgerError, LedgerGone, Refused, ServerFault, Unanswered
 from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
@@ -322,6 +323,18 @@ async def test_what_has_just_been_committed_is_seen_while_a_long_answer_is_being
     assert found is not None
     assert found.attempt == attempt
     assert [len(list(answer)) for answer in long_answers] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("other", [None, b""], ids=["gone", "another in its place"])
+async def test_a_long_answer_is_never_read_from_another_file_than_the_ledger_that_was_opened(folder, other):
+    with closing(Ledger(folder)) as ledger:
+        await succeed(ledger, make_sample("a"))
+        ledger_path(folder).rename(folder / "away")
+        if other is not None:
+            ledger_path(folder).write_bytes(other)
+        with pytest.raises(LedgerGone, match="has gone"):
+            next(ledger.reader.images())
+        assert ledger.reader.current_picture("a", 1) is not None
 
 
 async def test_what_has_just_been_committed_is_seen_whatever_other_threads_are_reading(ledger):

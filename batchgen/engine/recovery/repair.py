@@ -76,7 +76,7 @@ def is_ledger_intact(folder: Path) -> bool:
         with contextlib.closing(open_file_for_reading(ledger_path(folder))) as connection:
             sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
             return sound and Reader(connection).last_run() is not None
-    except (LedgerError, sqlite3.DatabaseError):
+    except LedgerError:
         return False
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ def _locate(folder: Path, find: Callable[[HistoryReader], tuple[str, str] | None
             located = find(ledger)
             store = _store(folder, ledger.meta(STORE_META_KEY) or "")
             store.load_pending(ledger.unplaced())
-    except (LedgerError, SettingsError, sqlite3.Error):
+    except (LedgerError, SettingsError):
         return None
     return None if located is None else (store, *located)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -17,7 +16,7 @@ from batchgen.errors import BatchgenError, LedgerError
 from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in, server_snapshot_id, verify_arguments
 from batchgen.ledger.reader import HistoryReader, RunRow
 from batchgen.ledger.reviews import JOURNAL, journal_size, open_history
-from batchgen.ledger.schema import ledger_path, unreadable_error
+from batchgen.ledger.schema import ledger_path
 from batchgen.report.comparison import ComparedView, read_compared
 from batchgen.report.dashboard.client_view import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
@@ -253,8 +252,6 @@ class WatchedJob:
                 return card_of(ledger, self.location, manifest_info, alive, last_retry, self._ended_runs, now)
         except (BatchgenError, OSError) as error:
             return problem(problem=str(error))
-        except sqlite3.Error as error:
-            return problem(problem=str(unreadable_error(error, ledger_path(folder))))
 
     def _manifest_info_for(self, recorded_path: str) -> ManifestInfo:
         """As the manifest has it, read again when it has changed."""
@@ -319,6 +316,6 @@ class WatchedJob:
     def runs(self) -> RunsView:
         self.refresh(samples=True)
         if self._feed is not None:
-            with suppress(LedgerError, sqlite3.Error), closing(HistoryReader.open(self.location.folder)) as ledger:
+            with suppress(LedgerError), closing(HistoryReader.open(self.location.folder)) as ledger:
                 return self._feed.runs(ledger)
         return RunsView()
