@@ -7,10 +7,10 @@ import sys
 
 
 def main() -> None:
-    """Never returns: leaves with the exit code that the README lists."""
-    gc.disable()  # until all is imported: that makes half a million objects, none of them garbage
+    """Run the command line and exit with one of the exit codes that the README lists."""
+    gc.disable()  # until everything is imported, which makes half a million objects and no garbage
     try:
-        # In here, so that a Ctrl-C meanwhile is answered like any other.
+        # Imported in here so that a Ctrl-C during the import is handled like any other.
         from batchgen.cli.standard_streams import ignore_failures, open_standard_streams
 
         open_standard_streams()

@@ -1,5 +1,5 @@
-"""Where an API is reached and which variables of the environment say so, as its codec declares and settings read it; and http(s)
-addresses taken apart, or said in words what is wrong with one: urllib finds a bad port only when asked for it."""
+"""An API's address and the environment variables that configure it, and parsing of http(s) addresses. Unlike urllib, which
+only notices a bad port once it is read, the parser says at once what is wrong with an address."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One API and the account that a key opens there; providers of the same account share their endpoint.
+    """An API and the account that a key opens there. Providers that use the same account share their endpoint.
 
-    base_url: the vendor's own, None when only the environment knows one. key_names and base_url_names: variables, the one
-    that wins first. A base URL's variable ends in _BASE_URL, by which one in a folder's `.env` is recognised.
-    credential_names: variables, of the environment alone, with the path of a file that lets requests in without a key.
-    hosts: further ones of the vendor that its key may be sent to, over https: names, or `*.name` for all below one.
+    base_url: the vendor's own, None if only the environment has one. key_names, base_url_names: variables, the one that takes
+    precedence first. A base URL's variable ends in _BASE_URL, which is how one in a folder's `.env` is recognised.
+    credential_names: environment variables with the path of a file that authorizes requests without a key.
+    hosts: further hosts of the vendor that its key may be sent to over https, as a name, or as `*.name` for all below it.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Endpoint:
 
     @classmethod
     def named(cls, name: str, base_url: str | None = None) -> Endpoint:
-        """With the usual variables: NAME_API_KEY and BATCHGEN_NAME_BASE_URL."""
+        """An endpoint with the usual variables: NAME_API_KEY and BATCHGEN_NAME_BASE_URL."""
         prefix = name.upper().replace("-", "_")
         return cls(
             name=name,
@@ -44,25 +44,25 @@ class Endpoint:
             raise ValueError(f"{self.name}: the variable {wrong[0]} of a base URL must end in _BASE_URL")
 
     def is_vendor_url(self, base_url: str | None) -> bool:
-        """Whether requests reach the vendor itself; an emulator or gateway may still serve what the vendor retired."""
+        """Whether requests go to the vendor itself. An emulator or gateway may still serve what the vendor has retired."""
         if not base_url or self.base_url is None:
             return self.base_url is not None
         host = urlsplit(base_url).hostname or ""
         return host == urlsplit(self.base_url).hostname or self.has_host(host)
 
     def has_host(self, host: str) -> bool:
-        """Whether it is one of `hosts`. host: in lower case, without a port."""
+        """Whether `host` is one of `hosts`. host: in lower case, without a port."""
         return any(host.endswith(name[1:]) if name.startswith("*.") else host == name for name in self.hosts)
 
 
 def split_url(url: str) -> SplitResult:
-    """Its `hostname` is not None, and its `port` can be asked for.
+    """The parts of an address, with a `hostname` that is not None and a `port` that can be read safely.
 
-    Raises ValueError in words that follow "the address" and do not repeat it: it may hold a password.
+    Raises ValueError with a message that follows "the address" and does not repeat it: it may contain a password.
     """
     try:
         parts = urlsplit(url)
-    except ValueError:  # brackets, or characters that mean others in a host
+    except ValueError:  # brackets, or characters that change their meaning in a host name
         raise ValueError("has a malformed host") from None
     if not parts.hostname:
         raise ValueError("names no host")
@@ -79,7 +79,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def _is_host(host: str) -> bool:
-    """Whether a name server can be asked for it, or an address literal. RFC 1123, 2.1; underscores occur."""
+    """Whether it is a name that a name server can look up, or an IP address. RFC 1123, 2.1; underscores do occur."""
     if ":" in host:
         try:
             ipaddress.ip_address(host)

@@ -43,8 +43,8 @@ class Problem:
 
 
 class ManifestError(UsageError):
-    """All that is wrong with a manifest, at once. Nothing was sent. problems: in the order of the file, capped by the reader;
-    total: how many there were."""
+    """Everything that is wrong with a manifest, reported together. Nothing was sent. problems: in the order of the file, capped
+    by the reader; total: how many there were."""
 
     def __init__(self, problems: Sequence[Problem], total: int | None = None) -> None:
         self.problems = tuple(problems)
@@ -54,13 +54,13 @@ class ManifestError(UsageError):
 
 
 class SettingsError(BatchgenError):
-    """Key, base URL, folder or another setting: a person is needed."""
+    """A key, base URL, folder or other setting that a person has to correct."""
 
     exit_code = 5
 
 
 class StoreError(SettingsError):
-    """The disk did not take what was to be written: no space, no permission, a folder gone."""
+    """The disk refused a write: no space, no permission, or the folder is gone."""
 
 
 class LedgerError(SettingsError):
@@ -68,7 +68,7 @@ class LedgerError(SettingsError):
 
 
 class LedgerGone(LedgerError):
-    """The file that was opened is gone from its name: what is written into it would be lost. kept: paths of later images."""
+    """The ledger's file was deleted, moved or replaced while it was open. kept: paths of images stored without a record."""
 
     def __init__(self, message: str, kept: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -76,11 +76,11 @@ class LedgerGone(LedgerError):
 
 
 class LedgerUnreachable(LedgerError):
-    """The server that holds the ledger cannot be reached now, and may be later."""
+    """The server that holds the ledger cannot be reached at the moment. It may come back."""
 
 
 class LedgerServerFull(LedgerUnreachable):
-    """It has no connection left to give."""
+    """The server that holds the ledger has no connections left."""
 
     REMEDY = "raise max_connections in its postgresql.conf, end clients that are idle, or let PgBouncer stand before it"
 
@@ -92,13 +92,13 @@ class JobLocked(BatchgenError):
 
 
 class ProviderError(BatchgenError):
-    """How one request ended without a usable image.
+    """A request that ended without a usable image.
 
-    reason: a stable slug for the ledger, `retry --reason` and statistics; message: the vendor's own words. retry_after_s:
-    the server's own hint in seconds, None if it gave none. http_status: 0 when no answer came. scope: what it stops (this
-    sample, its lane, the account, the run); budget: the count of retries it draws from. suspects: wider scopes that are to
-    blame, and not the sample, when several samples in a row end like this. answered: the API itself has answered, whatever
-    it said. maybe_billed: the server may have charged for it although no image came. usage: what the answer says was used.
+    reason: a stable slug for the ledger, `retry --reason` and statistics. message: the vendor's own words. retry_after_s: the
+    server's own hint in seconds, None if it gave none. http_status: 0 if no answer came. scope: what the error stops (this
+    sample, its lane, the account, the run). budget: which count of retries it uses up. suspects: wider scopes that are to
+    blame instead of the sample once several samples in a row end this way. answered: the API itself answered, whatever it
+    said. maybe_billed: the server may have charged for the request although no image came. usage: as the answer states it.
     """
 
     scope: ClassVar[Scope] = "sample"
@@ -131,9 +131,9 @@ class ProviderError(BatchgenError):
 
 
 class RateLimited(ProviderError):
-    """429 for a window of about a minute. The whole lane cools; the sample's attempts are not touched.
+    """A 429 for a window of about a minute. The whole lane waits, and the sample keeps its attempts.
 
-    rpm: requests a minute that the server says it allows, None when it does not say.
+    rpm: the requests per minute that the server says it allows, None if it does not say.
     """
 
     scope = "lane"
@@ -143,7 +143,7 @@ class RateLimited(ProviderError):
 
 
 class DailyQuotaReached(ProviderError):
-    """429 for a window of a day. The lane is parked until the quota resets; `retry_after_s` only when it is hours."""
+    """A 429 for a window of a day. The lane is parked until the quota resets. `retry_after_s` is only set if it is hours."""
 
     scope = "lane"
     retryable = True
@@ -151,7 +151,7 @@ class DailyQuotaReached(ProviderError):
 
 
 class SpendRateReached(ProviderError):
-    """429 for the money spent in ten minutes: every AI model of the account waits, and no lane's rate is to blame."""
+    """A 429 for the money spent in ten minutes. Every AI model of the account waits, and no lane's rate is to blame."""
 
     scope = "account"
     suspects = ("account",)
@@ -160,14 +160,14 @@ class SpendRateReached(ProviderError):
 
 
 class ModelUnavailable(ProviderError):
-    """404, or 429 with a limit of 0: this key cannot use this AI model. Its lane stops, others go on."""
+    """A 404, or a 429 with a limit of 0: this key cannot use this AI model. Its lane stops, the others go on."""
 
     scope: ClassVar[Scope] = "lane"
     reason = "model_unavailable"
 
 
 class ModelUnavailableOnce(ModelUnavailable):
-    """The same from a model that has served in this run: the sample's own, until different samples in a row get it."""
+    """`ModelUnavailable` from a model that has served in this run: the sample's fault until several in a row get it."""
 
     scope = "sample"
     retryable = True
@@ -183,7 +183,7 @@ class KeyRejected(ProviderError):
 
 
 class BillingStopped(ProviderError):
-    """Credits gone, spending cap reached or billing not set up. The run stops."""
+    """The credits are used up, the spending cap is reached, or billing is not set up. The run stops."""
 
     scope = "run"
     reason = "billing"
@@ -198,7 +198,7 @@ class Refused(ProviderError):
 
 
 class OutputRefused(ProviderError):
-    """An output filter caught the image; the same request often passes, so it is tried again a little."""
+    """An output filter caught the image. The same request often passes, so it is retried a few times."""
 
     retryable = True
     budget = "no_image"
@@ -207,7 +207,7 @@ class OutputRefused(ProviderError):
 
 
 class NoImage(ProviderError):
-    """An answer of 200 without an image: text only, empty, or a finish reason that says so."""
+    """A 200 without an image: text only, nothing at all, or a finish reason that says so."""
 
     retryable = True
     budget = "no_image"
@@ -224,7 +224,7 @@ class Malformed(ProviderError):
 
 
 class NotJson(Malformed):
-    """A 2xx answer that is not the API's JSON: cut off on its way, or from something else."""
+    """A 2xx answer that is not the API's JSON: it was cut off on its way, or comes from something else."""
 
     suspects = ("host",)
     answered = False
@@ -232,7 +232,7 @@ class NotJson(Malformed):
 
 
 class NotReached(ProviderError):
-    """Nothing has reached the model, and the API has not answered: tried again with backoff."""
+    """The request did not reach the model, and the API did not answer. Retried with backoff."""
 
     answered = False
     retryable = True
@@ -247,20 +247,20 @@ class NotTheApi(NotReached):
 
 
 class Unreadable(ProviderError):
-    """An answer that a bug of ours could not read. It was paid for and is kept: only an explicit `retry` buys it again."""
+    """An answer that batchgen could not read because of a bug. It was paid for and is kept; only `retry` buys it again."""
 
     maybe_billed = True
     reason = "unreadable"
 
 
 class BadRequest(ProviderError):
-    """A 4xx about this request. Final for the sample; the same one for several samples opens the lane's breaker."""
+    """A 4xx about this request. It is final for the sample, and opens the lane's breaker if several samples get it."""
 
     reason = "bad_request"
 
 
 class InputRejected(ProviderError):
-    """The vendor could not read a reference image; once more, then final."""
+    """The vendor could not read a reference image. Retried once, then final."""
 
     retryable = True
     budget = "input"
@@ -268,8 +268,8 @@ class InputRejected(ProviderError):
 
 
 class FileGone(ProviderError):
-    """An uploaded reference is no longer there for this key: uploaded and asked for once more, then final. files: their names
-    at the vendor's, empty when it does not say which."""
+    """An uploaded reference no longer exists for this key. It is uploaded and the image requested once more, then the error is
+    final. files: the vendor's names of the missing files, empty if it does not say which."""
 
     retryable = True
     budget = "input"
@@ -281,14 +281,14 @@ class FileGone(ProviderError):
 
 
 class UploadFailed(NotReached):
-    """A reference could not be uploaded. Nothing was asked for, so nothing is billed."""
+    """A reference could not be uploaded. No image was requested, so nothing is billed."""
 
     suspects: ClassVar[tuple[Scope, ...]] = ("host",)
     reason = "upload_failed"
 
 
 class UploadAddressRefused(UploadFailed):
-    """The address that was given for an upload is on another host: the user's file is not sent there."""
+    """The vendor gave an upload address on another host, and the user's file is not sent there."""
 
     suspects = ()
     retryable = False
@@ -296,22 +296,22 @@ class UploadAddressRefused(UploadFailed):
 
 
 class ReferenceLinkFailed(NotReached):
-    """A reference's link gave no image. The request was not sent."""
+    """A reference's link did not lead to an image. The request was not sent."""
 
     reason = "reference_link"
 
 
 class ReferenceLinkRefused(ReferenceLinkFailed):
-    """A reference's link that is not followed: not https, into a private network, or larger than is taken."""
+    """A reference's link was not followed: it is not https, leads into a private network, or the file is too large."""
 
     retryable = False
     reason = "reference_link_refused"
 
 
 class TierRefused(NotReached):
-    """The requested service tier is not available (503 is one of its forms): sent once more at the standard tier.
+    """The requested service tier is not available (some vendors say so with a 503). Sent once more at the standard tier.
 
-    permanent: not for lack of capacity but because this key or model does not have the tier."""
+    permanent: this key or model does not have the tier, rather than the tier being out of capacity."""
 
     budget = "tier"
     reason = "tier_refused"
@@ -319,28 +319,28 @@ class TierRefused(NotReached):
 
 
 class ServerFault(NotReached):
-    """A 5xx that is known to come from before the model, such as 503."""
+    """A 5xx, such as 503, that is known to happen before the model does any work."""
 
     suspects = ("lane", "host")
     reason = "server_fault"
 
 
 class ServerFaultMaybeBilled(ServerFault):
-    """Any other 5xx, 408 and 499: the work may have been done and charged before the fault. Repeated once."""
+    """Any other 5xx, a 408 or a 499: the work may have been done and charged before the fault. Retried once."""
 
     budget = "uncertain"
     maybe_billed = True
 
 
 class ConnectFailed(NotReached):
-    """The request never left: name not found, refused, certificate. Not billed."""
+    """The request never left: the name was not found, the connection refused, or the certificate bad. Not billed."""
 
     suspects = ("host",)
     reason = "connect_failed"
 
 
 class Unanswered(ProviderError):
-    """Sent, then reset or timed out: the vendor may have made and billed the image."""
+    """The request was sent, then the connection was reset or timed out. The vendor may have made and billed the image."""
 
     suspects = ("lane", "host")
     answered = False
@@ -350,13 +350,13 @@ class Unanswered(ProviderError):
 
 
 class HeldUncertain(Unanswered):
-    """An unanswered request that policy, or the user's second Ctrl-C, forbids to repeat."""
+    """An unanswered request that is not repeated, by policy or because the user pressed Ctrl-C a second time."""
 
     retryable = False
 
 
 class JobFailed(ProviderError):
-    """A job that the vendor took has ended without an image, by a fault of its own. It may have been billed."""
+    """A job that the vendor accepted ended without an image through the vendor's fault. It may have been billed."""
 
     suspects, budget, reason = ("lane",), "attempts", "job_failed"
     retryable = True
@@ -364,19 +364,19 @@ class JobFailed(ProviderError):
 
 
 class JobFailedUnbilled(JobFailed):
-    """The same at a vendor that does not charge for it."""
+    """A failed job at a vendor that does not charge for failures."""
 
     maybe_billed = False
 
 
 class JobCancelled(ProviderError):
-    """Somebody has cancelled a job at its vendor's, so this run does not ask for it again. What it had done may be charged."""
+    """Somebody cancelled the job at its vendor, so this run does not request it again. Work already done may be charged."""
 
     maybe_billed, reason = True, "cancelled"
 
 
 class BatchLost(ProviderError):
-    """A batch or a job ended without an answer to this request, and none can have been made: asked for once more."""
+    """A batch or job ended without an answer to this request, and without making an image for it. Requested once more."""
 
     retryable = True
     budget = "uncertain"
@@ -384,17 +384,17 @@ class BatchLost(ProviderError):
 
 
 class BatchLostMaybeBilled(BatchLost):
-    """The same for a batch that answered more than its results hold, or of a job that its vendor has forgotten."""
+    """A batch that answered more requests than its results contain, or a job that its vendor no longer knows."""
 
     maybe_billed = True
     outcome = "uncertain"
 
 
 class DownloadFailed(ProviderError):
-    """The image exists at the vendor's link but could not be fetched whole: paid for, so fetched again by every run."""
+    """The image exists at the vendor's link but could not be downloaded whole. It is paid for, so every run tries again."""
 
     maybe_billed = True
     reason = "download_failed"
 
 
-LINK_PENDING_REASONS = frozenset({"download_failed", "link_refused"})  # of DownloadFailed: the link is tried again
+LINK_PENDING_REASONS = frozenset({"download_failed", "link_refused"})  # DownloadFailed: the link is tried again

@@ -1,8 +1,8 @@
-"""Frozen facts of a run, one class each. `at` is UTC, seconds since 1970; observers fold over them.
+"""The events of a run, one frozen class each. `at` is in UTC seconds since 1970.
 
-A field with `Logged` stands in the event's line of the log, which is named `log_name`; the log's JSON Schema comes from here
-too, and what an event means is the first line of the docstring of the class that names it. Programs of others read these
-names: one is never changed or given another meaning, only added.
+A field with `Logged` appears in the event's line of the log, whose name is `log_name`. The log's JSON Schema is made from these
+classes, and describes an event by the first line of the docstring of the class that names it. Other people's programs read
+these names, so names are only ever added, never changed or given another meaning.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from batchgen.records import ImageFile
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     log_name: ClassVar[str] = ""
-    level: ClassVar[str] = "info"  # of its line; one with an exit code other than 0 is a warning in any case
+    level: ClassVar[str] = "info"  # of its line in the log; any event with an exit code other than 0 is a warning
     at: float
 
 
@@ -50,8 +50,8 @@ class Event:
 class RunStarted(Event):
     """What this run wants to make.
 
-    usd: estimate, None unknown; known_usd: of the requests whose price is known; unpriced: those whose price is not. The
-    number of the run and the name of the job stand in every line.
+    usd: an estimate, None if unknown. known_usd: for the requests whose price is known; unpriced: how many have no known price.
+    The run's number and the job's name are in every line of the log.
     """
 
     log_name: ClassVar[str] = "run.started"
@@ -81,7 +81,7 @@ class AttemptStarted(Event):
     model: Model
     number: Annotated[int, count("Which request for this sample it is, from 1.", least=1)]
     sent_as: Annotated[str, Logged("How the request departs from its item, in words; most often empty.")] = ""
-    batch: bool = False  # a line of a batch, and not in flight
+    batch: bool = False  # a line of a batch, rather than a request in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ class SampleResult(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSucceeded(SampleResult):
-    """usd: what the attempt cost this sample, None when unknown; seconds: from sending to the image being durable."""
+    """usd: what the attempt cost this sample, None if unknown; seconds: from sending until the image is durable."""
 
     state: State = field(default="succeeded", init=False)
     attempt: Attempt
@@ -389,6 +389,6 @@ class ScheduledRunOutput(Event):
 
 
 class Observer(Protocol):
-    """Hears every event after the ledger has it. One that raises is logged and dropped; the run goes on."""
+    """Receives every event after the ledger has recorded it. An observer that raises is logged and dropped; the run goes on."""
 
     def __call__(self, event: Event, /) -> None: ...

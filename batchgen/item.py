@@ -1,4 +1,4 @@
-"""One entry of a manifest, `Item`, and the one place where each field of it is declared. Standard library only."""
+"""`Item`, one entry of a manifest, and the one place where each of its fields is declared. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ AGE_PATTERN = r"^[1-9][0-9]{0,4}[hdw]$"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derivative:
-    """One kind of file to make of each image. widths: one file for each that the image is large enough for; width: at
-    most that; neither: as large as the image. crop: width to height. format `original`: the bytes as they came. cutout: how what
-    is behind the subject becomes transparent; then background is the colour to look for, empty for what the border shows."""
+    """A kind of file to make from each image. widths: one file for each width that the image is large enough for; width: at
+    most this width; neither: as large as the image. crop: width to height. format `original`: the bytes as received. cutout: how
+    to make transparent what is behind the subject; background is then the colour to remove, empty for the border's own."""
 
     name: str
     format: Literal["webp", "avif", "jpeg", "png", "original"]
@@ -33,19 +33,19 @@ class Derivative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """What is made of images once they are there. Nothing of it reaches the wire."""
+    """What is made from images once they exist. None of it is sent to a vendor."""
 
     derivatives: tuple[Derivative, ...] = ()
     embed: Literal["none", "ids", "full"] = "none"
     sidecar: bool = False
-    source_type: str = "trainedAlgorithmicMedia"  # of IPTC's vocabulary
+    source_type: str = "trainedAlgorithmicMedia"  # a term of IPTC's vocabulary
     sign: bool = False  # with a C2PA manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check of an image, by its name. rejects: whether what it finds rejects the image, or is only noted. options: names and
-    values, as the check declares them."""
+    """A check to run on an image. rejects: whether a finding rejects the image or is only noted. options: names and values, as
+    the check declares them."""
 
     name: str
     rejects: bool = False
@@ -54,8 +54,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """An AI model that is asked how well an image meets a rubric. least: of 10 points, below which the image is rejected.
-    of: how many images are made for one, of which the best is kept. feedback: what it finds wrong goes into the next prompt."""
+    """An AI model that is asked how well an image meets a rubric. least: an image with fewer points than this, of 10, is rejected.
+    of: how many images to make and keep the best of. feedback: what the judge finds wrong goes into the next prompt."""
 
     model: str
     provider: str
@@ -67,8 +67,8 @@ class Judge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnReject:
-    """What becomes of a rejected image. again: how many more are bought at most; then: the last of them is kept under its name, or
-    held in drafts/ until somebody accepts it."""
+    """What to do with a rejected image. again: how many more to buy at most; then: keep the last of them under its name, or hold
+    it in drafts/ until somebody accepts it."""
 
     again: int = 0
     then: Literal["keep", "hold"] = "keep"
@@ -76,15 +76,15 @@ class OnReject:
 
 DEFAULT_CHECKS = (Check(name="blank"), Check(name="twin"))
 
-# What becomes of a field of a manifest. `own`: of batchgen, never sent; `picture`: sent, and another value is another
-# picture; `delivery`: sent, and changes price and speed alone.
+# What a field of a manifest is used for. `own`: by batchgen itself, never sent; `picture`: sent, and another value makes
+# another image; `delivery`: sent, but only changes price and speed.
 Use = Literal["own", "picture", "delivery"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestField:
-    """How a manifest asks for a field of `Item`. name: there, where it differs; kind: its type there, None where it
-    follows from the one here. limits: of its value, by pydantic's names."""
+    """How a field of `Item` is written in a manifest. name: its name there, if that differs. kind: its type there, None if it
+    follows from the type here. limits: on its value, by pydantic's names."""
 
     description: str
     use: Use = "own"
@@ -98,7 +98,7 @@ def _declared(description: str, use: Use = "own", name: str = "", kind: Any = No
 
 
 def _asked(description: str, use: Use = "own", *, default: Any = None, **more: Any) -> Any:
-    """A field that may be left out."""
+    """A field that a manifest may omit."""
     metadata = _declared(description, use, **more)
     return (
         field(default_factory=dict, metadata=metadata) if default is dict else field(default=default, metadata=metadata)
@@ -107,16 +107,16 @@ def _asked(description: str, use: Use = "own", *, default: Any = None, **more: A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One entry of the manifest after expansion and defaults: one image (or `count` of it) to ask for.
+    """One entry of the manifest after expansion and defaults: an image to request, or `count` of them.
 
-    Here each field of a manifest is declared, once: schema, fingerprint, what a model may support and the manual's table
-    follow from it (`manifest/fields.py`). A field that reaches the wire needs its place in a codec besides.
+    Each field of a manifest is declared here, once. The schema, the fingerprint, what a model may support and the manual's
+    table follow from it (`manifest/fields.py`). A field that reaches the wire also needs its place in a codec.
 
-    model: the AI model's id, aliases resolved. provider: the codec's name. filename: the stem of the image file.
+    model: the AI model's id, with aliases resolved. provider: the codec's name. filename: the stem of the image file.
     references: absolute paths, links, addresses in buckets, and `@id` or `@id#n` for the image of another item.
-    origin: `file:line` of the entry, for messages. None means: not asked for.
-    tier_until: UTC seconds after which it is asked for at the standard service tier, when it was given one that is slow.
-    A conversation is one item per turn. turn: from 1, 0 outside of one; history: the prompts of the turns before it.
+    origin: `file:line` of the entry, for messages. None means: not requested.
+    tier_until: UTC seconds after which an item with a slow service tier is requested at the standard tier instead.
+    A conversation is one item per turn. turn: from 1, or 0 outside a conversation; history: the prompts of the turns before.
     """
 
     id: str
@@ -255,7 +255,7 @@ class Item:
     origin: str = ""
 
 
-MANIFEST_FIELDS: Mapping[str, ManifestField] = {  # by their names in a manifest
+MANIFEST_FIELDS: Mapping[str, ManifestField] = {  # by name in a manifest
     declared.name or slot.name: declared for slot in fields(Item) if (declared := slot.metadata.get("manifest"))
 }
 SENT_FIELDS = tuple(name for name, declared in MANIFEST_FIELDS.items() if declared.use != "own")

@@ -1,4 +1,4 @@
-"""How the fields of events stand in lines of the log, and those that several events have. Standard library only."""
+"""How the fields of events are written in the log, and fields that several events share. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 
 class Logged(NamedTuple):
-    """How a field is written in a line of the log. description: for people; name: where it is not the field's own; left_out: when it is
-    empty. schema: what JSON Schema says beside the type. unit: how a figure is written: usd, s, ms, rate (requests a minute)
-    or utc; `key` is written as item and sample, `files` as a list of objects."""
+    """How a field is written in the log. description: for people. name: in the log, if not the field's own. left_out: omit the field
+    if it is empty. schema: what JSON Schema says besides the type. unit: how a number is written: usd, s, ms, rate (requests
+    a minute) or utc; `key` is written as item and sample, `files` as a list of objects."""
 
     description: str = ""
     name: str = ""

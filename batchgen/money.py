@@ -1,12 +1,12 @@
-"""Dollars: how they are written for people and in JSON, and whether a sum of them is within a limit."""
+"""Amounts in dollars: how they are written for people and in JSON, and whether a sum is within a limit."""
 
 from __future__ import annotations
 
 
 def usd(amount: float | None, *, exact: bool = False) -> str:
-    """`$0.70`; more digits where cents would be over 1 % off (`$0.039`, `$0.0042`). None is unknown, never 0.
+    """`$0.70`, or more digits if cents would be over 1 % off (`$0.039`, `$0.0042`). None is "unknown", never 0.
 
-    exact: digits until nothing is off, for a price as its vendor lists it.
+    exact: all digits, for a price as its vendor lists it.
     """
     if amount is None:
         return "unknown"
@@ -16,12 +16,12 @@ def usd(amount: float | None, *, exact: bool = False) -> str:
     return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
 
 
-# A sum of binary fractions is off by less, and no vendor bills in smaller steps: 0.1 * 3 is 0.30.
+# The error of a sum of binary fractions is smaller than this, and no vendor bills in smaller steps: 0.1 * 3 is 0.30.
 STEP_USD = 1e-6
 
 
 def rounded(amount: float | None) -> float | None:
-    """As JSON has it: to the millionth of a dollar."""
+    """The amount for JSON, rounded to a millionth of a dollar."""
     return None if amount is None else round(amount, 6)
 
 

@@ -1,4 +1,4 @@
-"""What the machine refuses, in words that say what to do: files, threads, memory, folders that go away."""
+"""Explains what the machine refused (files, threads, memory, folders that go away) and what to do about it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ REMEDIES: Mapping[int, str] = {
     errno.EAGAIN: NO_THREADS,
     errno.ENOMEM: NO_MEMORY,
 }
-MIN_OPEN_FILES = 48  # with nothing in flight: 18 when measured, and pipes to processes that make derivatives
-OPEN_FILES_PER_REQUEST = 3  # for one request, 2 when measured: connection, spool, a reference or the emulator's side
+MIN_OPEN_FILES = 48  # with nothing in flight: 18 were measured, and there are pipes to processes that make derivatives
+OPEN_FILES_PER_REQUEST = 3  # 2 were measured: connection, spool, a reference or the emulator's side
 
 
 def machine_refusal(error: BaseException) -> str:
-    """What the machine refused and what helps; empty for any other error, which is then a bug of ours."""
+    """What the machine refused and what helps; empty for any other error, which is a bug in batchgen."""
     if isinstance(error, MemoryError):
         return NO_MEMORY
     if isinstance(error, RuntimeError):
@@ -62,13 +62,13 @@ def machine_refusal(error: BaseException) -> str:
     return _no_folder(error) if error.errno == errno.ENOENT else words
 
 
-# The standard library's own words; it has no class of its own for these.
+# The standard library's own messages: it has no exception classes for these.
 _RUNTIME_ERROR_REMEDIES = (("can't start new thread", NO_THREADS), ("Could not determine home directory", NO_HOME))
 
 
 def _not_encoded(error: UnicodeEncodeError) -> str:
     character = error.object[error.start]
-    # How Python carries a byte of a path that its encoding does not know: PEP 383.
+    # PEP 383: how Python represents a byte of a path that is not valid in its encoding.
     if "\udc80" <= character <= "\udcff":
         return "a path is not UTF-8: rename it, and have LC_ALL=C.UTF-8 set"
     if error.encoding != "utf-8" and error.encoding == sys.getfilesystemencoding():
@@ -85,9 +85,9 @@ def _no_folder(error: OSError) -> str:
 
 
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads run already, for what has been paid for must not wait for one that cannot be started.
+    """A pool whose threads are already running: work that is paid for must not wait for a thread that cannot be started.
 
-    Raises RuntimeError when the machine allows no more threads.
+    Raises RuntimeError if the machine allows no more threads.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     all_run = threading.Barrier(count + 1)
@@ -103,7 +103,8 @@ def start_threads(count: int, name: str) -> ThreadPoolExecutor:
 
 
 def raise_open_file_limit(concurrency: int) -> None:
-    """Raise the process's own limit to what so many requests in flight need. Raises SettingsError where that is not allowed."""
+    """Raise this process's limit on open files to what `concurrency` requests in flight need. Raises SettingsError if that is
+    not allowed."""
     if resource is None:
         return
     needed = MIN_OPEN_FILES + OPEN_FILES_PER_REQUEST * concurrency

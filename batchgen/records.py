@@ -1,4 +1,4 @@
-"""Frozen nouns that cross disk or wire. Standard library only, so that `status` starts fast."""
+"""Frozen records of what crosses the disk or the wire. Standard library only, so that `status` starts fast."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EMPTY_MAPPING: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The n-th of an item's `count` (from 1). `images` > 1: one request asks for samples n … n + images - 1.
+    """The n-th of an item's `count` images, from 1. `images` > 1: one request asks for samples n … n + images - 1.
 
-    fingerprint: hash of all that reaches the wire for this sample; wire: the same facts, readable, for `plan` to say
-    what changed. known: the ledger has this sample already, so `results.jsonl` may have its line. remarks: what was said of the
-    image that this one is to replace, for the prompt; empty unless somebody asked for that.
+    fingerprint: a hash of everything that reaches the wire for this sample. wire: the same facts in readable form, so that
+    `plan` can say what changed. known: the ledger has this sample already, so `results.jsonl` may have its line. remarks: what
+    people and the judge said about the image that this one replaces, added to the prompt if the user asked for that.
     """
 
     item: Item
@@ -90,9 +90,9 @@ def reference_key(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceImage:
-    """One image sent along. `base64` is the standard alphabet, encoded once per run and shared.
+    """An image sent along with a request. base64: in the standard alphabet, encoded once per run and shared.
 
-    uri: where the API finds the image itself, which then has no base64: a file uploaded to it, or a link.
+    uri: where the API finds the image itself (an uploaded file, or a link); base64 is empty then.
     """
 
     mime_type: str
@@ -102,9 +102,9 @@ class ReferenceImage:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a codec needs beside the sample and cannot fetch itself.
+    """What a codec needs besides the sample and cannot fetch itself.
 
-    turns: the model's own turns of the conversation so far, each the JSON text that the codec's `turn` gave.
+    turns: the model's own turns of the conversation so far, each as the JSON text that the codec's `turn` returned.
     """
 
     references: tuple[ReferenceImage, ...] = ()
@@ -113,10 +113,10 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request without credentials. path starts with `/` and is joined to the provider's base URL.
+    """An HTTP request without credentials. path: starts with `/` and is joined to the provider's base URL.
 
-    url: a whole address in place of `path`, such as one that an answer gave, on the base URL's own server or at one of the
-    hosts that `endpoint` declares. A base URL that is not the vendor's stands for all of these: there the url's path is asked.
+    url: a whole address in place of `path`, such as one from an earlier answer, on the base URL's own server or on one of the
+    hosts that `endpoint` declares. If the base URL is not the vendor's, it stands for all of these hosts and gets the url's path.
     """
 
     method: str
@@ -130,11 +130,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer, of any status, as a codec reads it.
+    """A complete HTTP answer of any status, as a codec reads it.
 
-    body: as it came; but each string of base64 in it that is longer than 64 KB was decoded to a file while it arrived, and so
-    was the whole of a body that is an image by its Content-Type, which then is empty here. files: paths of these, by number.
-    A codec passes what stands in such a string's place to `decode_image`, and need not know which of the two it is.
+    body: as received, except that each base64 string longer than 64 KB was decoded to a file while it arrived. A body that is
+    itself an image by its Content-Type went to a file as a whole and is empty here. files: the paths of these files, by number.
+    A codec passes whatever stands in such a string's place to `decode_image` and need not tell the two apart.
     """
 
     status: int
@@ -147,18 +147,18 @@ class Response:
         return 200 <= self.status < 300
 
     def header(self, name: str) -> str | None:
-        """A header whatever its casing (RFC 9110, 5.1)."""
+        """The value of a header, whose name is matched in any case (RFC 9110, 5.1)."""
         name = name.lower()
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingJob:
-    """A job that an API has taken and answers later. It is durable before it is waited for, and never asked for again.
+    """A job that an API accepted and answers later. It is recorded before anything waits for it, and never requested again.
 
-    id: as its vendor names it. state: what its codec needs to ask about it, such as addresses that an answer gave.
-    poll_after_s: how long it is not worth asking, 0 when the next answer is there already. result_kept_s: how long the vendor
-    keeps what it made, None where that is days.
+    id: the vendor's. state: what the codec needs in order to ask about the job, such as addresses from the first answer.
+    poll_after_s: how long to wait before asking, 0 if the next answer is there already. result_kept_s: how long the vendor
+    keeps the result, None if that is days.
     """
 
     id: str
@@ -169,7 +169,7 @@ class PendingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedJob:
-    """A job in its vendor's list. input: as of `SupportsJobList.job_input`; created_at: UTC seconds."""
+    """A job in its vendor's list. input: what `SupportsJobList.job_input` returns for it; created_at: UTC seconds."""
 
     job: PendingJob
     input: str
@@ -177,17 +177,17 @@ class ListedJob:
 
 
 Role = Literal["image", "draft", "thought"]
-# Endings of the files beside a picture, its own ending replaced: text, thoughts, sources, the search's suggestions. The
-# last parts differ from each other and from a picture's, so that no two items can mean the same file.
+# The files beside an image have its name with one of these endings: text, thoughts, sources, the search's suggestions. The
+# last parts differ from each other and from an image's, so that no two items can mean the same file.
 SIDECARS = (".txt", ".thoughts.md", ".sources.json", ".search.html")
-DECODED_PREFIX = "\x00lifted:"  # and a number stand for a long JSON string that the transport decoded to disk
+DECODED_PREFIX = "\x00lifted:"  # and a number: in place of a long JSON string that was decoded to disk
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyImage:
-    """One image in an answer, either as bytes or as the number of a lifted string already on disk.
+    """An image in an answer, either as bytes or as the number of a string that was decoded to disk.
 
-    role: `image` is what was asked for, `draft` an earlier image of the same answer, `thought` an unbilled interim.
+    role: `image` is what was asked for, `draft` an earlier image of the same answer, `thought` an unbilled interim image.
     """
 
     mime_type: str
@@ -198,10 +198,10 @@ class ReplyImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the vendor says was used. Tokens; `credits` and `usd` where the vendor bills in those. None: not said.
+    """What the vendor says was used, in tokens, or in `credits` or `usd` if the vendor bills in those. None: not stated.
 
-    prompt_image_tokens: of the images sent along, where the vendor counts them apart; prompt_tokens then holds the text alone.
-    queries: searches made for the answer. tier: the service tier that served, in lower case, empty when not said.
+    prompt_image_tokens: of the images sent along, if the vendor counts them separately; prompt_tokens is the text alone then.
+    queries: searches made for the answer. tier: the service tier that served, in lower case, empty if not stated.
     """
 
     prompt_tokens: int = 0
@@ -220,9 +220,9 @@ class Usage:
 class Reply:
     """A usable answer: images, or links to fetch, in the order of the samples they belong to.
 
-    unavailable: images that are not at hand, by their place in `images`: (reason, message) of one that could not be had, None
-    for one that is recorded already. filtered: reasons for images that were asked for and withheld. text: what the model
-    wrote besides; thoughts: what it let see of its thinking. grounding: what a search found, as the vendor says it.
+    unavailable: images that cannot be used, by their index in `images`: (reason, message) if one could not be fetched, None if
+    it is recorded already. filtered: the reasons for which requested images were withheld. text: what the model wrote besides
+    the images; thoughts: what it showed of its thinking. grounding: what a search found, in the vendor's form.
     """
 
     images: tuple[ReplyImage, ...] = ()
@@ -241,8 +241,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a judge is asked: how well an image meets a rubric. model: its id. text: of the question, rubric and all, to which the
-    codec adds the JSON that is asked for. images: to be looked at, the one that is judged first."""
+    """A question to a judge: how well does an image meet a rubric? model: the judge's id. text: the whole question with the
+    rubric, to which the codec adds the form of JSON it wants. images: the one to judge first, then others to compare it with."""
 
     model: str
     text: str
@@ -252,7 +252,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a judge answered. score: from 0 to 10. remark: one line that says what is wrong, empty when nothing is."""
+    """A judge's answer. score: from 0 to 10. remark: one line that says what is wrong, empty if nothing is."""
 
     score: float
     remark: str = ""
@@ -263,7 +263,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """A checked image on disk. path: relative to the job folder, `/` between parts."""
+    """A checked image on disk. path: relative to the job folder, with `/` between its parts."""
 
     path: str
     sha256: str
@@ -272,7 +272,7 @@ class ImageFile:
     height: int
     format: Literal["png", "jpeg", "webp", "gif"]
     role: Role = "image"
-    flags: tuple[str, ...] = ()  # "size" | "ratio": not what was asked for; kept all the same
+    flags: tuple[str, ...] = ()  # "size" | "ratio": not as requested, but kept
 
 
 Ruling = Literal["accept", "warn", "reject", "none"]
@@ -280,12 +280,12 @@ Ruling = Literal["accept", "warn", "reject", "none"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a check, the judge or a person says of one image. sha256: of the image. name: of the check, of the judge's model, of the
-    person. basis: hash of what was asked of it, so that another rubric or another option judges again; empty of a person.
+    """What a check, the judge or a person says about one image. sha256: the image's. name: the check's, the judge's model or the
+    person's. basis: a hash of the options or rubric, so that changed ones judge again; empty for a person.
 
-    ruling: none takes an earlier one of the same person back. reason: a slug, such as `blank`; message: in words. score: 0 to 10
-    of a judge, stars from 1 to 5 of a person, what was measured of a check. details: JSON, such as `{"twin": "mug#2"}` or
-    `{"boxes": [[x, y, width, height, text], …]}` in parts of the image's width and height. usd: None when unknown. at: UTC
+    ruling: none withdraws an earlier ruling of the same person. reason: a slug, such as `blank`; message: in words. score: a
+    judge's 0 to 10, a person's 1 to 5 stars, or what a check measured. details: JSON, such as `{"twin": "mug#2"}` or
+    `{"boxes": [[x, y, width, height, text], …]}` as fractions of the image's width and height. usd: None if unknown. at: UTC
     seconds.
     """
 
@@ -308,7 +308,7 @@ class Verdict:
 SampleState = Literal[
     "wanted", "running", "submitted", "succeeded", "rejected", "refused", "failed", "uncertain", "blocked", "superseded"
 ]
-# Of what the manifest has not given up.
+# The states of samples that the manifest still asks for.
 CURRENT_STATES = (
     *("wanted", "running", "submitted", "succeeded", "rejected", "refused", "failed", "uncertain", "blocked"),
 )
@@ -317,10 +317,9 @@ HAS_IMAGE = ("succeeded", "rejected")  # states of a sample whose image is there
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a sample stands, as `status`, `export` and `results.jsonl` show it. files: its image first; empty without one.
-    usd: what it cost, None when that is unknown. folder: where the paths of its files begin, or the address of the bucket;
-    empty when only the ledger was read. verdicts: what judge and people say of its image, and what
-    checks have found, the earliest first.
+    """The state of a sample, as `status`, `export` and `results.jsonl` show it. files: the image first; empty if there is none.
+    usd: what it cost, None if unknown. folder: the folder or the bucket's address that the paths of its files are relative
+    to; empty if only the ledger was read. verdicts: what checks, the judge and people say about its image, oldest first.
     """
 
     id: str
@@ -338,19 +337,19 @@ class Result:
     tags: tuple[str, ...] = ()
     updated_at: str = ""
     text: str = ""
-    sidecars: tuple[str, ...] = ()  # paths of what stands beside its picture
-    derivatives: tuple[str, ...] = ()  # paths of what was made of it
+    sidecars: tuple[str, ...] = ()  # paths of the files beside its image
+    derivatives: tuple[str, ...] = ()  # paths of the files made from it
     folder: str = ""
     verdicts: tuple[Verdict, ...] = ()
 
     @property
     def key(self) -> str:
-        """Its `id`, with `#2` and so on for the further images of an item."""
+        """The item's id, with `#2` and so on for its further images."""
         return sample_key(self.id, self.n)
 
     @property
     def accepted(self) -> bool:
-        """Whether its image is there and was not rejected."""
+        """Whether the sample has an image that was not rejected."""
         return self.state == "succeeded"
 
     @property
@@ -359,7 +358,7 @@ class Result:
 
     @property
     def path(self) -> str | None:
-        """Where its image is, below `folder`; None without one."""
+        """The path of its image, in `folder`; None if there is no image."""
         if self.image is None:
             return None
         return f"{self.folder}/{self.image.path}" if self.folder else self.image.path
@@ -376,7 +375,7 @@ class Result:
 
 
 class KnownSample(NamedTuple):
-    """What the ledger knows of a sample, as far as planning needs it. made_fingerprint: of the image at `path`.
+    """What planning needs of a sample's row in the ledger. made_fingerprint: that of the image at `path`.
 
     A tuple and not a dataclass: planning a million lines makes a million of them.
     """

@@ -1,4 +1,4 @@
-"""Opens files with care: regular ones below one folder and nothing else, and new ones that only their owner may read."""
+"""Opens files safely: only regular files inside one folder, and new files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import stat
 from pathlib import Path
 from typing import IO
 
-PRIVATE_MODE = 0o600  # of what lies in `.batchgen`: it holds prompts and what vendors said
+PRIVATE_MODE = 0o600  # for files in `.batchgen`, which contain prompts and vendors' answers
 
 
 class UnsafePathError(ValueError):
-    """Why a path is not read."""
+    """The reason for not reading a path."""
 
 
 class MissingFileError(UnsafePathError):
-    """Nothing is there."""
+    """There is no such file."""
 
 
 def resolve_inside(folder: str, path: str, named: str = "the manifest's folder") -> str:
     """The real path of an existing regular file inside `folder`. Raises UnsafePathError, MissingFileError.
 
-    folder: a real path; named: what a message calls it. `~` and `$NAME` mean nothing here: they are characters.
+    folder: a real path; named: what messages call it. `~` and `$NAME` are ordinary characters here.
     """
     if "\x00" in path:
         raise UnsafePathError("holds a NUL character")
@@ -44,13 +44,13 @@ def resolve_inside(folder: str, path: str, named: str = "the manifest's folder")
 
 
 def open_regular(real: str) -> IO[bytes]:
-    """Open for reading without following a link and without waiting on a pipe. Raises UnsafePathError."""
+    """Open a file for reading without following a link or blocking on a pipe. Raises UnsafePathError."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(real, flags | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         raise UnsafePathError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    # Asked again of what was opened: the name may have been given to something else meanwhile.
+    # Checked again on the open file: the name may have come to mean something else in the meantime.
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UnsafePathError("is not a regular file")
@@ -58,18 +58,18 @@ def open_regular(real: str) -> IO[bytes]:
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open(…, opener=private)`: what is made is its owner's alone, whatever the umask; no link is followed."""
+    """An `opener` for `open`: a file it creates is private to its owner, whatever the umask, and no link is followed."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE_MODE)
 
 
 def make_private_folder(path: Path) -> None:
-    """The same for a folder, and for each above it that is missing: `mkdir` gives its mode to the last alone."""
+    """Create a private folder and its missing parents, also private: `mkdir(parents=True)` sets the mode of the last alone."""
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def create_private_file(path: Path) -> None:
-    """An empty one, unless it is there, in such a folder. What SQLite puts beside it has the same mode."""
+    """Create an empty private file in a private folder, unless it exists. SQLite gives the files beside it the same mode."""
     make_private_folder(path.parent)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE_MODE))

@@ -1,4 +1,4 @@
-"""Text from prompts, ids and servers made fit for a terminal: one line, nothing that acts, no key."""
+"""Makes text from prompts, ids and servers safe to show: on one line, without control sequences and keys."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _ASCII = {
 }
 _MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 REDACTED = "[redacted]"
-# What looks like a key, whoever's it is: by its own form, or by what stands before it. Google quotes it in messages
-# ("Consumer 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
+# Anything that looks like a key, by its own form or by what precedes it. Google quotes keys in messages ("Consumer
+# 'api_key:…' has been suspended"), gateways as JSON or as a header, in quotes that may be escaped.
 _LIKELY_KEY = re.compile(
     r"""
     \b(?:AIza[\w-]{20,} | AQ\.[\w-]{20,} | sk-[\w.-]{12,} | ya29\.[\w.-]{12,} | eyJ[\w-]{8,}\.[\w.-]{8,})
@@ -45,7 +45,7 @@ _LIKELY_KEY = re.compile(
 
 
 def sanitize(text: str) -> str:
-    """`text` on one line; whatever a terminal would act upon is shown as its escape, `\\x1b` or `\\u202e`."""
+    """`text` on one line, with every character that a terminal would act on escaped, as `\\x1b` or `\\u202e`."""
     return _UNSAFE.sub(_escape, text) if not (text.isascii() and text.isprintable()) else text
 
 
@@ -63,19 +63,19 @@ def redact_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def redact_likely_keys(text: str) -> str:
-    """Without what looks like a key, though nobody told us of one."""
+    """`text` without anything that looks like a key, whether or not batchgen knows it."""
     return _LIKELY_KEY.sub(lambda found: f"{found['scheme'] or found['name'] or found['plain'] or ''}…", text)
 
 
 def ascii_only(text: str) -> str:
-    """For terminals that know no UTF-8: our own signs in plain letters, the rest as escapes."""
+    """`text` for terminals without UTF-8: batchgen's own symbols in plain letters, all else as escapes."""
     for sign, plain in _ASCII.items():
         text = text.replace(sign, plain)
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def printable_json(value: Any, *, indent: int | None = None, plain: bool = False) -> str:
-    """JSON that may be printed: what a terminal would act upon is written as `\\uXXXX`, which parses to the same.
+    """JSON that is safe to print: characters that a terminal would act on are written as `\\uXXXX`, which parses the same.
 
     plain: ASCII only.
     """
@@ -89,14 +89,14 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def display_width(text: str) -> int:
-    """How many columns a cleaned text takes: two for wide characters, none for what combines."""
+    """The width of a sanitized text in columns: two for each wide character, none for a combining one."""
     if text.isascii():
         return len(text)
     return sum(_char_width(character) for character in text)
 
 
 def _char_width(character: str) -> int:
-    if character == "\ufe0f":  # what stands before it is drawn as a picture, two columns wide
+    if character == "\ufe0f":  # the character before it is drawn as an emoji, two columns wide
         return 1
     if character in "\u200c\u200d" or unicodedata.category(character) in ("Mn", "Me"):
         return 0
@@ -111,7 +111,7 @@ def truncate(text: str, columns: int, mark: str = "…") -> str:
 
 
 def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
-    """Lines of at most this many columns, broken at spaces, within a word only when it is longer than a line."""
+    """`text` in lines of at most this many columns, broken at spaces, and inside a word only if it is longer than a line."""
     lines: list[str] = []
     line, indent = "", indent[: columns // 2]
     for word in re.findall(r" *[^ ]+", text):
@@ -127,7 +127,7 @@ def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
 
 
 def _prefix(text: str, columns: int) -> str:
-    """As much of it as these columns hold."""
+    """The longest beginning of `text` that fits into this many columns."""
     taken = 0
     for position, character in enumerate(text):
         taken += _char_width(character)
@@ -137,11 +137,11 @@ def _prefix(text: str, columns: int) -> str:
 
 
 def short_message(message: str) -> str:
-    """A vendor's message, cleaned and cut to about two lines: the ledger and the log have all of it."""
+    """A vendor's message, sanitized and cut to about two lines. The ledger and the log have it in full."""
     return truncate(sanitize(redact_likely_keys(" ".join(message.split()))), 160)
 
 
 def escape_markdown(text: str) -> str:
-    """`text` so that a page shows it as it is: foreign words never become markup, links or a row of their own."""
+    """`text` escaped so that Markdown shows it literally: it cannot become markup, a link or a table row."""
     safe = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN_CHARS.sub(r"\\\1", safe)

@@ -22,12 +22,12 @@ SECRET_NAMES = ("API_KEY", "NOTIFY_", "HEARTBEAT_", "TOKEN", "SECRET", "PASSWORD
 
 
 def environment() -> Mapping[str, str]:
-    """The process's own variables, for those who need one that is no setting of ours (NO_COLOR, TERM, CI)."""
+    """The process's own variables, for code that reads one that is not a batchgen setting (NO_COLOR, TERM, CI)."""
     return os.environ
 
 
 def set_ledger_url(url: str | None) -> None:
-    """As if BATCHGEN_LEDGER had been set so for this process: those that it starts have it too, and no command line shows it."""
+    """Set BATCHGEN_LEDGER for this process and for those that it starts, so that the address is on no command line."""
     if url is None:
         os.environ.pop(LEDGER_VARIABLE, None)
     else:
@@ -35,18 +35,19 @@ def set_ledger_url(url: str | None) -> None:
 
 
 def leave_out_pydantic_plugins() -> None:
-    """For this process and those that it starts, unless the user wants them: for plugins pydantic reads what every installed
-    package declares, 5 to 20 ms, and validation that strangers change would be another one (docs.pydantic.dev, Plugins)."""
+    """Turn pydantic's plugins off for this process and those that it starts, unless the user wants them. To find plugins,
+    pydantic reads what every installed package declares, which takes 5 to 20 ms, and a plugin could change how batchgen
+    validates (docs.pydantic.dev, Plugins)."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def environment_without_keys() -> dict[str, str]:
-    """The same for a process that has no business with a key, nor with an address that holds one."""
+    """The environment for a process that needs no key: without keys, and without addresses that may contain one."""
     return {name: value for name, value in os.environ.items() if not any(word in name.upper() for word in SECRET_NAMES)}
 
 
 class Secret:
-    """A key that shows itself only to the one that asks for `reveal()`."""
+    """An API key that prints as `Secret(…)`; `reveal()` returns the key itself."""
 
     __slots__ = ("_value",)
 
@@ -64,7 +65,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key and the name of the variable that it came from."""
+    """An API key and the name of the variable it came from."""
 
     secret: Secret
     source: str
@@ -72,7 +73,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class VariableValue:
-    """The value of the variable `name`. env_file: the `.env` of a folder that it stands in; None: the environment."""
+    """The value of the variable `name`. env_file: the `.env` that sets it, None if the environment does."""
 
     text: str = field(repr=False)
     name: str
@@ -85,10 +86,10 @@ class VariableValue:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where the requests of a provider go, and the key that goes with them.
+    """Where a provider's requests go, and the key that goes with them.
 
-    base_url: None means the vendor's own. source: what named it. from_dotenv: that was a folder's `.env`, and so is the key.
-    warning: to show when the choice of key needs saying.
+    base_url: None means the vendor's own. source: the variable that set it. from_dotenv: address and key come from a folder's
+    `.env`. warning: shown if the user should know which key was chosen.
     """
 
     key: Key | None
@@ -100,13 +101,13 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class VariableSource:
-    """All that one place says: the environment, or with `env_file` the `.env` of a folder."""
+    """The variables set in one place: the environment, or, if `env_file` is set, the `.env` of a folder."""
 
     values: Mapping[str, str] = field(repr=False)
     env_file: Path | None = None
 
     def find(self, name: str) -> VariableValue | None:
-        """The value of a variable, else the contents of the file that NAME_FILE names. Raises SettingsError."""
+        """The value of a variable, or else the contents of the file that NAME_FILE names. Raises SettingsError."""
         if value := self.values.get(name):
             return VariableValue(unquote(value), name, self.env_file)
         if path := self.values.get(f"{name}_FILE"):
@@ -115,7 +116,7 @@ class VariableSource:
         return None
 
     def names_file(self, name: str) -> bool:
-        """Whether the value of a variable is the path of a regular file."""
+        """Whether a variable's value is the path of a regular file."""
         folder = "" if self.env_file is None else self.env_file.parent
         return os.path.isfile(os.path.join(folder, self.values[name]))
 
@@ -130,20 +131,20 @@ class VariableSource:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says, and `.env` beside the manifest, which never wins over it.
+    """The variables of the environment, and those of the `.env` beside the manifest, which never override them.
 
-    That folder may be a stranger's. So `get` and `text` know the environment alone, `access` never joins an address of
-    the one to a key of the other, and whoever takes from `.env` by `find` minds where the value came from.
+    That folder may have come from a stranger. So `get` and `text` only read the environment, `access` never combines an address
+    from one place with a key from the other, and callers of `find` have to check where the value came from.
     """
 
-    values: Mapping[str, str] = field(repr=False)  # of the environment; holds keys
+    values: Mapping[str, str] = field(repr=False)  # of the environment, keys included
     warnings: tuple[str, ...] = ()
     dotenv: VariableSource | None = None
-    from_process: bool = False  # of this very process, and not what a caller gave in their place
+    from_process: bool = False  # this process's own environment, not one that a caller passed
 
     @classmethod
     def load(cls, manifest_folder: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-        """Raises SettingsError when `.env` is there and cannot be read."""
+        """Raises SettingsError if there is a `.env` that cannot be read."""
         warnings: list[str] = []
         dotenv = None
         if manifest_folder is not None and (path := manifest_folder / ".env").is_file():
@@ -159,27 +160,28 @@ class Settings:
         return (own,) if self.dotenv is None else (own, self.dotenv)
 
     def get(self, name: str) -> str | None:
-        """The value of a variable of the environment, None when it is unset or empty."""
+        """The value of an environment variable, None if it is unset or empty."""
         return self.values.get(name) or None
 
     def text(self, name: str) -> str | None:
-        """The same, else the contents of the file that NAME_FILE names. Raises SettingsError."""
+        """The value of an environment variable, or else the contents of the file that NAME_FILE names. Raises SettingsError."""
         found = self._sources[0].find(name)
         return found.text or None if found is not None else None
 
     def find(self, name: str) -> VariableValue | None:
-        """The same, else of `.env`, which may be a stranger's: see where it was found. Raises SettingsError."""
+        """The value from the environment, or else from `.env`, which may be a stranger's: check where it was found. Raises
+        SettingsError."""
         found = next((found for source in self._sources if (found := source.find(name)) is not None), None)
         return found if found is not None and found.text else None
 
     def is_set(self, name: str) -> bool:
-        """Whether `find` would look anywhere."""
+        """Whether NAME or NAME_FILE is set anywhere."""
         return any(source.values.get(each) for source in self._sources for each in (name, f"{name}_FILE"))
 
     def access(self, endpoint: Endpoint) -> Access:
-        """Where the requests of an API go and with which key. Raises SettingsError on a bad address or key file.
+        """Where an API's requests go, and with which key. Raises SettingsError on a bad address or key file.
 
-        An address in `.env` is used with a key in the same file and no other: whoever wrote it would be sent yours.
+        An address in `.env` is only used with a key from the same file: otherwise its author would be sent the user's key.
         """
         names, addresses = endpoint.key_names, endpoint.base_url_names
         address = next((found for source in self._sources if (found := source.first(addresses)) is not None), None)
@@ -197,24 +199,24 @@ class Settings:
         return Access(key, url, address.source, _unused_keys_warning(keys), from_dotenv)
 
     def _keys(self, names: Iterable[str]) -> list[Key]:
-        """Those of the environment first; one in `.env` counts where the environment has none of its name."""
+        """The keys with these names, those of the environment first. `.env` counts for names that the environment lacks."""
         own, *dotenv = self._sources
         left = [name for name in names if not self.get(name) and not self.get(f"{name}_FILE")]
         return [*own.keys(names), *(key for source in dotenv for key in source.keys(left))]
 
     @property
     def dotenv_base_urls(self) -> list[str]:
-        """The variables of `.env` that may say where requests go, be it to a provider that nobody asks."""
+        """The variables in `.env` that set where requests go, including for providers that this job does not use."""
         return [name for name in (self.dotenv.values if self.dotenv is not None else ()) if name.endswith("_BASE_URL")]
 
     def all_keys(self, names: Set[str] = frozenset()) -> set[str]:
-        """Whatever is named like a key, whoever's it is, or by one of these names, also in files; what cannot be read is
-        left out."""
+        """The values of all variables that are named like a key or have one of these names, and of the files they name. What
+        cannot be read is left out."""
         named = {*names, *(f"{name}_FILE" for name in names)}
         found = set[str]()
         for source in self._sources:
             for name in source.values:
-                # Not from a pipe, which gives what it holds only once.
+                # A pipe is not read: it gives its contents only once.
                 if not (name in named or name.removesuffix("_FILE").endswith(KEY_ENDINGS)):
                     continue
                 if not name.endswith("_FILE") or source.names_file(name):
@@ -232,7 +234,7 @@ def _unused_keys_warning(keys: list[Key]) -> str | None:
 
 
 def _read_key_file(named: VariableValue) -> str:
-    """What the key file holds. One named in `.env` must lie in that folder, so that no other file can be sent away."""
+    """The contents of a key file. One named in `.env` must be in the same folder, so that no other file can be sent away."""
     try:
         if named.env_file is None:
             return Path(named.text).read_text(encoding="utf-8")
@@ -276,19 +278,19 @@ def is_loopback(host: str) -> bool:
 
 
 def state_folder(settings: Settings) -> Path | None:
-    """Where state shared between jobs lives: the first of `state_folders` that can be written; if none can, the usual one.
+    """The folder for state that jobs share: the first of `state_folders` that can be written to, or else the usual one.
 
-    None when the settings know no home at all: a caller who gives an environment decides whether to share.
+    None if the settings name no home at all: a caller who passes an environment decides whether to share.
     """
     folders = list(state_folders(settings))
     return next(filter(is_writable, folders), folders[0] if folders else None)
 
 
 def state_folders(settings: Settings) -> Iterator[Path]:
-    """Where it may be, the usual place first: $XDG_STATE_HOME/batchgen and nothing else, or the system's own place below
-    HOME, then below the home of the password entry, then systemd's $STATE_DIRECTORY.
+    """The folders that shared state may be in, the usual one first: only $XDG_STATE_HOME/batchgen if that is set; otherwise the
+    system's usual place below HOME, then below the home in the password database, then systemd's $STATE_DIRECTORY.
 
-    A relative path is never one: it would mean another folder in every working directory. Sources: XDG Base Directory
+    A relative path does not count: it would mean another folder in every working directory. Sources: XDG Base Directory
     Specification 0.8 ("should consider the path invalid and ignore it"); systemd.exec(5), StateDirectory=.
     """
     base = settings.get("XDG_STATE_HOME") or ""
@@ -305,7 +307,7 @@ def state_folders(settings: Settings) -> Iterator[Path]:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether a folder is there and may be written, or may be made. Nothing is made."""
+    """Whether a folder exists and can be written to, or could be created. Nothing is created."""
     existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), folder)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
@@ -320,7 +322,7 @@ def _user_state_folder() -> Iterator[Path]:
 
 
 def config_home() -> Path:
-    """Where this user's settings of all programs are. Raises SettingsError when nothing absolute says where home is."""
+    """The folder for the user's settings of all programs. Raises SettingsError if no absolute path to a home is known."""
     base, home = os.environ.get("XDG_CONFIG_HOME") or "", os.path.expanduser("~")
     if os.path.isabs(base):
         return Path(base)
@@ -331,7 +333,7 @@ def config_home() -> Path:
 
 
 def _passwd_home() -> str:
-    """Home folder of the user that this process runs as; empty when there is none, or none that is absolute."""
+    """The home folder of this process's user in the password database, empty if there is none or it is not absolute."""
     try:
         import pwd  # not on Windows
 
@@ -342,7 +344,7 @@ def _passwd_home() -> str:
 
 
 def unquote(text: str) -> str:
-    """Without space around it, and without quotes, which `docker --env-file` leaves."""
+    """`text` without surrounding spaces and quotes; `docker --env-file` leaves the quotes in."""
     text = text.strip()
     return text[1:-1].strip() if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"" else text
 

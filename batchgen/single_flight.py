@@ -1,4 +1,4 @@
-"""Many that need the same thing at once wait for one and the same work."""
+"""Callers that need the same thing at the same time share one piece of work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 class SingleFlight:
-    """Not thread-safe: the event loop is its only caller."""
+    """Runs at most one task per key. Not thread-safe: call it from the event loop only."""
 
     def __init__(self) -> None:
         self._tasks: dict[Hashable, asyncio.Task[Any]] = {}
         self._stopped = False
 
     async def do(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What `work` answers or raises, begun once for all who ask for `key` until it ends. One that asks and goes away
-        takes nothing from the others. Raises CancelledError after `stop`."""
+        """Return or raise what `work` does. It is started once for all callers with the same `key` until it ends, and goes on
+        for the others if one is cancelled. Raises CancelledError after `stop`."""
         if self._stopped:
             raise asyncio.CancelledError
         task: asyncio.Task[T] | None = self._tasks.get(key)
@@ -28,7 +28,7 @@ class SingleFlight:
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
-        """Begin nothing more and give up what is going on."""
+        """Start nothing more and cancel what is running."""
         self.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
@@ -40,4 +40,4 @@ class SingleFlight:
     def _ended(self, key: Hashable, done: asyncio.Task[Any]) -> None:
         del self._tasks[key]
         if not done.cancelled():
-            done.exception()  # those who still wait get it; nobody has to
+            done.exception()  # mark it as retrieved, as there may be no caller left to get it
