@@ -68,8 +68,8 @@ async def test_a_worker_that_was_suspended_finds_nobody_under_its_name_when_it_c
     first = slow_fleet.impatient(name="twin")
     await slow_fleet.until_sent("twin", 3)
     os.kill(first.pid, signal.SIGSTOP)
-    sent = await slow_fleet.requests()
     await asyncio.sleep(2 * STALE_S)  # by now it is taken for dead
+    sent = await slow_fleet.requests()  # those that were on their way have arrived too
     slow_fleet.impatient(name="twin")
     await slow_fleet.until(lambda: "this one goes by twin-" in slow_fleet.said("twin"))
     taken = "SELECT 1 FROM work WHERE worker LIKE 'twin-%'"
@@ -77,6 +77,5 @@ async def test_a_worker_that_was_suspended_finds_nobody_under_its_name_when_it_c
     os.kill(first.pid, signal.SIGCONT)
     outcome = await slow_fleet.watch(items(*"abcdefgh"))
     assert (outcome.exit_code, len(slow_fleet.pictures())) == (0, 8)
-    assert (
-        await slow_fleet.requests() <= 8 + sent
-    )  # each that was in flight when it was suspended is asked for once more
+    # Each request that was in flight when it was suspended is sent once more.
+    assert await slow_fleet.requests() <= 8 + sent
