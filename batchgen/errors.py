@@ -125,7 +125,7 @@ class ProviderError(BatchgenError):
         self.retry_after_s, self.http_status, self.usage = retry_after_s, http_status, usage
 
     def as_type(self, kind: type[ProviderError]) -> ProviderError:
-        """The same error as another class."""
+        """A copy of this error with another class."""
         hint_s, status = self.retry_after_s, self.http_status
         return kind(self.message, reason=self.reason, retry_after_s=hint_s, http_status=status, usage=self.usage)
 

@@ -239,7 +239,7 @@ class OutageProbeFailed(Outage):
 
 
 class OutageEnded(Outage):
-    """It answers again."""
+    """The model, account or host answers again."""
 
     log_name = "outage.ended"
 
