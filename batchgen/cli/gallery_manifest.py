@@ -14,7 +14,7 @@ from batchgen.manifest.post_section import post_fields
 from batchgen.manifest.review_section import review_fields
 from batchgen.records import Item, Post
 from batchgen.report.gallery_data import ManifestInfo, is_elsewhere
-from batchgen.report.gallery_index import GalleryIndex, ItemFacts, with_items
+from batchgen.report.gallery_pages import GalleryIndex, ItemFacts, with_items
 from batchgen.settings import state_folder
 
 

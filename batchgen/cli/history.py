@@ -17,12 +17,11 @@ from batchgen.ledger.reviews import reviewed
 from batchgen.ledger.runs import RunRow
 from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.report import formatting, view
-from batchgen.report.acceptance import acceptance_fields
+from batchgen.report.acceptance import AcceptanceView, acceptance_fields
 from batchgen.report.console import Console
-from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_run
-from batchgen.report.run_end import stop_words
-from batchgen.report.view import AcceptanceView, MoneyView, RunView
+from batchgen.report.run_state import process_state, stop_words
+from batchgen.report.view import MoneyView, RunView
 
 WIDE = 100  # columns, below which a line has no room for what an accepted image has cost
 

@@ -18,7 +18,7 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.mcp_plan import PlanRequest
 from batchgen.cli.mcp_session import Session, SessionOptions
 from batchgen.errors import BatchgenError, UsageError
-from batchgen.report.background_runs import ActionRefused
+from batchgen.report.dashboard.actions import ActionRefused
 from batchgen.report.event_text import LogWarningPrinter
 from batchgen.sanitize import printable_json, redact_secrets
 from batchgen.settings import LEDGER_VARIABLE, environment, set_ledger_url

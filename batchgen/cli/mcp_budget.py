@@ -10,7 +10,7 @@ from batchgen.errors import BatchgenError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
 from batchgen.money import rounded
-from batchgen.report.background_runs import BackgroundRun
+from batchgen.report.dashboard.actions import BackgroundRun
 from batchgen.report.dashboard.job_card import JobLocation
 
 UNSETTLED = ("open", "submitted")  # requests whose end is not recorded

@@ -15,10 +15,10 @@ from batchgen.manifest.diagnostics import did_you_mean
 from batchgen.money import rounded
 from batchgen.records import CURRENT_STATES, Result, sample_key
 from batchgen.report import view
-from batchgen.report.background_runs import BackgroundRun
+from batchgen.report.dashboard.actions import BackgroundRun
 from batchgen.report.dashboard.pictures import thumbnail
 from batchgen.report.queries import load_status
-from batchgen.report.run_end import exit_words
+from batchgen.report.run_state import exit_words
 
 PAGE_RESULTS = 50
 MAX_TEXT = 500  # characters of a prompt, or of a vendor's message

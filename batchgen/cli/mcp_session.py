@@ -21,7 +21,7 @@ from batchgen.errors import UsageError
 from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.money import rounded
 from batchgen.references.folders import is_below
-from batchgen.report.background_runs import BackgroundRuns
+from batchgen.report.dashboard.actions import BackgroundRuns
 from batchgen.report.dashboard.job_card import JobLocation
 from batchgen.safe_open import UnsafePathError, resolve_inside
 

@@ -15,8 +15,7 @@ from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
 from batchgen.ledger.reviews import open_history
 from batchgen.report import contact_sheet, formatting, gallery
-from batchgen.report.gallery_index import GalleryIndex
-from batchgen.report.gallery_pages import GalleryPages
+from batchgen.report.gallery_pages import GalleryIndex, GalleryPages
 from batchgen.report.thumbnails import Thumbnails
 from batchgen.store.store import open_store_of
 

@@ -14,19 +14,18 @@ from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
 from batchgen.report import formatting, view
-from batchgen.report.acceptance import acceptance_text
-from batchgen.report.billing import BillingView, billing_blocks, load_billing
-from batchgen.report.comparison import (
+from batchgen.report.acceptance import (
     HEAD,
     NOTES,
     ComparisonView,
+    acceptance_text,
     comparison_rows,
     conclusion,
     load_comparison,
     load_variants,
 )
+from batchgen.report.billing import BillingView, billing_blocks, load_billing, money_lines
 from batchgen.report.console import Console
-from batchgen.report.money_text import money_lines
 from batchgen.report.queries import load_status
 from batchgen.report.summary import (
     batch_lines,

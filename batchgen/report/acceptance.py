@@ -1,19 +1,61 @@
-"""How many images are accepted and what each has cost, in money and time: the same figures and words in every view."""
+"""How many images are accepted and what each has cost, in money and time, of a job and of its variants side by side: its models, its
+tags, or the values of a variable that tags name. The same figures and words in every view."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from batchgen.errors import UsageError
 from batchgen.ledger.acceptance import Acceptance, AcceptanceReader, CheckWarning, Rejection
 from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import reviewed
 from batchgen.records import sample_key
 from batchgen.report import formatting
-from batchgen.report.view import AcceptanceView, ReviewedSample
 
 MAX_REASONS = 5
 BY_WHOM = {"person": "by people", "judge": "by the judge", "unknown": "for no reason given"}
+Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
+MAX_VARIANTS = 200  # of each kind, in the JSON of a job
+MAX_BARS = 40  # of each kind, on a page
+NO_TAG = "(no tag)"
+HEAD = ("", "images", "accepted", "share", "95 % interval", "USD each", "minutes each")
+NOTES = (
+    "accepted: of the images that are there; the interval is Wilson's: where two overlap, there are too few images to tell",
+    "each: for each accepted image. USD counts the rejected, the judge and what was not chosen; minutes are those of requests,"
+    " from sent to answered, of which a run has several under way at once",
+)
+AcceptanceByVariant = Mapping[tuple[str, str], Acceptance]  # by model and tags, as `variant_acceptance` answers it
+
+
+@dataclass(frozen=True, kw_only=True)  # without slots, so that a view may have another base too
+class AcceptanceView:
+    """accepted, rejected: images; warned: of the accepted, those in which a check has found something; rejected_for: of the
+    rejected, how many for which reason.
+    usd_per_accepted: all that was spent for each image that is accepted; None when that is not known, or none is. estimated: a part
+    of it is; at_least: something of unknown price, or maybe billed, is not in it. minutes_per_accepted: of the runs."""
+
+    accepted: int = 0
+    warned: int = 0
+    rejected: int = 0
+    rejected_for: Mapping[str, int] = field(default_factory=dict)
+    usd_per_accepted: float | None = None
+    usd_per_accepted_estimated: bool = False
+    usd_per_accepted_at_least: bool = False
+    minutes_per_accepted: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedSample:
+    """One whose image is rejected, or counts with a warning. reason: a slug, `judge` or `person`; message: in their words."""
+
+    id: str
+    reason: str
+    message: str
 
 
 def acceptance_fields(
@@ -76,3 +118,175 @@ def reasons_text(found: AcceptanceView) -> str:
     shown = list(found.rejected_for.items())[:MAX_REASONS]
     more = ["…"] if len(found.rejected_for) > MAX_REASONS else []
     return ", ".join([*(f"{number:,} {BY_WHOM.get(why, f'for {why}')}" for why, number in shown), *more])
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantView(AcceptanceView):
+    """share: accepted of the images that are there, None without one; low, high: its 95 % interval. overlaps_best: too few
+    images to tell it from the variant with the largest share. minutes_per_accepted: of its requests, from sent to answered."""
+
+    variant: str
+    images: int
+    share: float | None
+    low: float
+    high: float
+    overlaps_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonView:
+    """by: model, tag, or the name of a variable. variants: the largest share first."""
+
+    job: str
+    folder: str
+    emulated: bool
+    by: str
+    variants: Sequence[VariantView]
+
+
+def wilson_interval(accepted: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share, which holds for few images and for shares near 0 and 1. Everything without an image.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if not images:
+        return 0.0, 1.0
+    share, square = accepted / images, Z_95 * Z_95 / images
+    middle = share + square / 2
+    spread = Z_95 * math.sqrt(share * (1 - share) / images + square / images / 4)
+    return max(0.0, (middle - spread) / (1 + square)), min(1.0, (middle + spread) / (1 + square))
+
+
+def load_comparison(folder: Path, by: str) -> ComparisonView:
+    """Raises UsageError when no tag names such a variable, and LedgerError."""
+    with reviewed(AcceptanceReader.open(folder), folder) as reader:
+        found = compare(reader.variant_acceptance(), reader.rejections(), by)
+        if not found:
+            raise UsageError(
+                f"--compare {by}: no item has a tag such as {by}=VALUE; give each variant one"
+                f' (tags: ["{by}={{{{ {by} }}}}"]), or compare by model or tag'
+            )
+        name, emulated = reader.meta("name") or folder.name, reader.meta("emulated") == "yes"
+        return ComparisonView(name, str(folder), emulated, by, found)
+
+
+def load_variants(folder: Path) -> dict[str, list[VariantView]]:
+    """Raises LedgerError."""
+    with reviewed(AcceptanceReader.open(folder), folder) as reader:
+        return read_variants(reader)
+
+
+def read_variants(reader: Reader) -> dict[str, list[VariantView]]:
+    """Those of a whole job by model and by tag."""
+    asked = AcceptanceReader.from_reader(reader)
+    found, rejections = asked.variant_acceptance(), asked.rejections()
+    return {by: compare(found, rejections, by)[:MAX_VARIANTS] for by in ("model", "tag")}
+
+
+def compare(found: AcceptanceByVariant, rejections: Sequence[Rejection], by: str) -> list[VariantView]:
+    """The largest share first. An item with several tags counts for each of them. Pure."""
+    sums: dict[str, Acceptance] = {}
+    why: dict[str, list[Rejection]] = {}
+    for (model, tags), each in sorted(found.items()):
+        for name in _names(by, model, tags):
+            sums[name] = sums.get(name, Acceptance()) + each
+    for rejection in rejections:
+        for name in _names(by, rejection.model, rejection.tags):
+            why.setdefault(name, []).append(rejection)
+    views = [_view(name, each, why.get(name, ())) for name, each in sums.items()]
+    views.sort(key=lambda view: (-1.0 if view.share is None else -view.share, view.variant))
+    return [replace(view, overlaps_best=number > 0 and view.high >= views[0].low) for number, view in enumerate(views)]
+
+
+def _names(by: str, model: str, tags: str) -> Iterator[str]:
+    """The variants that an item belongs to."""
+    listed = tags.split(",") if tags else []
+    if by == "model":
+        yield model
+    elif by == "tag":
+        yield from listed or [NO_TAG]
+    else:
+        yield from (tag.removeprefix(f"{by}=") for tag in listed if tag.startswith(f"{by}="))
+
+
+def _view(name: str, found: Acceptance, why: Sequence[Rejection]) -> VariantView:
+    images = found.accepted + found.rejected
+    low, high = wilson_interval(found.accepted, images)
+    share = found.accepted / images if images else None
+    fields = acceptance_fields(found, why)
+    return VariantView(variant=name, images=images, share=share, low=low, high=high, **fields)
+
+
+class VariantBar(NamedTuple):
+    """As a page draws it: shares of 1, and the figures in words."""
+
+    variant: str
+    text: str
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedView:
+    """by: model or tag. conclusion: what the intervals allow to say."""
+
+    by: str
+    bars: Sequence[VariantBar]
+    conclusion: str
+
+
+def read_compared(reader: Reader) -> list[ComparedView]:
+    """What a page shows of a job: nothing where there is one variant alone, or none has an image."""
+    found = []
+    for by, all_variants in read_variants(reader).items():
+        variants = [each for each in all_variants if each.share is not None][:MAX_BARS]
+        if len(variants) > 1:
+            bars = [VariantBar(each.variant, _text(each), each.share or 0.0, each.low, each.high) for each in variants]
+            found.append(ComparedView(by, bars, conclusion(variants)))
+    return found
+
+
+def _text(each: VariantView) -> str:
+    """`18 of 20 accepted (70% to 97%) · $0.04 and 0.20 min each`."""
+    cost = "" if not each.accepted else f" · {usd_text(each)} and {each.minutes_per_accepted or 0.0:.2f} min each"
+    return f"{each.accepted:,} of {each.images:,} accepted ({_interval_text(each)}){cost}"
+
+
+def _interval_text(each: VariantView) -> str:
+    return f"{each.low:.0%} to {each.high:.0%}"
+
+
+def comparison_rows(variants: Sequence[VariantView]) -> list[tuple[str, ...]]:
+    """For a table under HEAD."""
+    return [
+        (
+            each.variant,
+            f"{each.images:,}",
+            f"{each.accepted:,}",
+            "-" if each.share is None else f"{each.share:.0%}",
+            "-" if each.share is None else _interval_text(each),
+            usd_text(each) or "-",
+            "-" if each.minutes_per_accepted is None else f"{each.minutes_per_accepted:.2f}",
+        )
+        for each in variants
+    ]
+
+
+def conclusion(variants: Sequence[VariantView]) -> str:
+    """What the intervals allow to say. Empty where there is nothing to compare."""
+    with_images = [each for each in variants if each.images]
+    if len(with_images) < 2:
+        return ""
+    best, *others = with_images
+    behind = [each.variant for each in others if not each.overlaps_best]
+    level = [each.variant for each in others if each.overlaps_best]
+    if not behind:
+        return f"too few to tell: the interval of {best.variant} overlaps {'that of' if len(level) == 1 else 'those of'} {_list(level)}"
+    words = f"{best.variant} is accepted more often than {_list(behind)}"
+    return f"{words}; too few to tell it from {_list(level)}" if level else words
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {formatting.count(len(names) - 3, 'other')}" if len(names) > 3 else shown

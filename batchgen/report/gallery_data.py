@@ -15,11 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader, PictureRow, SampleRow
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Verdict, lane_model
-from batchgen.report.acceptance import read_acceptance_text
-from batchgen.report.comparison import ComparedView
+from batchgen.report.acceptance import ComparedView, read_acceptance_text
+from batchgen.report.attached_files import SidecarFiles, SourcesView
 from batchgen.report.picture_views import PictureView, picture_views
 from batchgen.report.run_statistics import RunStatistics, run_statistics, start_of
-from batchgen.report.sidecar_files import SidecarFiles, SourcesView
 from batchgen.report.view import Sparse, view_of
 
 MAX_RUNS = 30

@@ -21,9 +21,9 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import reviewed
 from batchgen.records import lane_model
 from batchgen.report import formatting
-from batchgen.report.liveness import process_state
 from batchgen.report.queries import read_lanes
 from batchgen.report.run_progress import RunProgress
+from batchgen.report.run_state import process_state
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -17,8 +17,7 @@ from rich.text import Text
 from batchgen.events import Event
 from batchgen.report import formatting
 from batchgen.report.console import Console
-from batchgen.report.event_text import EventLines, in_flight_text, left_out_text, wait_text
-from batchgen.report.outage_text import outage_status
+from batchgen.report.event_text import EventLines, in_flight_text, left_out_text, outage_status, wait_text
 from batchgen.report.run_progress import ModelProgress, RunProgress
 from batchgen.scheduling.stop_reason import StopKind
 

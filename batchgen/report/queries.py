@@ -17,8 +17,8 @@ from batchgen.providers.reasons import REMEDIES
 from batchgen.records import lane_model, sample_key
 from batchgen.report import view
 from batchgen.report.acceptance import acceptance_fields, reviewed_samples
-from batchgen.report.billing_check import read_billing
-from batchgen.report.liveness import is_alive_in, run_state
+from batchgen.report.billing import read_billing
+from batchgen.report.run_state import is_alive_in, run_state
 from batchgen.report.totals import read_totals
 from batchgen.report.view import UtcTime, utc_time, view_of
 from batchgen.store.unparsed import unparsed_attempts, unparsed_bytes

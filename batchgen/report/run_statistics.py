@@ -19,7 +19,7 @@ from batchgen.ledger.reader import AttemptRow, LaneSpan
 from batchgen.ledger.runs import RunRow
 from batchgen.planning.batchable import is_batch
 from batchgen.records import lane_model
-from batchgen.report.run_end import exit_words, stop_words
+from batchgen.report.run_state import exit_words, stop_words
 from batchgen.report.view import view_of
 
 MAX_POINTS = 120

@@ -10,12 +10,11 @@ from batchgen.errors import LINK_PENDING_REASONS
 from batchgen.ledger.runs import QueueStatus
 from batchgen.providers.reasons import REMEDIES
 from batchgen.report import formatting, view
-from batchgen.report.acceptance import BY_WHOM, acceptance_text
-from batchgen.report.billing_check import billing_lines
+from batchgen.report.acceptance import BY_WHOM, ReviewedSample, acceptance_text
+from batchgen.report.billing import billing_lines, money_lines
 from batchgen.report.console import Console
-from batchgen.report.money_text import money_lines
-from batchgen.report.outage_text import ongoing_outage, outage_summary
-from batchgen.report.run_end import stop_words
+from batchgen.report.event_text import ongoing_outage, outage_summary
+from batchgen.report.run_state import stop_words
 from batchgen.report.totals import WITH_WORKERS, manifest_lines, totals_text
 from batchgen.sanitize import escape_markdown, short_message
 from batchgen.scheduling.stop_reason import StopReason
@@ -287,11 +286,11 @@ def _warned(job: view.JobView) -> list[str]:
     return [head, *_reviewed(job.warned_samples, job.warned), remedy]
 
 
-def _reviewed(samples: Sequence[view.ReviewedSample], total: int) -> list[str]:
+def _reviewed(samples: Sequence[ReviewedSample], total: int) -> list[str]:
     return [*(f"    {each.id}  {_why_rejected(each)}" for each in samples), *_more(len(samples), total)]
 
 
-def _why_rejected(sample: view.ReviewedSample) -> str:
+def _why_rejected(sample: ReviewedSample) -> str:
     """`text: reads SALE 05%`, `by the judge: the handle is missing`, `anna: too dark`."""
     if sample.reason == "person" and sample.message:
         return short_message(sample.message)  # which says who

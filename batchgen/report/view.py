@@ -12,7 +12,7 @@ from typing import Self
 from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import QueueStatus
 from batchgen.report import formatting
-from batchgen.report.billing_check import BillingCheck
+from batchgen.report.acceptance import AcceptanceView, ReviewedSample
 from batchgen.report.view_json import Sparse, UtcTime, as_json, utc_time, view_of
 
 __all__ = ["Sparse", "UtcTime", "as_json", "utc_time", "view_of"]
@@ -52,30 +52,23 @@ class MoneyView:
         return (self.spent or 0.0) + self.estimated
 
 
-@dataclass(frozen=True, kw_only=True)  # without slots, so that a view may have another base too
-class AcceptanceView:
-    """accepted, rejected: images; warned: of the accepted, those in which a check has found something; rejected_for: of the
-    rejected, how many for which reason.
-    usd_per_accepted: all that was spent for each image that is accepted; None when that is not known, or none is. estimated: a part
-    of it is; at_least: something of unknown price, or maybe billed, is not in it. minutes_per_accepted: of the runs."""
-
-    accepted: int = 0
-    warned: int = 0
-    rejected: int = 0
-    rejected_for: Mapping[str, int] = field(default_factory=dict)
-    usd_per_accepted: float | None = None
-    usd_per_accepted_estimated: bool = False
-    usd_per_accepted_at_least: bool = False
-    minutes_per_accepted: float | None = None
+@dataclass(frozen=True, slots=True)
+class BillingEntry:
+    id: str
+    kind: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReviewedSample:
-    """One whose image is rejected, or counts with a warning. reason: a slug, `judge` or `person`; message: in their words."""
+class BillingCheck:
+    """billed: requests that were or may have been; wanted: those whose picture is its sample's latest; beyond: the others by
+    kind, and the first of each listed. holds: whether all add up and have a cause; else that is a bug."""
 
-    id: str
-    reason: str
-    message: str
+    billed: int
+    wanted: int
+    beyond: Mapping[str, int]
+    listed: Sequence[BillingEntry]
+    holds: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from batchgen.ledger.candidates import Candidate
 from batchgen.ledger.verdicts import last_ruling, review_state
 from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
-from batchgen.review.judge import judge_basis, question
-from batchgen.review.question import question_text
+from batchgen.review.judge import judge_basis, question, question_text
 
 NOT_CHOSEN = "not_chosen"  # the reason of an image that was made to be one of several
 KEPT = OnReject()

@@ -11,7 +11,7 @@ import pytest
 
 from batchgen.cli.export_dataset import write_webdataset
 from batchgen.cli.main import run_command_line
-from batchgen.report import gallery_index, gallery_pages
+from batchgen.report import gallery_pages
 from batchgen.store.store import Store
 from tests.benchmarks.long_job import COMMANDS, build
 
@@ -26,8 +26,7 @@ MAX_BYTES_MORE_OF_PAGES = (
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery_pages, "PAGE_SAMPLES", SHORT // 4)
-        for module in (gallery_pages, gallery_index):
-            patch.setattr(module, "CHUNK", SHORT // 4)
+        patch.setattr(gallery_pages, "CHUNK", SHORT // 4)
         yield [build(tmp_path_factory.mktemp(f"long-{items}"), items, 10) for items in (SHORT, LONG)]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchgen.review.built_in import BUILT_IN
 from batchgen.review.check_type import CheckType, Option
+from batchgen.review.checks import BUILT_IN
 
 
 def check_table() -> str:

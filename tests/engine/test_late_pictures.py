@@ -21,7 +21,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.planning.plan import RetrySelection
 from batchgen.records import ImageFile, Reply, Sample
-from batchgen.report.billing_check import read_billing
+from batchgen.report.billing import read_billing
 from batchgen.report.console import Console
 from tests.support.bench import HEAD, Bench
 from tests.support.fork_server import PYTHON

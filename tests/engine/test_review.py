@@ -16,7 +16,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import append_reviews, make_review
 from batchgen.ledger.verdicts import VerdictReader
 from batchgen.planning.plan import RetrySelection
-from batchgen.report.billing_check import balance_text, read_billing
+from batchgen.report.billing import balance_text, read_billing
 from tests.support.bench import FAST, Bench, items
 from tests.support.postgres import both_ledgers
 

@@ -32,7 +32,7 @@ FLOORS: dict[str, list[str]] = {
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
         *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
-        *["review.checks", "review.check_type", "review.built_in", "review.twins"],
+        *["review.checks", "review.check_type", "review.twins"],
     ],
     "edges": [
         *["http", "references", "store", "derivatives", "review", "ledger"],

@@ -15,8 +15,7 @@ from batchgen.manifest.review_section import review_fields
 from batchgen.manifest.schema import json_schema
 from batchgen.planning.fingerprint import wire_facts
 from batchgen.review import check_type
-from batchgen.review.built_in import BUILT_IN
-from batchgen.review.checks import CHECKS
+from batchgen.review.checks import BUILT_IN, CHECKS
 from tests.support.packages import forget, install
 
 BLANK, TWIN = DEFAULT_CHECKS

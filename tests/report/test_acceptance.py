@@ -6,9 +6,16 @@ import pytest
 
 from batchgen.ledger.acceptance import Acceptance, Rejection
 from batchgen.ledger.requests import Money
-from batchgen.report.acceptance import acceptance_fields, acceptance_text
-from batchgen.report.comparison import NO_TAG, compare, comparison_rows, conclusion, wilson_interval
-from batchgen.report.view import AcceptanceView
+from batchgen.report.acceptance import (
+    NO_TAG,
+    AcceptanceView,
+    acceptance_fields,
+    acceptance_text,
+    compare,
+    comparison_rows,
+    conclusion,
+    wilson_interval,
+)
 
 
 def text(accepted: int, rejected: int = 0, *reasons: str, seconds: float = 60.0, **money: float) -> str:

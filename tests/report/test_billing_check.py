@@ -9,7 +9,7 @@ import pytest
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
 from batchgen.ledger.requests import SurplusRequest
-from batchgen.report.billing_check import billing_check, billing_lines, classify_request, read_billing
+from batchgen.report.billing import billing_check, billing_lines, classify_request, read_billing
 from tests.support.bench import Bench, items
 
 LOST = SurplusRequest("mug", 1, "f", "uncertain", "timeout", 0, 0, True, "f", 1)

@@ -10,9 +10,9 @@ import pytest
 
 from batchgen.ledger.requests import Money
 from batchgen.report import formatting
-from batchgen.report.billing_check import billing_check
+from batchgen.report.billing import billing_check
 from batchgen.report.console import Console
-from batchgen.report.liveness import is_process_alive
+from batchgen.report.run_state import is_process_alive
 from batchgen.report.summary import headline, next_steps
 from batchgen.report.view import (
     BatchTotals,

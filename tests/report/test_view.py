@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from batchgen.cli.history import JobRun
-from batchgen.report.comparison import VariantBar, VariantView
+from batchgen.report.acceptance import VariantBar, VariantView
 from batchgen.report.dashboard.job_card import JobCard
 from batchgen.report.dashboard.watched_job import LivePage
 from batchgen.report.gallery_data import AttemptView, MadeFile, PageView, SamplesView, SampleView

@@ -14,7 +14,7 @@ import batchgen
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import ledger_path
 from batchgen.planning.plan import RetrySelection
-from batchgen.report.billing_check import billing_lines, read_billing
+from batchgen.report.billing import billing_lines, read_billing
 from tests.support.crash import exit_code
 from tests.support.link_vendor import Vendor
 

@@ -1,25 +1,121 @@
-"""The two things that the page may do: take up again what was not made, and stop a run. Each as the command line does it."""
+"""What a page may do: begin a run, as a process of its own which outlives it and as the command line would start it (so do agents); stop
+one; and take one person's word on one image into the job's journal."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from batchgen.errors import BatchgenError
+from batchgen.ledger.location import has_ledger
+from batchgen.ledger.reader import Reader
+from batchgen.ledger.reviews import append_reviews, make_review
+from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.ledger.verdicts import VerdictReader, last_ruling, review_state
 from batchgen.planning.plan import RETRY_STATES as RETRY_STATES
-from batchgen.report.background_runs import ActionRefused as ActionRefused
-from batchgen.report.background_runs import BackgroundRuns, last_run
+from batchgen.records import HAS_IMAGE
+from batchgen.records import Verdict as Verdict
 from batchgen.report.dashboard.job_card import JobLocation, RetryView
-from batchgen.report.liveness import read_lock_holder
-from batchgen.report.run_end import exit_words
+from batchgen.report.gallery_data import SampleView
+from batchgen.report.picture_views import PictureView, verdict_views
+from batchgen.report.run_state import exit_words, process_state, read_lock_holder
+from batchgen.safe_open import UnsafePathError, make_private_folder, open_regular
+from batchgen.store.spool import NO_FOLLOW
 
+TAIL_BYTES = 4000
+# The interpreter and the batchgen of this process. The working folder is no place to import from.
+CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
 LOG_NAME = "dashboard.log"
 ForecastRetry = Callable[[JobLocation, frozenset[str]], dict[str, Any]]
+SHA256_BEGINS_CHARS = 12
+T = TypeVar("T", str, int)
+
+
+class ActionRefused(Exception):
+    """Why nothing was done, for the person who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundRun:
+    """log: what it has said. states: those that it retries, when it is a retry."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    states: tuple[str, ...] = ()
+
+    def log_tail(self) -> str:
+        """The end of what it has said; empty when that cannot be read."""
+        try:
+            with open_regular(str(self.log)) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                return file.read(TAIL_BYTES).decode("utf-8", errors="replace")
+        except (OSError, UnsafePathError):
+            return ""
+
+
+class BackgroundRuns:
+    """At most one for each job. log_name: of the file in `.batchgen/` with what the last one of a job has said. Several threads
+    may ask."""
+
+    def __init__(self, log_name: str) -> None:
+        self._log_name = log_name
+        self._children: dict[Path, BackgroundRun] = {}
+        self._lock = threading.Lock()
+
+    def start(self, location: JobLocation, command: Sequence[str], states: tuple[str, ...] = ()) -> BackgroundRun:
+        """Begin a command of batchgen's. Raises ActionRefused, also while the job has a run of anybody's."""
+        with self._lock:
+            child = self._children.get(location.folder)
+            if child is not None and child.process.poll() is None:
+                raise ActionRefused(f"process {child.process.pid} is at work on it already: wait for it or stop it")
+            run = last_run(location) if has_ledger(location.folder) else None
+            if run is not None and process_state(run, location.folder) in ("running", "unknown"):
+                which = f"run {run.id} is going on, process {run.pid} on {run.host}"
+                raise ActionRefused(f"{which}: wait for it or stop it")
+            log = location.folder / STATE_FOLDER / self._log_name
+            self._children[location.folder] = started = BackgroundRun(_start(command, log), log, states)
+            return started
+
+    def last(self, folder: Path) -> BackgroundRun | None:
+        """What was begun last for the job in this folder."""
+        return self._children.get(folder)
+
+
+def last_run(location: JobLocation) -> RunRow | None:
+    """Raises ActionRefused when there is no ledger, or it cannot be read."""
+    try:
+        with Reader.open(location.folder) as reader:
+            return reader.last_run()
+    except BatchgenError as error:
+        raise ActionRefused(str(error)) from None
+
+
+def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    package = str(Path(__file__).resolve().parents[3])
+    try:
+        log.parent.parent.mkdir(parents=True, exist_ok=True)  # of a job's first run
+        make_private_folder(log.parent)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter, no shell; a command of batchgen's
+                [sys.executable, "-P", "-c", CHILD_CODE, package, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise ActionRefused(f"it could not be started: {error.strerror or error}") from None
 
 
 class Actions(BackgroundRuns):
@@ -87,3 +183,51 @@ def holds_lock(pid: int, folder: Path) -> bool:
         len(row) == 8 and row[3] == "WRITE" and row[4] == str(pid) and row[5].rpartition(":")[2] == inode
         for row in rows
     )
+
+
+def record_review(folder: Path, given: Mapping[str, Any], name: str) -> Verdict:
+    """Durable when it answers it. given: of the page: id, n, sha, ruling, stars, comment. Raises ActionRefused with what is wrong, also
+    when the image is another one by now; LedgerError, StoreError."""
+    item_id, n, sha = _value(given, "id", str), _value(given, "n", int), _value(given, "sha", str)
+    with closing(VerdictReader.open(folder)) as reader:
+        sha256, _ = reader.reviewable([item_id]).get((item_id, n), ("", None))
+    if len(sha) != SHA256_BEGINS_CHARS or not sha256.startswith(sha):
+        raise ActionRefused("the image was made again or is gone: look at the page again")
+    said = (_value(given, "ruling", str), _value(given, "stars", int), _value(given, "comment", str))
+    try:
+        review = make_review(name, item_id, n, sha256, *said)
+    except ValueError as error:
+        raise ActionRefused(str(error)) from None
+    return append_reviews(folder, [review])[0]
+
+
+def with_review(sample: SampleView, review: Verdict) -> SampleView | None:
+    """A sample as it stands after this, without asking the ledger; None when it shows another image."""
+    picture = next((each for each in sample.pictures if each.kind == "image"), None)
+    if picture is None or picture.sha != review.sha256[:SHA256_BEGINS_CHARS]:
+        return None
+    others = tuple(each for each in picture.verdicts if (each.by, each.name) != (review.by, review.name))
+    says = review.ruling != "none" or review.score is not None or review.message  # else it takes back what was said
+    after = (*others, *(verdict_views([review], review.sha256) if says else ()))
+    changed = replace(picture, verdicts=after)
+    sample = replace(sample, pictures=[changed if each is picture else each for each in sample.pictures])
+    before, now = _verdicts(picture, review), _verdicts(changed, review)
+    if sample.state not in HAS_IMAGE or (last_ruling(before) is None and last_ruling(now) is None):
+        return sample
+    state = review_state(now)
+    if state == (sample.state, sample.reason, sample.message):
+        return sample
+    return replace(sample, **state._asdict(), at=round(review.at))
+
+
+def _verdicts(picture: PictureView, review: Verdict) -> list[Verdict]:
+    said: Sequence[Any] = picture.verdicts  # as `Verdict` has them, without what is the same for all
+    names = ("by", "name", "ruling", "reason", "message", "at")
+    return [replace(review, **{name: getattr(each, name) for name in names}) for each in said]
+
+
+def _value(given: Mapping[str, Any], field: str, kind: type[T]) -> T:
+    value = given.get(field)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ActionRefused(f"{field}: expected {'text' if kind is str else 'a whole number'}")
+    return value

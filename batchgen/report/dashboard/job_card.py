@@ -17,9 +17,8 @@ from batchgen.ledger.runs import RunRow
 from batchgen.records import lane_model, sample_key
 from batchgen.report.acceptance import acceptance_text
 from batchgen.report.gallery_data import ManifestInfo, thumbnail_path
-from batchgen.report.liveness import run_state
 from batchgen.report.queries import read_lanes, read_run, read_status
-from batchgen.report.run_end import exit_words, stop_words
+from batchgen.report.run_state import exit_words, run_state, stop_words
 from batchgen.report.totals import totals_text
 from batchgen.report.view import JobStatus, LaneView, RunView, view_of
 from batchgen.scheduling.window import period_start

@@ -17,10 +17,11 @@ from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in
 from batchgen.ledger.reader import HistoryReader, RunRow
 from batchgen.ledger.reviews import JOURNAL, journal_size, open_history
 from batchgen.ledger.schema import ledger_path
-from batchgen.report.comparison import ComparedView, read_compared
-from batchgen.report.dashboard.client_view import for_client, visible_numbers
+from batchgen.report.acceptance import ComparedView, read_compared
+from batchgen.report.attached_files import ReferenceFiles, sidecar_files
+from batchgen.report.dashboard.actions import Verdict, record_review, with_review
+from batchgen.report.dashboard.clients import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
-from batchgen.report.dashboard.review import Verdict, record_review, with_review
 from batchgen.report.gallery_data import (
     AttemptIndex,
     ManifestInfo,
@@ -34,10 +35,8 @@ from batchgen.report.gallery_data import (
     read_nights,
     thumbnail_path,
 )
-from batchgen.report.liveness import is_alive_in
-from batchgen.report.reference_files import ReferenceFiles
+from batchgen.report.run_state import is_alive_in
 from batchgen.report.run_statistics import RunStatistics
-from batchgen.report.sidecar_files import sidecar_files
 from batchgen.report.view import view_of
 
 CLOCK_RESOLUTION_S = 0.1  # no file system's clock is coarser that SQLite's WAL is safe on

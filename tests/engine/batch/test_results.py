@@ -23,7 +23,7 @@ from batchgen.errors import DownloadFailed
 from batchgen.events import AttemptFailed, Notice
 from batchgen.http.transport import Transport
 from batchgen.ledger.reader import Reader
-from batchgen.report.billing_check import read_billing
+from batchgen.report.billing import read_billing
 from tests.support.batch_bench import BATCH, CHUNKS, MUGS, BatchBench, assert_all_are_right, crash, quick
 from tests.support.bench import items
 from tests.support.postgres import both_ledgers

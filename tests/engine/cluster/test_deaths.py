@@ -24,7 +24,7 @@ CHAIN = items(*PROMPTS) + "".join(
 
 def account(cluster):
     """Requests by outcome, and whether the books balance."""
-    from batchgen.report.billing_check import read_billing
+    from batchgen.report.billing import read_billing
 
     with cluster.reader() as reader:
         assert reader.unplaced_by_workers() == []

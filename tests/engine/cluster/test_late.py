@@ -22,7 +22,7 @@ from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.planning.plan import RetrySelection
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import ImageFile, Reply
-from batchgen.report.billing_check import read_billing
+from batchgen.report.billing import read_billing
 from batchgen.report.console import Console
 from batchgen.store.store import Store
 from tests.support.bench import items

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from batchgen.report.billing_check import read_billing
+from batchgen.report.billing import read_billing
 from tests.support.bucket_bench import BucketBench
 from tests.support.link_bench import FOUR, ONE
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from batchgen.report.billing_check import read_billing
+from batchgen.report.billing import read_billing
 from tests.support.cluster import HEAD, Cluster
 from tests.support.link_bench import FOUR, ONE
 

@@ -1,4 +1,4 @@
-"""Whether the process of a run still works on its job."""
+"""Whether a run still goes on, by its process, and how it ended, in words: by its exit code and by what stopped it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,36 @@ from typing import Any
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 
+STOP_REASONS = {
+    "budget": "the budget is used up",
+    "deadline": "the time is up",
+    "stalled": "nothing succeeded any more",
+    "cancelled": "it was cancelled",
+    "SIGINT": "interrupted (SIGINT)",
+    "SIGTERM": "asked to stop (SIGTERM)",
+    "SIGHUP": "the terminal went away (SIGHUP)",
+    "key_rejected": "the API key was rejected",
+    "location_unsupported": "the API does not serve this location",
+    "account_restricted": "the vendor has restricted this account",
+    "billing": "the vendor stopped billing this account",
+    "disk": "could not write to the disk or the ledger",
+}
+EXIT_WORDS = {
+    0: "finished",
+    1: "stopped by a bug",
+    2: "could not start",
+    3: "some images not made",
+    4: "too much failed",
+    5: "needs a person",
+    6: "budget used up",
+    7: "deadline reached",
+    8: "daily quota used up",
+    9: "waiting for the vendor or workers",
+    129: "stopped",
+    130: "stopped",
+    143: "stopped",
+}
+
 
 def run_state(run: RunRow, alive: bool | None) -> str:
     """ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
@@ -19,6 +49,7 @@ def run_state(run: RunRow, alive: bool | None) -> str:
 
 
 def process_state(run: RunRow, folder: Path) -> str:
+    """`run_state` on this machine, for a run of the job in a folder."""
     return run_state(run, is_alive_in(run, folder))
 
 
@@ -65,3 +96,13 @@ def _is_zombie(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[:1] == ["Z"]
     except OSError:
         return False
+
+
+def exit_words(exit_code: int | None) -> str:
+    """Empty for a run without an end."""
+    return "" if exit_code is None else EXIT_WORDS.get(exit_code, f"exit code {exit_code}")
+
+
+def stop_words(stopped_by: str) -> str:
+    """Empty when nothing stopped it."""
+    return STOP_REASONS.get(stopped_by, stopped_by)

@@ -1,4 +1,5 @@
-"""What stands beside pictures in plain files, as far as a page shows it: which they are, thoughts, and what a search found."""
+"""Files that belong to images, as far as a page shows them: what stands beside one (thoughts, what a search found), and the reference
+files that were sent along."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
+from batchgen.errors import UsageError
 from batchgen.ledger.reader import HistoryReader
 from batchgen.records import SIDECARS
+from batchgen.references.local import References
 from batchgen.store.store import STORE_META_KEY
 from batchgen.store.stored_files import sidecar_path, with_sidecars
 
@@ -113,3 +117,23 @@ def sidecar_files(ledger: HistoryReader, folder: Path) -> SidecarFiles:
     if ledger.meta(STORE_META_KEY):
         return RecordedSidecarFiles(folder, ledger.all_sidecar_texts())
     return SidecarFiles(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFiles:
+    """A source for thumbnails. folder: of the manifest, None when it is not known. paths: below it, by SHA-256."""
+
+    folder: Path | None
+    paths: Mapping[str, str]
+
+    def open(self, sha256: str) -> IO[bytes]:
+        """Raises FileNotFoundError, also when the file has changed since."""
+        if self.folder is None or sha256 not in self.paths:
+            raise FileNotFoundError(sha256)
+        references = References(self.folder)
+        path = os.path.join(references.folder, self.paths[sha256])
+        references.expect_digest(path, sha256)
+        try:
+            return references.open_unchanged(path)
+        except UsageError as error:
+            raise FileNotFoundError(str(error)) from None
