@@ -330,5 +330,6 @@ HELP = Command(
       batchgen help quotas
       batchgen help run
     """,
+    module="printed",
 )
 COMMANDS = (INIT, MODELS, SCHEMA, SCHEDULE, WORKER, DAEMON, MCP, METRICS, DOCTOR, EMULATE, COMPLETION, HELP)

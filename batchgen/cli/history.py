@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job, used_folders
+from batchgen.cli.job_folder import find_job, find_job_folders
 from batchgen.errors import LedgerError, UsageError
 from batchgen.ledger.acceptance import AcceptanceReader
-from batchgen.ledger.location import has_ledger, lost_ledger_in
 from batchgen.ledger.reviews import reviewed
 from batchgen.ledger.runs import RunRow
-from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.report import formatting, view
 from batchgen.report.acceptance import AcceptanceView, acceptance_fields
 from batchgen.report.console import Console
@@ -56,20 +53,6 @@ def history_command(invocation: Invocation, jobs: tuple[str, ...], last: int, as
         invocation.err.line(str(also))
     if unreadable:
         raise unreadable[0]
-
-
-def find_job_folders(folder: Path) -> set[Path]:
-    """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
-    found = set[Path]()
-    if not folder.is_dir() or has_ledger(folder):
-        return found
-    for path in folder.glob("*"):
-        if path.is_dir() and (has_ledger(path) or lost_ledger_in(path)):
-            found.add(path.absolute())
-        elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
-            with contextlib.suppress(UsageError):  # it cannot be read
-                found.update(folder.absolute() for folder in used_folders(path)[:1])
-    return found
 
 
 def load_runs(folder: Path, last: int) -> list[JobRun]:

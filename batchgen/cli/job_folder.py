@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -62,6 +63,20 @@ def used_folders(manifest: Path) -> list[Path]:
         for folder in (real, real.with_name(real.name + EMULATED_SUFFIX))
         if has_ledger(folder) or lost_ledger_in(folder)
     ]
+
+
+def find_job_folders(folder: Path) -> set[Path]:
+    """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
+    found = set[Path]()
+    if not folder.is_dir() or has_ledger(folder):
+        return found
+    for path in folder.glob("*"):
+        if path.is_dir() and (has_ledger(path) or lost_ledger_in(path)):
+            found.add(path.absolute())
+        elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
+            with contextlib.suppress(UsageError):  # it cannot be read
+                found.update(folder.absolute() for folder in used_folders(path)[:1])
+    return found
 
 
 def _require_ledger(folder: Path) -> JobFolder:

@@ -12,9 +12,8 @@ from typing import Any
 import batchgen
 from batchgen.cli.command import manifests_in
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.mcp_budget import BudgetedRun, SessionBudget
 from batchgen.cli.mcp_look import image_copy, job_json, process_json, results_page
-from batchgen.cli.mcp_plan import PlanRequest, PricedPlan, price
+from batchgen.cli.mcp_plan import BudgetedRun, PlanRequest, PricedPlan, SessionBudget, price
 from batchgen.cli.plan import plan_json
 from batchgen.cli.run_arguments import load_job
 from batchgen.errors import UsageError

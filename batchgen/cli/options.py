@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click import Choice, FloatRange, IntRange, Option
 
 from batchgen.cli.invocation import Invocation
 from batchgen.manifest.addresses import ALLOWED_VARIABLE
-from batchgen.schedule.timer_spec import TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
+from batchgen.schedule.timer_spec import parse_duration_s, parse_time_of_day, parse_weekdays
 from batchgen.settings import LEDGER_VARIABLE, Settings, set_ledger_url
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMG]B)", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]]+)):)?([0-9]{1,5})")
 MAX_PORT = 65535
+T = TypeVar("T")
 RETRY_STATES = ("failed", "refused", "uncertain", "rejected")
 
 
@@ -41,32 +43,47 @@ def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | N
     return frozenset(names)
 
 
-def read_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """`4h`, `90m`, `1h30m`, `45s`; seconds."""
-    if value is None:
-        return None
-    if (seconds := parse_duration_s(value)) is None:
-        raise click.BadParameter(f"{value!r} is not a valid duration (try 90m, 4h or 1h30m)", ctx, param)
-    return seconds
+def _reader(
+    parse: Callable[[str], T | None], problem: str
+) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    """parse: answers None for what it does not understand, of which `problem` is said."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> T | None:
+        if value is None:
+            return None
+        if (found := parse(value)) is None:
+            raise click.BadParameter(f"{value!r}{problem}", ctx, param)
+        return found
+
+    return read
 
 
-def read_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+def _parse_size(text: str) -> int | None:
     """`500MB`, `2GB`; bytes."""
-    if value is None:
+    found = _SIZE.fullmatch(text)
+    return round(float(found[1]) * _UNITS[found[2].upper()]) or None if found else None
+
+
+def _parse_address(text: str) -> tuple[str, int] | None:
+    """`9464`, on this machine alone, `0.0.0.0:9464` or `[::]:9464`: (host, port)."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or int(found[3]) > MAX_PORT:
         return None
-    found = _SIZE.fullmatch(value)
-    if found is None or not (size := round(float(found[1]) * _UNITS[found[2].upper()])):
-        raise click.BadParameter(f"{value!r} is not a valid size (try 500MB or 2GB)", ctx, param)
-    return size
+    return found[1] or found[2] or "127.0.0.1", int(found[3])
 
 
-def read_deadline(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def _parse_deadline(text: str) -> float | None:
     """`06:00`: the next time the local clock shows it, in UTC seconds."""
-    if value is None:
-        return None
-    if (clock := parse_time_of_day(value)) is None:
-        raise click.BadParameter(f"{value!r} is not a time of day; write 06:00", ctx, param)
-    return next_local_time(clock.hour, clock.minute, time.time())
+    clock = parse_time_of_day(text)
+    return None if clock is None else next_local_time(clock.hour, clock.minute, time.time())
+
+
+read_duration = _reader(parse_duration_s, " is not a valid duration (try 90m, 4h or 1h30m)")
+read_size = _reader(_parse_size, " is not a valid size (try 500MB or 2GB)")
+read_address = _reader(_parse_address, " is not an address; write 9464, 0.0.0.0:9464 or [::]:9464")
+read_deadline = _reader(_parse_deadline, " is not a time of day; write 06:00")
+read_time_of_day = _reader(parse_time_of_day, " is not a time of day; write 01:30")
+read_weekdays = _reader(parse_weekdays, ": write mon,thu or mon-fri")
 
 
 def read_by(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -74,8 +91,8 @@ def read_by(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     if value is None:
         return None
     now = time.time()
-    if parse_time_of_day(value) is not None:
-        return read_deadline(ctx, param, value)
+    if (deadline := _parse_deadline(value)) is not None:
+        return deadline
     if (seconds := parse_duration_s(value)) is not None:
         return now + seconds
     try:
@@ -98,22 +115,6 @@ def next_local_time(hour: int, minute: int, now: float) -> float:
     raise AssertionError("some local midnight lies ahead")
 
 
-def read_time_of_day(ctx: click.Context, param: click.Parameter, value: str | None) -> TimeOfDay | None:
-    if value is None:
-        return None
-    if (clock := parse_time_of_day(value)) is not None:
-        return clock
-    raise click.BadParameter(f"{value!r} is not a time of day; write 01:30", ctx, param)
-
-
-def read_weekdays(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if (days := parse_weekdays(value)) is not None:
-        return days
-    raise click.BadParameter(f"{value!r}: write mon,thu or mon-fri", ctx, param)
-
-
 def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     """`PATH` or `NAME_API_KEY=PATH`: (the variable, empty for that of the default model; the file)."""
     from batchgen.providers.registry import endpoints, provider_names  # `--help` needs no provider
@@ -132,15 +133,6 @@ def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str
             raise click.BadParameter(f"{value!r}: write PATH or NAME_API_KEY=PATH", ctx, param)
         found.append((name, Path(path).expanduser().absolute()))
     return tuple(found)
-
-
-def read_address(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, int] | None:
-    """`9464`, on this machine alone, `0.0.0.0:9464` or `[::]:9464`: (host, port)."""
-    if value is None:
-        return None
-    if (found := _ADDRESS.fullmatch(value)) is None or int(found[3]) > MAX_PORT:
-        raise click.BadParameter(f"{value!r} is not an address; write 9464, 0.0.0.0:9464 or [::]:9464", ctx, param)
-    return found[1] or found[2] or "127.0.0.1", int(found[3])
 
 
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -15,7 +15,7 @@ from batchgen.errors import UsageError
 from batchgen.manifest.addresses import VARIABLE, secrets_in, variable_problem
 from batchgen.profiles.catalogue import DEFAULT_MODEL, load_catalogue
 from batchgen.providers.registry import endpoint_of
-from batchgen.schedule import this_machine
+from batchgen.schedule import forms, this_machine
 from batchgen.schedule.timer_spec import (
     DURATION_S,
     KeyFile,
@@ -26,7 +26,6 @@ from batchgen.schedule.timer_spec import (
     parse_time_of_day,
     unit_name,
 )
-from batchgen.schedule.units import forms
 from batchgen.settings import LEDGER_VARIABLE, Settings, config_home
 
 RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
@@ -38,7 +37,7 @@ class ScheduleOptions:
 
     form: str
     at: TimeOfDay | None
-    days: tuple[str, ...]
+    days: tuple[str, ...] | None
     until: TimeOfDay | None
     max_duration: float | None
     keys: tuple[tuple[str, Path], ...]
@@ -173,7 +172,7 @@ def _timer_spec(job: batchgen.Job, notified: tuple[str, ...], at: TimeOfDay, ask
         manifest=Path(job.manifest.path).absolute(),
         job_folder=job.folder,
         at=at,
-        days=asked.days,
+        days=asked.days or (),
         until=asked.until,
         duration_s=max(60, int(min(spans))),
         program=this_machine.program(),

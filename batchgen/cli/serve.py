@@ -14,9 +14,8 @@ from typing import Any
 
 import batchgen
 from batchgen.cli.gallery_manifest import manifest_info
-from batchgen.cli.history import find_job_folders
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_manifest, manifest_folder, used_folders
+from batchgen.cli.job_folder import find_job_folders, find_manifest, manifest_folder, used_folders
 from batchgen.cli.listener import listen
 from batchgen.errors import SettingsError, UsageError
 from batchgen.ledger.location import has_ledger

@@ -18,8 +18,17 @@ from batchgen.manifest import Limits
 from batchgen.money import within
 from batchgen.planning.plan import LaneLoad
 from batchgen.profiles.profile import Profile
-from batchgen.scheduling.quota_terms import StartLimits, account_key, quota_key
-from batchgen.scheduling.window import MARGIN_S, Budget, BudgetPeriod, SharedQuota, period_start, quota_day_start
+from batchgen.scheduling.window import (
+    MARGIN_S,
+    Budget,
+    BudgetPeriod,
+    SharedQuota,
+    StartLimits,
+    account_key,
+    period_start,
+    quota_day_start,
+    quota_key,
+)
 from batchgen.settings import state_folder, state_folders
 
 PERIOD_S = 60.0 + MARGIN_S

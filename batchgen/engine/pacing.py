@@ -28,9 +28,8 @@ from batchgen.planning.plan import LaneLoad
 from batchgen.scheduling.breaker import Breaker
 from batchgen.scheduling.decision import DispatchLimits, DispatchObserver, LaneTerms
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Lane, LaneWait
+from batchgen.scheduling.lane import Lane, LaneWait, SampleSource
 from batchgen.scheduling.retry import RetryPolicy
-from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import MARGIN_S, NotBefore, Parked, QuotaDenied, SharedQuota, Window, daily_quota_reset
 
 MAX_OUTAGES = 50  # that are remembered of a run

@@ -19,7 +19,7 @@ from batchgen.providers.registry import emulated_url, endpoint_of, provider_clas
 from batchgen.records import Sample
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.blame import Upstream
-from batchgen.scheduling.quota_terms import account_key
+from batchgen.scheduling.window import account_key
 from batchgen.settings import Access, Settings, environment, is_loopback
 
 

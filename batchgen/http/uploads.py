@@ -17,7 +17,7 @@ from batchgen.http.addresses import checked_upload_url
 from batchgen.http.transport import Transport
 from batchgen.records import Request, Response
 from batchgen.safe_open import create_private_file
-from batchgen.scheduling.quota_terms import account_key
+from batchgen.scheduling.window import account_key
 from batchgen.single_flight import SingleFlight
 
 if TYPE_CHECKING:

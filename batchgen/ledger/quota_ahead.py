@@ -16,8 +16,7 @@ from typing import NamedTuple, cast
 from batchgen.ledger.database import Connection, GroupedChange
 from batchgen.ledger.quota_database import PostgresQuotaBackend, QuotaDatabase
 from batchgen.ledger.quota_store import POLL_MAX_S, QUEUED_START_S, SharedStartLog
-from batchgen.scheduling.quota_terms import StartLimits
-from batchgen.scheduling.window import NotBefore, QuotaDenied, Reserved, ReserveResult, quota_day_start
+from batchgen.scheduling.window import NotBefore, QuotaDenied, Reserved, ReserveResult, StartLimits, quota_day_start
 
 AHEAD_S = 1.0
 MAX_BLOCK = 100

@@ -30,7 +30,6 @@ from batchgen.ledger.quota_database import (
     spent,
 )
 from batchgen.money import within
-from batchgen.scheduling.quota_terms import StartLimits
 from batchgen.scheduling.window import (
     BudgetReached,
     DayUsedUp,
@@ -40,6 +39,7 @@ from batchgen.scheduling.window import (
     QuotaDenied,
     Reserved,
     ReserveResult,
+    StartLimits,
     daily_quota_reset,
     period_start,
     quota_day_start,

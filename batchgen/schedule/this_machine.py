@@ -1,8 +1,9 @@
-"""What this machine says of itself: how batchgen is called here, what it was installed from, and the time zone."""
+"""What this machine says of itself: how batchgen is called here, what it was installed from, and the time zone; and its commands."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from datetime import tzinfo
 from importlib.metadata import PackageNotFoundError, distribution
@@ -10,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from batchgen.errors import UsageError
+from batchgen.errors import SettingsError, UsageError
 from batchgen.settings import environment
 
 
@@ -58,3 +59,23 @@ def zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise UsageError(f"{name!r} is not a time zone; write Europe/Berlin") from None
+
+
+def run_checked(argv: list[str], stdin: str = "") -> None:
+    """Raises SettingsError with what the command says."""
+    done = run_command(argv, stdin)
+    if done.returncode:
+        words = " ".join(argv)
+        raise SettingsError(f"{words}: {done.stderr.strip() or f'failed with {done.returncode}'}")
+
+
+def run_command(argv: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Raises SettingsError when there is no such command."""
+    # The messages of crontab are read, so they have to be in English.
+    environ = {**environment(), "LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - words of ours
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no {argv[0]} here: print the units without --install and put them in place"
+        ) from None

@@ -24,11 +24,9 @@ from batchgen.scheduling.decision import (
     Stop,
     Wait,
 )
-from batchgen.scheduling.fallback_router import FallbackRouter
-from batchgen.scheduling.lane import Lane, Pending, Ticket
+from batchgen.scheduling.lane import Lane, Pending, SampleSource, Ticket
 from batchgen.scheduling.retry import GivenUp, MovedToFallback, RetryDecision
-from batchgen.scheduling.retry_decision import RetryDecider
-from batchgen.scheduling.sample_source import SampleSource
+from batchgen.scheduling.retry_decision import FallbackRouter, RetryDecider
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import BudgetReached, DayUsedUp, NotBefore, Parked, QuotaDenied, Reserved
 

@@ -1,4 +1,5 @@
-"""The samples of one AI model under its quota: what waits, what is on its way, and until when nothing more may start."""
+"""The samples of one AI model under its quota: where they come from, what waits, what is on its way, and until when nothing more
+may start."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchgen.errors import (
     BadRequest,
@@ -21,8 +22,8 @@ from batchgen.errors import (
 )
 from batchgen.records import Sample
 from batchgen.scheduling.breaker import Breaker
+from batchgen.scheduling.fallback import next_fallback_lane, sample_for_lane
 from batchgen.scheduling.retry import RetryPolicy, RetryState, backoff_s, hint_with_margin_s
-from batchgen.scheduling.sample_source import SampleSource
 from batchgen.scheduling.window import SharedQuota, Window
 
 # Above an estimate, which is what is typical: recorded answers bill 88 to 630 tokens of hidden text and have half as many or
@@ -33,6 +34,44 @@ MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at
 MAX_JOBS = 100  # of a lane at once, where its API names no limit
 REPORTED_WAIT_S = 2.0  # from which on a wait is worth telling
 PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
+
+
+class SampleSource(Protocol):
+    """Samples that were not tried yet, in the order in which they shall start."""
+
+    def take(self, lane: str, max_count: int) -> list[Sample]: ...
+
+    def backlog_count(self, lane: str) -> int: ...
+
+    def move_to_fallback(self, lane: str, cause: str, is_available: Callable[[str], bool]) -> int:
+        """Move what has a fallback for this cause to the lane of that, and answer how many."""
+        ...
+
+
+class InMemorySampleSource:
+    """For callers that have few."""
+
+    def __init__(self, samples: Iterable[tuple[str, Sample]] = ()) -> None:
+        self._by_lane: dict[str, deque[Sample]] = {}
+        for lane, sample in samples:
+            self.add(lane, sample)
+
+    def add(self, lane: str, sample: Sample) -> None:
+        self._by_lane.setdefault(lane, deque()).append(sample)
+
+    def take(self, lane: str, max_count: int) -> list[Sample]:
+        queue = self._by_lane.get(lane, deque())
+        return [queue.popleft() for _ in range(min(max_count, len(queue)))]
+
+    def backlog_count(self, lane: str) -> int:
+        return len(self._by_lane.get(lane, ()))
+
+    def move_to_fallback(self, lane: str, cause: str, is_available: Callable[[str], bool]) -> int:
+        waiting = self._by_lane.pop(lane, deque())
+        others = [next_fallback_lane(sample.item, lane, cause, is_available) for sample in waiting]
+        for sample, other in zip(waiting, others, strict=True):
+            self._by_lane.setdefault(other or lane, deque()).append(sample_for_lane(sample, other or lane))
+        return sum(other is not None for other in others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,7 @@ from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.work_queue import Submission, add_submission, insert_samples
 from batchgen.ledger.worker_ledger import ClaimedSample, Fenced, FencedLedger, WorkerConnections
 from batchgen.records import ImageFile
-from batchgen.scheduling.quota_terms import StartLimits
-from batchgen.scheduling.window import Reserved
+from batchgen.scheduling.window import Reserved, StartLimits
 from tests.benchmarks.measure import ROOT
 from tests.support.postgres import PostgresServer
 from tests.support.samples import make_sample

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.cli.main import run_command_line
-from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
+from batchgen.daemon.scheduled_jobs import ScheduleState, ScheduleStateFile
 from batchgen.emulator import EmulatorOptions
 from batchgen.schedule.due import DAY_S, ScheduledRun
 from tests.support.command_line import ITEMS, VARIABLES, Answer, _Pipe, environment

@@ -18,8 +18,7 @@ import pytest
 
 from batchgen.daemon.child import reap_orphans
 from batchgen.daemon.daemon import Daemon, DaemonOptions
-from batchgen.daemon.schedule_state import ScheduleStateFile
-from batchgen.daemon.scheduled_jobs import ScheduledJobs, find_manifests
+from batchgen.daemon.scheduled_jobs import ScheduledJobs, ScheduleStateFile, find_manifests
 from batchgen.events import ScheduledRunEnded, ScheduledRunPlanned, ScheduledRunStarted
 from batchgen.ledger.reader import Reader
 from batchgen.schedule.due import ScheduledRun

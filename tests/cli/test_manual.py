@@ -10,8 +10,8 @@ import shlex
 import click
 import pytest
 
-from batchgen.cli.help import show_page, titles
 from batchgen.cli.main import cli
+from batchgen.cli.printed import show_page, titles
 from batchgen.report.console import Console
 from tests.docs.pages import PAGES, README, blocks, page
 from tests.support.marked_key import KEY

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from batchgen.errors import UsageError
+from batchgen.schedule import cron
 from batchgen.schedule.timer_spec import TimeOfDay, TimerSpec, interval_s, parse_weekdays, unit_name
-from batchgen.schedule.units import cron
 from tests.support.paths import ROOT
 
 ODD = """mug's "100%" $HOME été;#.yaml"""

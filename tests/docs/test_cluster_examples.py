@@ -25,8 +25,8 @@ from batchgen.cli.main import cli, run_command_line
 from batchgen.engine.cluster import queue
 from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.providers.registry import endpoints
+from batchgen.schedule import kubernetes
 from batchgen.schedule.timer_spec import GRACE_S, RESUMABLE_EXIT_CODES, KeyFile, TimeOfDay, TimerSpec
-from batchgen.schedule.units import kubernetes
 from batchgen.settings import LEDGER_VARIABLE, SECRET_NAMES
 from tests.docs import keda
 from tests.docs.pages import page

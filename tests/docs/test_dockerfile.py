@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from click.testing import CliRunner
 
 from batchgen.cli.commands_set_up import DAEMON
-from batchgen.schedule.units import kubernetes
+from batchgen.schedule import kubernetes
 from tests.support.paths import ROOT
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from batchgen.engine.jobs import POLLS_PER_S, JobLeft, JobPolls, JobProgress
 from batchgen.records import PendingJob
-from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.lane import InMemorySampleSource
 from tests.support.stub_server import make_dispatcher
 
 RUNNING, READY = PendingJob(id="a", poll_after_s=1.0), PendingJob(id="a", poll_after_s=0.0)
@@ -18,7 +18,7 @@ LATER = 2e12  # submitted then, so none of them is too old
 async def turns_s(others: int, *jobs: PendingJob) -> list[float]:
     """How long each of these questions about one job waits, while so many other jobs wait for theirs."""
     loop, progress = asyncio.get_running_loop(), JobProgress("m", LATER)
-    polls = JobPolls(make_dispatcher({"m": None}, in_memory_samples([]), concurrency=5))
+    polls = JobPolls(make_dispatcher({"m": None}, InMemorySampleSource(), concurrency=5))
     slow = PendingJob(id="b", poll_after_s=1e6)
     waiting = [asyncio.ensure_future(polls.wait_turn(slow, JobProgress("m", 2e12))) for _ in range(others)]
     await asyncio.sleep(0)
@@ -46,7 +46,7 @@ def test_a_result_that_is_there_is_fetched_at_once_but_one_that_is_never_there_t
 
 def test_a_run_that_does_not_wait_fetches_a_result_that_is_there(run):
     async def main() -> None:
-        polls = JobPolls(make_dispatcher({"m": None}, in_memory_samples([]), concurrency=5, wait_for_jobs=False))
+        polls = JobPolls(make_dispatcher({"m": None}, InMemorySampleSource(), concurrency=5, wait_for_jobs=False))
         left = JobProgress("m", LATER, is_unasked=True)
         await polls.wait_turn(RUNNING, left)
         await polls.wait_turn(READY, left)

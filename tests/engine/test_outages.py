@@ -241,7 +241,7 @@ def test_an_answer_that_is_no_picture_shows_that_the_api_is_there(run):
 def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute(run):
     async def main() -> tuple[Counter[str], float]:
         from batchgen.engine.online import OnlineEngine
-        from batchgen.scheduling.sample_source import in_memory_samples
+        from batchgen.scheduling.lane import InMemorySampleSource
 
         items = [
             ("gemini/a", make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",))) for n in range(20)
@@ -249,7 +249,7 @@ def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute
         hosts = {"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")}
         dispatcher = make_dispatcher(
             {"gemini/a": None, "other/b": None},
-            in_memory_samples(items),
+            InMemorySampleSource(items),
             concurrency=4,
             upstream_of=hosts,
         )
@@ -288,11 +288,11 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
 
     async def main() -> None:
         from batchgen.engine.online import OnlineEngine
-        from batchgen.scheduling.sample_source import in_memory_samples
+        from batchgen.scheduling.lane import InMemorySampleSource
 
         samples = [make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",)) for n in range(8)]
         dispatcher = make_dispatcher(
-            {"gemini/a": None, "other/b": None}, in_memory_samples([("gemini/a", each) for each in samples]),
+            {"gemini/a": None, "other/b": None}, InMemorySampleSource([("gemini/a", each) for each in samples]),
             concurrency=4,
             upstream_of={"gemini/a": batchgen_served("k", "down.example"), "other/b": batchgen_served("k", "up.example")},
         )  # fmt: skip

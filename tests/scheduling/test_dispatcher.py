@@ -17,8 +17,8 @@ from batchgen.errors import (
     ServerFault,
 )
 from batchgen.scheduling.dispatcher import Dispatcher
+from batchgen.scheduling.lane import InMemorySampleSource
 from batchgen.scheduling.retry import GivenUp, Released, Requeued, RetryPolicy
-from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from tests.support.samples import make_sample
 from tests.support.sliding_window import most_in_a_minute
@@ -230,7 +230,7 @@ def test_answers_being_stored_hold_no_place_in_flight_but_there_is_a_bound_to_th
 
 def test_work_that_vanishes_without_an_answer_does_not_leak_its_place(run):
     async def main() -> tuple[int, int]:
-        dispatcher = make_dispatcher({"m": None}, in_memory_samples([("m", make_sample("a"))]), concurrency=1)
+        dispatcher = make_dispatcher({"m": None}, InMemorySampleSource([("m", make_sample("a"))]), concurrency=1)
         work = await dispatcher.take()
         assert work is not None
         dispatcher.abandoned(work)

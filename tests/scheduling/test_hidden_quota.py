@@ -15,9 +15,8 @@ from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.providers.registry import provider_for
 from batchgen.records import Inputs, Response
-from batchgen.scheduling.lane import Ticket
+from batchgen.scheduling.lane import InMemorySampleSource, Ticket
 from batchgen.scheduling.retry import RetryPolicy
-from batchgen.scheduling.sample_source import in_memory_samples
 from batchgen.scheduling.window import Window
 from batchgen.store.store import Store
 from tests.support.samples import make_sample
@@ -44,7 +43,7 @@ async def drive_all(url: str, model: str, folder: Path, count: int) -> int:
     policy = RetryPolicy(base_s=0.1, cap_s=1.0)
     dispatcher = make_dispatcher(
         {"m": Window(DECLARED, MINUTE_S, confirmed=False)},
-        in_memory_samples(samples),
+        InMemorySampleSource(samples),
         concurrency=IN_FLIGHT,
         policy=policy,
     )

@@ -11,8 +11,7 @@ import pytest
 from batchgen.ledger.quota_ahead import UNUSED, BlockStartLog, start_log
 from batchgen.ledger.quota_database import advisory_lock_id
 from batchgen.ledger.quota_store import QuotaStore, SharedStartLog
-from batchgen.scheduling.quota_terms import StartLimits
-from batchgen.scheduling.window import Budget, LoweredRate, NotBefore, Reserved
+from batchgen.scheduling.window import Budget, LoweredRate, NotBefore, Reserved, StartLimits
 
 
 @pytest.fixture

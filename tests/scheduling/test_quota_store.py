@@ -24,7 +24,6 @@ from batchgen.ledger.quota_database import FILE_NAME
 from batchgen.ledger.quota_store import QuotaStore, open_quota_store
 from batchgen.ledger.reader import Reader
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.quota_terms import StartLimits, quota_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
     Budget,
@@ -32,8 +31,10 @@ from batchgen.scheduling.window import (
     DayUsedUp,
     NotBefore,
     Reserved,
+    StartLimits,
     daily_quota_reset,
     period_start,
+    quota_key,
 )
 from batchgen.settings import Settings, state_folder
 from tests.support.bench import Bench, items

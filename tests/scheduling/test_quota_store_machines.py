@@ -25,8 +25,7 @@ from batchgen.ledger.quota_database import FILE_NAME, REQUEST_MAX_S, advisory_lo
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits
-from batchgen.scheduling.quota_terms import StartLimits
-from batchgen.scheduling.window import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved
+from batchgen.scheduling.window import MARGIN_S, Budget, BudgetReached, DayUsedUp, NotBefore, Reserved, StartLimits
 from tests.support.postgres import running
 from tests.support.shared_quota import FAST, child, real_run
 from tests.support.sliding_window import most_in_a_minute

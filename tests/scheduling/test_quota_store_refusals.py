@@ -10,7 +10,7 @@ import pytest
 
 from batchgen.errors import DailyQuotaReached, LedgerError, RateLimited
 from batchgen.ledger.quota_store import QUEUED_START_S, QuotaStore
-from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.lane import InMemorySampleSource
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import (
     LOWERED_RATE_HOLD_S,
@@ -106,7 +106,7 @@ async def test_a_late_start_before_it_keeps_a_turn_waiting_longer(place):
 @pytest.mark.parametrize("hint_s", [30, 0])
 async def test_what_the_server_tells_one_process_closes_a_waiting_lane_of_another(place, hint_s):
     book, heard = QuotaStore(place, print), []
-    source = in_memory_samples([("m", make_sample("a"))])
+    source = InMemorySampleSource([("m", make_sample("a"))])
     dispatcher = make_dispatcher(
         {"m": Window(60)}, source, concurrency=1, shared_quotas={"m": book.start_log("q", 60.0)},
         on_quota_denied=lambda lane, why: heard.append((lane, why)),

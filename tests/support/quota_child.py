@@ -18,8 +18,7 @@ from pathlib import Path
 import batchgen
 from batchgen.ledger.quota_ahead import start_log
 from batchgen.ledger.quota_store import QuotaStore
-from batchgen.scheduling.quota_terms import StartLimits
-from batchgen.scheduling.window import Budget, LoweredRate, NotBefore, Reserved
+from batchgen.scheduling.window import Budget, LoweredRate, NotBefore, Reserved, StartLimits
 
 
 def place_of(text: str) -> Path | str:

@@ -11,7 +11,7 @@ from typing import Any
 import batchgen
 from batchgen.emulator import EmulatorOptions
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.sample_source import in_memory_samples
+from batchgen.scheduling.lane import InMemorySampleSource
 from batchgen.scheduling.window import (
     LoweredRate,
     QuotaDenied,
@@ -69,7 +69,7 @@ class OtherProcesses:
 
 
 def dispatcher_with(log: OtherProcesses, count: int = 1, **options: Any) -> Dispatcher:
-    source = in_memory_samples([("m", make_sample(f"a{n}")) for n in range(count)])
+    source = InMemorySampleSource([("m", make_sample(f"a{n}")) for n in range(count)])
     return make_dispatcher({"m": Window(60)}, source, **{"concurrency": 5, "shared_quotas": {"m": log}, **options})
 
 

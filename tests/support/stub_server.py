@@ -15,9 +15,8 @@ from batchgen.errors import (
 )
 from batchgen.scheduling.decision import DispatchLimits, DispatchObserver, LaneTerms
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.lane import Ticket
+from batchgen.scheduling.lane import InMemorySampleSource, SampleSource, Ticket
 from batchgen.scheduling.retry import RetryPolicy
-from batchgen.scheduling.sample_source import SampleSource, in_memory_samples
 from batchgen.scheduling.window import Window
 from tests.support.samples import make_sample
 
@@ -111,7 +110,7 @@ async def drive(
     windows = {
         lane: (Window(limit, confirmed=confirmed) if (limit := (rpm or {}).get(lane)) else None) for lane in counts
     }
-    source = in_memory_samples(samples)
+    source = InMemorySampleSource(samples)
     dispatcher = make_dispatcher(windows, source, concurrency=concurrency, rng=random.Random(1), **options)
     night = Night(server, dispatcher, [], 0.0, [])
     if on_start:

@@ -20,7 +20,7 @@ from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.manifest import Limits
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.scheduling.dispatcher import Dispatcher
-from batchgen.scheduling.sample_source import SampleSource
+from batchgen.scheduling.lane import SampleSource
 
 
 class LaneEvents:

@@ -19,7 +19,7 @@ from batchgen.engine.pipeline import Pipeline, open_pipeline
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import FencedLedger
-from batchgen.scheduling.sample_source import InMemorySampleSource, in_memory_samples
+from batchgen.scheduling.lane import InMemorySampleSource
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
@@ -52,7 +52,7 @@ async def open_parts(
         lock = await asyncio.to_thread(take_and_adopt_spool, ledger, store, terms.catalogue, worker.note)
         stack.callback(unlock_spool, store, lock)
         stack.callback(store.emergency_spool.release_space)
-        events, source = LaneEvents(ledger, facts.lanes, worker.emit), in_memory_samples(())
+        events, source = LaneEvents(ledger, facts.lanes, worker.emit), InMemorySampleSource()
         lanes = await open_lanes(facts, terms, ledger, shared, source, events)
         context = await stack.enter_async_context(
             open_context(

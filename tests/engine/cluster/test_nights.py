@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from batchgen.daemon.schedule_state import ScheduleState, ScheduleStateFile
+from batchgen.daemon.scheduled_jobs import ScheduleState, ScheduleStateFile
 from batchgen.schedule.due import BATCH_POLL_S, DAY_S
 from tests.support.bench import items
 from tests.support.cluster import HEAD

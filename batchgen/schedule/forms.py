@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import plistlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from batchgen.schedule import cron, github, kubernetes, systemd
 from batchgen.schedule.this_machine import requirement_for, zone, zone_name
-from batchgen.schedule.timer_spec import TimerSpec
-from batchgen.schedule.units import cron, github, install, kubernetes, launchd, systemd
+from batchgen.schedule.timer_spec import DAYS, GRACE_S, TimerSpec
 
 INSTALLABLE = ("systemd", "cron")
 ZONE_AWARE = ("systemd", "kubernetes", "github")
@@ -62,12 +64,12 @@ def render(form: str, spec: TimerSpec, details: Details) -> str:
     """The units as text. Raises UsageError."""
     match form:
         case "systemd":
-            folder = install.user_unit_folder()
+            folder = systemd.user_unit_folder()
             return "\n".join(f"# {folder / name}\n{text}" for name, text in systemd.units(spec).items())
         case "cron":
             return cron.crontab_block(spec)
         case "launchd":
-            return launchd.launch_agent(spec)
+            return _launch_agent(spec)
         case "kubernetes":
             return kubernetes.cron_job(spec, details.image, details.claim, spec.timezone or zone_name())
     return github.workflow(
@@ -75,12 +77,31 @@ def render(form: str, spec: TimerSpec, details: Details) -> str:
     )
 
 
+def _launch_agent(spec: TimerSpec) -> str:
+    """For macOS: a property list. Source: launchd.plist(5). launchd makes up for a time that the machine slept through, not
+    for one when it was off."""
+    when = {"Hour": spec.at.hour, "Minute": spec.at.minute}
+    log = str(spec.job_folder.with_name(f"{spec.job_folder.name}.log"))
+    found: dict[str, Any] = {
+        "Label": spec.name,
+        "ProgramArguments": [*spec.command, "--later-ok"],
+        "WorkingDirectory": str(spec.folder),
+        "StartCalendarInterval": [{**when, "Weekday": (DAYS.index(day) + 1) % 7} for day in spec.days] or when,
+        "EnvironmentVariables": {f"{key.variable}_FILE": str(key.path) for key in spec.keys},
+        "ExitTimeOut": GRACE_S,
+        "Nice": 10,
+        "LowPriorityIO": True,
+        "StandardOutPath": log,
+        "StandardErrorPath": log,
+    }
+    return plistlib.dumps(found, sort_keys=False).decode()
+
+
 def apply(action: str, form: str, spec: TimerSpec) -> list[str]:
     """Install or uninstall; answers what was done. Raises UsageError, SettingsError."""
     if form == "cron":
-        return install.install_cron(spec) if action == "install" else install.uninstall_cron(spec)
-    done = install.install_systemd if action == "install" else install.uninstall_systemd
-    return done(spec, install.user_unit_folder())
+        return cron.install(spec) if action == "install" else cron.uninstall(spec)
+    return systemd.install(spec) if action == "install" else systemd.uninstall(spec)
 
 
 def remaining_steps(form: str, spec: TimerSpec, details: Details, *, installed: bool) -> list[str]:
@@ -96,11 +117,11 @@ def remaining_steps(form: str, spec: TimerSpec, details: Details, *, installed: 
         notes.append(MISSING_LIBRARY)
     notes += [note.format(spec=spec, claim=details.claim) for note in NOTES[form]]
     if form == "systemd" and not installed:
-        notes.append(f"put both files into {install.user_unit_folder()}, or give --install")
+        notes.append(f"put both files into {systemd.user_unit_folder()}, or give --install")
     if form == "kubernetes":
         notes += [] if kubernetes.has_registry(details.image) else [UNKNOWN_IMAGE.format(image=details.image)]
         files = " ".join(f"--from-file={key.name}=FILE" for key in spec.keys)
-        notes += [f"the secrets: kubectl create secret generic {spec.name}-keys {files}"] if files else []
+        notes += [f"the secrets: kubectl create secret generic {kubernetes.secret_name(spec)} {files}"] if files else []
     if form == "github":
         notes += [] if _package(spec, details.messages) else [UNKNOWN_PACKAGE]
         notes += [f"the secrets: gh secret set {key.variable}" for key in spec.keys]
