@@ -15,7 +15,7 @@ from batchgen.errors import BillingStopped, KeyRejected, LedgerServerFull, Provi
 from batchgen.ledger import lease
 from batchgen.ledger.location import SHARED_SCHEMA, ledger_url
 from batchgen.ledger.postgresql import PostgreSQL
-from batchgen.ledger.server_url import redacted
+from batchgen.ledger.server_connection import redacted
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.profiles.profile import Profile
 from batchgen.providers.listings import Balance, ListedModel, find_deprecation, unknown_models, wire_name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import SettingsError
 from batchgen.http.proxies import proxy_passwords
-from batchgen.ledger.server_url import passwords_in_url
+from batchgen.ledger.server_connection import passwords_in_url
 from batchgen.report.console import Console
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment, hideable
 

@@ -15,8 +15,7 @@ from batchgen.cli.run_arguments import RunArguments, load_job
 from batchgen.engine.plan import check
 from batchgen.money import rounded
 from batchgen.planning.plan import Forecast, LaneLoad, Step
-from batchgen.planning.reason import Reason
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import Reason, reason_text
 from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.summary import BINDING_WORDS

@@ -12,7 +12,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.reader import Reader
 from batchgen.planning.fingerprint import fingerprint, wire_facts
-from batchgen.planning.reason_text import blocked_message
+from batchgen.planning.reason import blocked_message
 from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key, split_key
 from batchgen.references.local import References
 from batchgen.store.store import Store

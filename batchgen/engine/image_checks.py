@@ -12,8 +12,7 @@ from batchgen.derivatives.render_process import RenderProcess, in_thread
 from batchgen.engine.context import RunContext
 from batchgen.item import Check
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.candidates import Candidate, CandidateReader, Candidates
-from batchgen.ledger.verdicts import upsert_verdicts
+from batchgen.ledger.verdicts import Candidate, Candidates, VerdictReader, upsert_verdicts
 from batchgen.records import Verdict
 from batchgen.references.local import is_link
 from batchgen.review.checks import Asked
@@ -22,7 +21,7 @@ from batchgen.review.twins import TwinIndex
 
 
 class ImageChecks:
-    def __init__(self, context: RunContext, backlog: Backlog, view: CandidateReader) -> None:
+    def __init__(self, context: RunContext, backlog: Backlog, view: VerdictReader) -> None:
         self._context = context
         self._backlog = backlog
         self._view = view

@@ -19,7 +19,7 @@ from batchgen.ledger.location import LedgerServer, has_ledger, job_identity, led
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import ResultsFile, has_result_lines, results_order
 from batchgen.ledger.reviews import Pending, absorb_reviews, pending_reviews
-from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.server_access import ServerLock
 from batchgen.store.lock import JobLock
 from batchgen.store.store import Store, last_location, open_store
 

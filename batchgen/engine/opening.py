@@ -30,7 +30,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
 from batchgen.ledger.reviews import absorb_reviews
 from batchgen.ledger.runs import last_submitting_run
-from batchgen.ledger.server_wait import wait_until_reachable
+from batchgen.ledger.server_access import wait_until_reachable
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.manifest import Limits, Manifest
 from batchgen.planning.batchable import MAX_RESULT_BYTES
 from batchgen.planning.plan import disk_space_problem, spend_rate_problem
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import reason_text
 from batchgen.store.store import Store
 
 MAX_RECEIPTS_CHECKED = 50

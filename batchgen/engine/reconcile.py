@@ -18,8 +18,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.reader import Reader
 from batchgen.planning.fingerprint import fingerprint, wire_facts
 from batchgen.planning.plan import RETRY_STATES, Action, RetrySelection, Step
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import Reason, ReasonKind, reason_text
 from batchgen.records import HAS_IMAGE, Item, KnownSample, Sample, previous_turn_id, required_keys, sample_key
 from batchgen.store.stored_files import SUPERSEDED
 

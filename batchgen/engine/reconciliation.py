@@ -10,9 +10,8 @@ from pathlib import Path
 
 from batchgen.engine.routes import lane_key
 from batchgen.events import RunStarted
-from batchgen.ledger.runs import ManifestTotals
+from batchgen.ledger.runs import FileVersion, ManifestTotals
 from batchgen.manifest import Limits
-from batchgen.manifest.file_version import FileVersion
 from batchgen.planning.batchable import BatchMode, batch_lane, is_batch, online_only_reason
 from batchgen.planning.plan import Forecast, LaneLoad, Move, expected_bytes, forecast
 from batchgen.planning.reason import Reason

@@ -19,8 +19,8 @@ from batchgen.engine.review_effects import ReviewEffects
 from batchgen.engine.reviewer import Reviewer, ReviewParts
 from batchgen.engine.reviewer import ReviewQueue as ReviewQueue
 from batchgen.errors import LedgerError, StoreError
-from batchgen.ledger.candidates import CandidateReader
 from batchgen.ledger.reviews import absorb_reviews
+from batchgen.ledger.verdicts import VerdictReader
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.lane import Ticket
 
@@ -53,7 +53,7 @@ async def open_review(
 ) -> AsyncIterator[Review]:
     """queue: which hears of new images."""
     options, backlog, ledger = request.options, outstanding.backlog, context.ledger
-    view = CandidateReader.from_reader(ledger.reader)
+    view = VerdictReader.from_reader(ledger.reader)
     judging = Judging(context, outstanding.dispatcher, pipeline, queue.add, hold_uncertain=options.hold_uncertain)
     parts = ReviewParts(
         queue=queue,

@@ -14,8 +14,7 @@ from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.routes import lane_key
 from batchgen.events import ImageReviewed
 from batchgen.ledger.backlog import Backlog
-from batchgen.ledger.candidates import Candidate, Candidates, move_image, replace_current, set_aside
-from batchgen.ledger.verdicts import set_review_state
+from batchgen.ledger.verdicts import Candidate, Candidates, move_image, replace_current, set_aside, set_review_state
 from batchgen.records import Item, Sample, lane_model, sample_key
 from batchgen.review.ruling import NOT_CHOSEN, Accepted, Decision, MakeAnother, Rejected, ReviewRules
 

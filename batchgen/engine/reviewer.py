@@ -19,7 +19,7 @@ from batchgen.engine.outcome import ReviewCounts
 from batchgen.engine.review_effects import ReviewEffects
 from batchgen.errors import StoreError
 from batchgen.events import Event, SampleSucceeded
-from batchgen.ledger.candidates import CandidateReader
+from batchgen.ledger.verdicts import VerdictReader
 from batchgen.manifest import Manifest
 from batchgen.planning.plan import is_selected
 from batchgen.records import sample_key, split_key
@@ -85,7 +85,7 @@ class ReviewParts:
     checks: ImageChecks
     judging: Judging
     effects: ReviewEffects
-    view: CandidateReader
+    view: VerdictReader
     dispatcher: Dispatcher
     stop: Callable[[StoreError | OSError], None]
     note: Callable[[str], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
@@ -49,11 +49,6 @@ class SourcePicture:
 
 class DerivativeReader(Reader):
     """A reader's questions about derivatives."""
-
-    @classmethod
-    def from_reader(cls, reader: Reader) -> Self:
-        """On the same connection, which stays the reader's to close."""
-        return cls(reader._connection)
 
     def pictures(self, item_ids: Sequence[str]) -> dict[str, list[SourcePicture]]:
         """The pictures of these items' samples, by item. At most 30,000 ids a call."""

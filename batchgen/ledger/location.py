@@ -30,8 +30,7 @@ from batchgen.ledger.schema import (
     open_file_for_reading,
     open_file_for_writing,
 )
-from batchgen.ledger.server_connection import application_name_for
-from batchgen.ledger.server_url import is_unambiguous_url, redacted, without_user_defaults
+from batchgen.ledger.server_connection import application_name_for, is_unambiguous_url, redacted, without_user_defaults
 from batchgen.safe_open import private_opener
 from batchgen.settings import LEDGER_VARIABLE as VARIABLE
 from batchgen.settings import Settings

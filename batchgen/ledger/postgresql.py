@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, cast
 from batchgen.errors import JobLocked, LedgerError
 from batchgen.ledger.database import Change, Connection, Cursor, PreparedSql, run_changes
 from batchgen.ledger.run_lease import RunLease, describe_holder, holder_of_lease
-from batchgen.ledger.server_connection import connect, connect_error, database_error, is_pooled, retryable_errors
-from batchgen.ledger.server_url import load_psycopg, redacted
+from batchgen.ledger.server_connection import (
+    connect,
+    connect_error,
+    database_error,
+    is_pooled,
+    load_psycopg,
+    redacted,
+    retryable_errors,
+)
 
 if TYPE_CHECKING:
     import psycopg

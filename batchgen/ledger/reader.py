@@ -29,6 +29,11 @@ class Reader(SampleQueries, AttemptQueries, ImageQueries, RunQueries, ChunkQueri
         it is damaged."""
         return cls(open_for_reading(job_folder, url))
 
+    @classmethod
+    def from_reader(cls, reader: Reader) -> Self:
+        """On the same connection, which stays the reader's to close."""
+        return cls(reader._connection)
+
     def close(self) -> None:
         self._connection.close()
 

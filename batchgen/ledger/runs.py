@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum, auto
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from batchgen.ledger.database import BaseReader, Connection
@@ -56,23 +59,62 @@ class RunRow:
         return str(json.loads(self.summary).get("message", ""))
 
 
+class FileState(StrEnum):
+    """How a file stands against the version that was read."""
+
+    SAME = auto()
+    CHANGED = auto()
+    GONE = auto()
+    UNKNOWN = auto()  # nobody noted which version it was
+
+
+class FileVersion(NamedTuple):
+    """Which version of a manifest's file was read, so that a later look can tell whether it is still the same. The stamp spares reading
+    the file again: only one with another stamp is compared by its hash."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """None when there is no such file, or it cannot be read."""
+        try:
+            stat = path.stat()
+            with open(path, "rb") as file:
+                return cls(stat.st_size, stat.st_mtime_ns, hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError:
+            return None
+
+    def state_of(self, path: Path) -> FileState:
+        try:
+            stat = path.stat()
+        except OSError:
+            return FileState.GONE
+        if (stat.st_size, stat.st_mtime_ns) == self[:2]:
+            return FileState.SAME
+        if stat.st_size != self.bytes:
+            return FileState.CHANGED
+        now = FileVersion.of(path)
+        return FileState.SAME if now is not None and now.sha256 == self.sha256 else FileState.CHANGED
+
+
 @dataclass(frozen=True, slots=True)
 class ManifestTotals:
     """What the manifest asked for when a run read it. images: all of it; left_out: those that were never tried and that this
     run was not to make, by why: limit, only or not_asked (of a retry). outdated: images of an earlier version of their item
-    that it was not to make either. limit: of --limit. file: the version that was read, as `FileVersion` has it, None for
-    a manifest that is no file."""
+    that it was not to make either. limit: of --limit. file: None for a manifest that is no file."""
 
     images: int
     left_out: Mapping[str, int]
     outdated: int
     limit: int | None
-    file: tuple[int, int, str] | None
+    file: FileVersion | None
 
     @classmethod
     def from_record(cls, facts: Mapping[str, Any]) -> Self:
         """facts: as the run's summary holds them."""
-        return cls(**{**facts, "file": tuple(facts["file"]) if facts["file"] else None})
+        return cls(**{**facts, "file": FileVersion(*facts["file"]) if facts["file"] else None})
 
 
 class ReadManifest(NamedTuple):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from batchgen.ledger.database import placeholders
+from batchgen.ledger.database import BaseReader, placeholders
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
-from batchgen.ledger.verdict_queries import VerdictQueries
+from batchgen.ledger.schema import VERDICT_COLUMNS
 from batchgen.records import HAS_IMAGE, ImageFile, KnownSample, Result, Verdict, sample_key
 
 PAGE_ROWS = 200
@@ -19,12 +19,18 @@ RESULT_COLUMNS = (
     "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
     "made_fingerprint"
 )
+VERDICT_SQL = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
+
+_NOTABLE = (  # also what was read in an image that is as it should be
+    "(v.by <> 'check' OR v.ruling <> 'accept' OR v.details LIKE '%\"boxes\"%')"
+    " AND (v.ruling <> 'none' OR v.score IS NOT NULL OR v.message <> '')"
+)
 ItemIds = Callable[[], Iterable[str]]  # of a manifest, in its order, from the first one at each call
 AT_VENDOR = "at_vendor"  # as the reason of a sample that is submitted: its API has taken the request and answers later
 WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
 
 
-class SampleQueries(VerdictQueries):
+class SampleQueries(BaseReader):
     def counts(self) -> dict[str, int]:
         """Samples by state."""
         return dict(self._query("SELECT state, count(*) FROM sample GROUP BY state"))
@@ -116,6 +122,16 @@ class SampleQueries(VerdictQueries):
         sql = f"SELECT item_id, n, images FROM work WHERE item_id IN ({placeholders(item_ids)})"
         return list(self._query(sql, *item_ids))
 
+    def notable_verdicts(self, item_ids: Sequence[str] | None = None) -> dict[tuple[str, int], list[Verdict]]:
+        """By item and sample, the earliest first: without the checks that found nothing, of which every image has several, and what
+        was taken back and left neither stars nor words. item_ids: of these items alone, at most 30,000."""
+        of_items = "" if item_ids is None else f" AND v.item_id IN ({placeholders(item_ids)})"
+        sql = f"SELECT {VERDICT_SQL} FROM verdict v WHERE {_NOTABLE}{of_items} ORDER BY v.at"
+        found: dict[tuple[str, int], list[Verdict]] = {}
+        for row in self._query(sql, *(item_ids or ())):
+            found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
+        return found
+
     def wire(self, item_id: str, n: int) -> str:
         row = self._row("SELECT wire FROM sample WHERE item_id = ? AND n = ?", item_id, n)
         return "" if row is None else str(row[0])
@@ -201,3 +217,8 @@ def _result(
 def sidecars(files: Sequence[ImageFile], endings: Iterable[str]) -> tuple[str, ...]:
     """Paths of what stands beside a sample's picture, the first of its files."""
     return tuple(os.path.splitext(files[0].path)[0] + ending for ending in endings) if files else ()
+
+
+def verdict_from_row(row: Sequence[Any]) -> Verdict:
+    values = dict(zip(VERDICT_COLUMNS, row, strict=True))
+    return Verdict(**{**values, "details": json.loads(values["details"])})

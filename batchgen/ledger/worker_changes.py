@@ -20,7 +20,7 @@ from batchgen.ledger.pictures import Receipt
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.schema import IMAGE_COLUMNS
 from batchgen.money import STEP_USD
-from batchgen.planning.reason_text import blocked_message
+from batchgen.planning.reason import blocked_message
 from batchgen.records import Sample, is_judge_id
 
 _START_SQL = PreparedSql(f"""

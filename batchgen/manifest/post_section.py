@@ -1,9 +1,11 @@
-"""What may stand under `post:`: the files to make of each picture, and what is written into them."""
+"""What may stand under `post:`: the files to make of each picture, and what is written into them; and the two items that a cutout by
+difference takes."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
@@ -11,13 +13,22 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, outputs_of
+from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, WHITE_SUFFIX, needs_white, outputs_of
+from batchgen.item import Derivative, Item, OnReject, Post
 from batchgen.manifest.diagnostics import safe_repr
-from batchgen.records import Derivative, Post
 
 UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
 TRANSPARENT = ("png", "webp")  # formats of what is cut out
 WIDTH_MAX = {"webp": 16_383, "avif": 65_535, "jpeg": 65_535, "png": 65_535}
+ON_WHITE = (
+    "It stands alone on a plain, evenly lit, pure white background (#ffffff) that reaches every edge of the image, without a floor,"
+    " a gradient or a vignette."
+)
+ON_BLACK = (
+    "Replace the white background of this image by a pure black background (#000000), also where it shows through openings and"
+    " through what is translucent. Everything else stays exactly as it is: the same subject at the same place, of the same size,"
+    " in the same colours and the same light, with the same edges. Add nothing, move nothing, crop nothing."
+)
 _NAME = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])$)[a-z0-9][a-z0-9_-]{0,39}")
 _CROP = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -218,3 +229,53 @@ def fields_at(path: tuple[str | int, ...]) -> frozenset[str]:
     """Names that may stand at a path below `post`."""
     inside = DerivativeFields if any(isinstance(step, int) for step in path) else PostFields
     return frozenset(inside.model_fields)
+
+
+# --- a cutout by difference
+
+
+def is_cutout_pair(item: Item) -> bool:
+    """Whether an item whose image is cut out by difference is two: `{id}-white` shows it on white, and `{id}` is an edit of that, on
+    black. Whoever writes the second one as an entry of its own, with the first among its references, has written the pair already."""
+    return needs_white(item.post) and f"@{item.id}{WHITE_SUFFIX}" not in item.references
+
+
+def cutout_pair_problems(item: Item) -> Iterator[tuple[str, str]]:
+    """(field, what is wrong) of an item that is to become two."""
+    if item.count > 1:
+        yield (
+            "count",
+            "must be 1 for `cutout: difference`, as each image needs one of its own on white: use a matrix",
+        )
+    if item.background == "transparent":
+        yield "background", "is transparent already: leave it out, or `cutout: difference`"
+
+
+def cutout_pair(item: Item) -> tuple[Item, Item]:
+    """The image on white, of which all else in `post` is made, and the one on black, of which the cutout is made."""
+    assert item.post is not None  # noqa: S101 - `is_cutout_pair` says so
+    derivatives = item.post.derivatives
+    white = replace(
+        item,
+        id=item.id + WHITE_SUFFIX,
+        filename=item.filename + WHITE_SUFFIX,
+        prompt=f"{item.prompt}\n\n{ON_WHITE}",
+        post=_post_of(item.post, *(one for one in derivatives if one.cutout != "difference")),
+    )
+    black = replace(
+        item,
+        prompt=ON_BLACK,
+        references=(f"@{white.id}",),
+        mask=False,
+        search=None,  # what was found is in the first one already
+        max_age_s=None,  # it follows the first one
+        post=_post_of(item.post, *(one for one in derivatives if one.cutout == "difference")),
+        checks=tuple(check for check in item.checks if check.name != "twin"),  # which it is
+        judge=None,  # of the first one
+        on_reject=OnReject(),
+    )
+    return white, black
+
+
+def _post_of(post: Post, *derivatives: Derivative) -> Post | None:
+    return unless_empty(replace(post, derivatives=derivatives))

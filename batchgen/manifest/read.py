@@ -17,7 +17,6 @@ from batchgen.manifest import schema
 from batchgen.manifest.addresses import has_url_scheme, normalize_bucket_url, secrets_in
 from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.data import DATA_NAME, DataDiagnostics, DataSource
-from batchgen.manifest.dependency_graph import DependencyGraph
 from batchgen.manifest.diagnostics import (
     Diagnostics,
     iter_strings,
@@ -26,6 +25,7 @@ from batchgen.manifest.diagnostics import (
     text_problem,
 )
 from batchgen.manifest.duplicates import Duplicates
+from batchgen.manifest.item_references import DependencyGraph
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.schema import Limits

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.item import Item, Judge
-from batchgen.manifest import capability, cutout_pair, names, schema
+from batchgen.manifest import capability, names, schema
 from batchgen.manifest.diagnostics import (
     Diagnostics,
     iter_strings,
@@ -24,6 +24,7 @@ from batchgen.manifest.fields import ItemFields, item_values
 from batchgen.manifest.item_references import find_references
 from batchgen.manifest.models import Models, UnusableModelError
 from batchgen.manifest.names import DefaultIds
+from batchgen.manifest.post_section import cutout_pair, cutout_pair_problems, is_cutout_pair
 from batchgen.manifest.review_section import judge_record, merge_checks
 from batchgen.manifest.sources import FieldPath, Position
 from batchgen.profiles.profile import Profile
@@ -101,7 +102,7 @@ class ItemValidator:
     def items(self) -> list[Item]:
         """The item, the two of a cutout by difference, or one for each turn of a conversation; none when something is wrong."""
         base = self._build_item(self._row or self._parsed.origin)
-        if base is not None and cutout_pair.is_pair(base):
+        if base is not None and is_cutout_pair(base):
             return self._pair(base)
         if base is None or not self._turns:
             return [] if base is None else [base]
@@ -118,8 +119,8 @@ class ItemValidator:
         ]
 
     def _pair(self, base: Item) -> list[Item]:
-        white, black = cutout_pair.pair(base)
-        for name, message in cutout_pair.problems(base):
+        white, black = cutout_pair(base)
+        for name, message in cutout_pair_problems(base):
             self._report_field((name,), message)
         if self._turns:
             self._report_field(

@@ -10,8 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from batchgen import money
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import PAID_FOR_TEXTS
+from batchgen.planning.reason import PAID_FOR_TEXTS, Reason, ReasonKind
 from batchgen.records import Item, KnownSample, Sample
 
 WINDOW_S = 60.5  # of a quota by the minute, with its margin

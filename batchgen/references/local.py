@@ -23,10 +23,10 @@ from batchgen.manifest.addresses import is_object_url
 from batchgen.records import ReferenceImage
 from batchgen.references.folders import is_below
 from batchgen.references.nearest import as_spelled, missing_folder, nearest_name
-from batchgen.references.picture_head import TYPE_BYTES, must_be_redrawn, picture_type
 from batchgen.safe_open import MissingFileError, UnsafePathError, open_regular, resolve_inside
 from batchgen.settings import is_loopback
 from batchgen.single_flight import SingleFlight
+from batchgen.store.sniff import HEAD_BYTES, must_be_redrawn, picture_type
 
 FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
 LINK_MAX_CHARS = 2000
@@ -245,7 +245,7 @@ class References:
         before = self._digests.get(path)
         if before not in (None, self._remember_digest(path, hashlib.sha256(data).hexdigest())):
             raise UsageError(f"{path}: the reference changed while the run was going; run again")
-        mime_type = picture_type(data[:TYPE_BYTES])
+        mime_type = picture_type(data[:HEAD_BYTES])
         if mime_type is None:
             raise UsageError(f"{path}: is no longer an image")
         image = ReferenceImage(mime_type, pybase64.b64encode(data).decode("ascii"))
@@ -345,7 +345,7 @@ class References:
 
 
 def _inspect(file: IO[bytes], path: str) -> ReferencePicture | None:
-    mime_type = picture_type(file.read(TYPE_BYTES))
+    mime_type = picture_type(file.read(HEAD_BYTES))
     if mime_type is None:
         return None
     return ReferencePicture(path, mime_type, os.fstat(file.fileno()).st_size, must_be_redrawn(file, mime_type))

@@ -21,11 +21,11 @@ from batchgen.manifest.addresses import glob_prefix, match_keys, split_object_ur
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.references.listings import MAX_LISTED, Listings, TooManyObjectsError
 from batchgen.references.local import FILE_MAX_BYTES, GLOB_MAX_FILES, BadReferenceError, ReferencePicture
-from batchgen.references.picture_head import picture_type
 from batchgen.safe_open import create_private_file, private_opener
 from batchgen.settings import environment
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
 from batchgen.store.objects import ObjectStorage, storage_server
+from batchgen.store.sniff import HEAD_BYTES, picture_type
 
 FILE_NAME = "references.sqlite"
 MAX_OBJECTS = 250_000  # objects, of some 200 bytes each
@@ -36,7 +36,6 @@ SCHEMA = (
 )
 T = TypeVar("T")
 MAX_PARALLEL = 16
-HEAD_BYTES = 16
 MAX_FAILURES_IN_A_ROW = 3  # then it is left alone, so that ten thousand items do not wait for it one after the other
 BACKOFF_S = 60.0
 _MAX_INSPECTED = 65_536

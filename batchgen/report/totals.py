@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.runs import QueueStatus, ReadManifest, RunRow
-from batchgen.manifest.file_version import FileState, FileVersion
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import reason_text
+from batchgen.ledger.runs import FileState, QueueStatus, ReadManifest, RunRow
+from batchgen.planning.reason import Reason, ReasonKind, reason_text
 from batchgen.records import HAS_IMAGE
 from batchgen.report import formatting
 from batchgen.report.view import TotalsView, utc_time
@@ -41,7 +39,7 @@ def _totals(samples: Mapping[str, int], found: ReadManifest, manifest: str) -> T
     not_made = _not_made(samples)
     left_out = {why: number for why, number in asked.left_out.items() if number}
     rest = asked.images - made - asked.outdated - sum(not_made.values()) - sum(left_out.values())
-    state = FileState.UNKNOWN if asked.file is None else FileVersion(*asked.file).state_of(Path(manifest))
+    state = FileState.UNKNOWN if asked.file is None else asked.file.state_of(Path(manifest))
     return TotalsView(
         images=asked.images,
         made=made,

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from batchgen.ledger.candidates import Candidate
+from batchgen.ledger.verdicts import Candidate
 from batchgen.records import Answer, Item, Judge, Question, ReferenceImage, Sample, Verdict, judge_id
 
 # The prompt comes before the rubric, so that the last word is the rubric's; what is appended to a prompt leaves all that stands

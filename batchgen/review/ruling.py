@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchgen.item import DEFAULT_CHECKS
-from batchgen.ledger.candidates import Candidate
-from batchgen.ledger.verdicts import last_ruling, review_state
+from batchgen.ledger.verdicts import Candidate, last_ruling, review_state
 from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
 from batchgen.review.judge import judge_basis, question, question_text

@@ -10,7 +10,7 @@ import pytest
 from batchgen.endpoint import Endpoint
 from batchgen.errors import SettingsError
 from batchgen.ledger.location import ledger_url
-from batchgen.ledger.server_url import passwords_in_url, redacted
+from batchgen.ledger.server_connection import passwords_in_url, redacted
 from batchgen.providers.registry import endpoint_of
 from batchgen.settings import Settings, unquote
 

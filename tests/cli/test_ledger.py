@@ -11,7 +11,7 @@ import pytest
 from batchgen.cli.daemon import RunCommand
 from batchgen.cli.main import cli
 from batchgen.daemon.scheduled_jobs import ScheduledJobs
-from batchgen.ledger.server_url import is_unambiguous_url, passwords_in_url, redacted
+from batchgen.ledger.server_connection import is_unambiguous_url, passwords_in_url, redacted
 from batchgen.settings import environment_without_keys
 from tests.support.postgres import PASSWORD
 

@@ -22,7 +22,7 @@ from batchgen.engine.outcome import Outcome
 from batchgen.engine.recovery.repair import repair
 from batchgen.errors import UsageError
 from batchgen.planning.plan import RetrySelection
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import reason_text
 from tests.support.fork_server import PYTHON
 from tests.support.marked_key import KEY
 

@@ -23,7 +23,7 @@ from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import HistoryReader, Reader
 from batchgen.ledger.requests import IntendedRequest
-from batchgen.ledger.runs import ManifestTotals
+from batchgen.ledger.runs import FileVersion, ManifestTotals
 from batchgen.ledger.verdicts import upsert_verdicts
 from batchgen.records import ImageFile, PendingJob, Reply, Usage, Verdict
 from tests.support.samples import make_sample, receipt_of
@@ -207,7 +207,7 @@ async def write_history(ledger: Ledger, chunks: ChunkWriter) -> None:
         Reply(usage=Usage(image_tokens=9), text="it's 100 % ? \\ '\u00e9'"),
     )
     ledger.run_started(1, "host", "0", wanted=9, kept=1)
-    ledger.manifest_read(ManifestTotals(12, {"limit": 2}, 1, 9, (3, 5, "ab")))
+    ledger.manifest_read(ManifestTotals(12, {"limit": 2}, 1, 9, FileVersion(3, 5, "ab")))
     ledger.set_meta(name="it's ?", manifest="m.yaml")
     a, b, c, d, e = (make_sample(name) for name in ("a", "\u00e9", "c", "d", "e"))
     first = await ledger.attempt_started(IntendedRequest(a, "gemini/m", 1, 0.05, "smaller"))

@@ -20,7 +20,7 @@ from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import IntendedRequest
-from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.server_access import ServerLock
 from tests.support.bench import Bench, items
 from tests.support.postgres import PASSWORD, USER, PostgresServer, running
 from tests.support.postgres_proxy import Cut, Proxy

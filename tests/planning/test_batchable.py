@@ -16,7 +16,7 @@ from batchgen.planning.batchable import (
     online_only_reason,
     poll_delay_s,
 )
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import reason_text
 from batchgen.profiles.catalogue import load_catalogue
 from batchgen.records import Item, Sample
 from batchgen.scheduling.fallback import sample_for_lane

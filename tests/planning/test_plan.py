@@ -16,7 +16,7 @@ from batchgen.planning.plan import (
     is_selected,
     quota_wait_s,
 )
-from batchgen.planning.reason_text import reason_text
+from batchgen.planning.reason import reason_text
 from batchgen.records import KnownSample, Sample
 from tests.support.samples import make_sample
 

@@ -13,7 +13,7 @@ import pytest
 from batchgen.errors import UsageError
 from batchgen.references import local as references_module
 from batchgen.references.local import BadReferenceError, References
-from batchgen.references.picture_head import picture_type
+from batchgen.store.sniff import picture_type
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 24
 JPEG = b"\xff\xd8\xff\xe0" + b"\x00" * 24

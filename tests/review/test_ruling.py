@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchgen.item import Check, Judge, OnReject
-from batchgen.ledger.candidates import Candidate
+from batchgen.ledger.verdicts import Candidate
 from batchgen.records import ImageFile, Verdict
 from batchgen.review.ruling import (
     NOT_CHOSEN,

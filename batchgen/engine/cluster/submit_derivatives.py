@@ -16,7 +16,7 @@ from batchgen.events import Event, Notice
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerPointer, read_pointer, server_address
 from batchgen.ledger.results import ResultsFile, has_result_lines
-from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.server_access import ServerLock
 from batchgen.ledger.work_queue import Submission
 from batchgen.manifest import Manifest
 from batchgen.store.lock import JobLock

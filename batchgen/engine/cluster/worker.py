@@ -24,7 +24,7 @@ from batchgen.errors import BatchgenError, LedgerError, LedgerUnreachable
 from batchgen.events import Notice
 from batchgen.ledger import lease
 from batchgen.ledger.quota_store import QuotaStore, open_quota_store
-from batchgen.ledger.server_wait import wait_until_reachable
+from batchgen.ledger.server_access import wait_until_reachable
 from batchgen.ledger.work_queue import DERIVATIVES_LANE, Submission, is_of_derivatives, load_submission
 from batchgen.ledger.worker_ledger import WorkerConnections
 from batchgen.scheduling.stop_reason import StopKind, StopReason

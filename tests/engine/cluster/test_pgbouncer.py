@@ -8,7 +8,7 @@ from batchgen.errors import JobLocked, LedgerError
 from batchgen.ledger import run_lease
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
-from batchgen.ledger.server_lock import ServerLock
+from batchgen.ledger.server_access import ServerLock
 from tests.support.bench import Bench, items
 from tests.support.cluster import FAST, HEAD, cluster_on
 from tests.support.pgbouncer import pooling

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.planning.reason import Reason, ReasonKind
-from batchgen.planning.reason_text import blocked_message, reason_text
+from batchgen.planning.reason import Reason, ReasonKind, blocked_message, reason_text
 
 FAILED = Reason(ReasonKind.ENDED, ("failed", "timeout"))
 BEYOND_LIMIT = Reason(ReasonKind.BEYOND_LIMIT)
