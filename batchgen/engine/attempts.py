@@ -1,8 +1,8 @@
-"""An attempt from the request that is made of a sample to its end, whichever engine sends it: ledger first, then results,
-dependents and observers.
+"""Records an attempt from its request to its end, whichever engine sends it: first in the ledger, then in the results, then
+for dependents and observers.
 
-An engine calls `prepare` for a request and `begin` before anything leaves, and hands in what came back, at once or a day
-later: `settle` in a thread and `succeeded` for a reply, `failed` for an error, and `given_up` when no further attempt
+An engine calls `prepare` to build the request and `begin` before anything leaves. When the answer is there, at once or a day
+later, it calls `settle` in a thread and then `succeeded`, or `failed` for an error, and `given_up` if no further attempt
 follows.
 """
 
@@ -32,23 +32,23 @@ from batchgen.store.spool import SpoolFile
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A request that may be sent, and what it encloses. job_facts: what finding its job again needs, where its vendor has a
-    list of jobs."""
+    """A request that is ready to be sent, and the inputs in it. job_facts: what is needed to find its job in the vendor's list
+    of jobs, if the vendor has one."""
 
     inputs: Inputs
     request: Request
     job_facts: Mapping[str, Any]
 
     def take(self) -> Request:
-        """The request, which is held no longer: it may be large."""
+        """Return the request and forget it here: it may be large."""
         request = self.request
         del self.request
         return request
 
 
 async def prepare(sample: Sample, route: Route, reference_inputs: ReferenceInputs) -> PreparedRequest:
-    """sample: as it is asked for. Raises ProviderError when there is nothing to send, for a bug of the codec too;
-    CancelledError when the run stops preparing; StoreError when the disk refuses."""
+    """Fetch the inputs of a sample and build its request. Raises ProviderError if it cannot be built, also for a bug of the
+    codec; CancelledError if the run stops preparing requests; StoreError if the disk refuses."""
     try:
         if sample.item.turn and not isinstance(route.codec, SupportsConversations):
             raise BadRequest(f"{route.profile.provider} has no conversations", reason="no_conversations")
@@ -73,8 +73,9 @@ REMARKS_HEAD = "Comments on an earlier version, to be taken into account:"
 
 
 def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = "") -> tuple[Sample, str]:
-    """The sample as it is asked for after what was tried, and in words how that departs from what was wished. why_tier: why its
-    service tier is not the one that was, empty when it is. Pure."""
+    """The sample as the next attempt requests it, given what was tried before, and how it differs from the item in words.
+
+    why_tier: why the service tier is not the item's own, empty if it is."""
     words = [f"service tier {sample.item.service_tier}, for {why_tier}"] if why_tier else []
     suffix = sample.item.no_image_suffix
     if suffix and retry_state.spent.get("no_image"):
@@ -88,7 +89,8 @@ def adjust_after_tries(sample: Sample, retry_state: RetryState, why_tier: str = 
 
 
 class AttemptRecorder:
-    """awaits_review: whether an image of this item counts only once it is reviewed."""
+    """Records attempts in the ledger and the results, and tells dependents and observers. awaits_review: whether an image of
+    this item only counts once it has been reviewed."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class AttemptRecorder:
         self._awaits_review = awaits_review
 
     async def begin(self, request: IntendedRequest) -> int:
-        """Record the intent; durable when this answers the attempt's number."""
+        """Record the intent to send a request, and return the attempt's number once that is durable."""
         attempt, sample = await self._ledger.attempt_started(request), request.sample
         self._emit(
             AttemptStarted(
@@ -121,10 +123,10 @@ class AttemptRecorder:
         return attempt
 
     def settle(self, attempt: AnsweredAttempt, reply: Reply, spooled: Sequence[SpoolFile]) -> SettledReply:
-        """For a thread: check, spool, record and place what the reply brought, and write its line of the results.
+        """Check, spool, record and place the images of a reply, and write the sample's line of the results. Call it in a thread.
 
-        spooled: the reply's pictures that are on disk already, by number. The sample of a batch's attempt knows of itself
-        only what settling needs. Raises what `settle.settle` raises.
+        spooled: the images that are on disk already, by number. The sample of a batch's attempt only has the fields that
+        settling needs. Raises what `settle.settle` raises.
         """
         settled_reply, sample = settle(self._ledger, self._store, attempt, reply, spooled), attempt.sample
         try:
@@ -147,9 +149,10 @@ class AttemptRecorder:
         release_dependents: bool = True,
         on_released: Callable[[], None] = lambda: None,
     ) -> None:
-        """release_dependents: what waited for the picture; False for one that the manifest no longer asks for.
+        """Release what waited for a reply's images, and tell the observers.
 
-        on_released: called when what waited for the picture has been released.
+        release_dependents: False for an image that the manifest no longer asks for. on_released: called once the dependents
+        have been released.
         """
         sample, item, images_made = attempt.sample, attempt.sample.item, settled_reply.images_made
         if release_dependents and not self._awaits_review(item.id):
@@ -188,7 +191,8 @@ class AttemptRecorder:
         cost: tuple[float | None, str] = (None, ""),
         retry_in_s: float | None = None,
     ) -> None:
-        """state, cost: as `Ledger.attempt_failed` takes them; retry_in_s: None when no further attempt follows."""
+        """Record an attempt that brought no image. state, cost: see `Ledger.attempt_failed`. retry_in_s: None if no further
+        attempt follows."""
         if isinstance(error, DownloadFailed):
             await self._ledger.download_failed(attempt, sample, error, cost)
         else:
@@ -208,7 +212,7 @@ class AttemptRecorder:
         )
 
     async def given_up(self, sample: Sample, error: ProviderError, state: str) -> None:
-        """After `failed`: the samples of the request end this run without a picture, and so does what waits for them."""
+        """End the samples of a failed request, and everything that waits for them, without an image in this run."""
         keys = [sample_key(sample.item.id, n) for n in range(sample.n, sample.n + sample.images)]
         now = time.time()
         await self._context.in_thread(lambda: self._results.append(sample))
@@ -217,15 +221,15 @@ class AttemptRecorder:
         await self.block_dependents(keys, state, error.reason)
 
     def release_dependents(self, keys: Sequence[str]) -> None:
-        """What waited for the images of these samples, which count, may start."""
+        """Let everything start that waited for the images of these samples, which now count."""
         self._dependents.images_made(keys)
 
     def update_results(self, item_id: str) -> None:
-        """For a thread: the item's line of the results as the ledger has it. Raises StoreError."""
+        """Write the item's line of the results from the ledger. Call it in a thread. Raises StoreError."""
         self._results.append_item(item_id)
 
     async def block_dependents(self, keys: Sequence[str], state: str, reason: str) -> None:
-        """What waits for these samples will not be asked for in this run."""
+        """Mark everything that waits for these samples as blocked: this run does not request it."""
         blocked = self._dependents.block(keys, state, reason)
         if blocked:
             await self._context.in_thread(lambda: self._ledger.record_blocked(blocked))

@@ -1,7 +1,7 @@
-"""The online way of an attempt, in four steps that other engines take one by one: prepare, begin, exchange, settle.
+"""Carries out an online attempt in four steps, which other engines take one by one: prepare, begin, exchange, settle.
 
-`attempts.prepare` makes the request, `attempts.AttemptRecorder` records its intent and later its end, `http_attempt.Exchange`
-sends and receives, `failures.FailureRecorder` decides what becomes of a sample after an error.
+`attempts.prepare` builds the request, `attempts.AttemptRecorder` records the intent and later the end, `http_attempt.Exchange`
+sends and receives, and `failures.FailureRecorder` decides what happens to a sample after an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from batchgen.scheduling.lane import Ticket
 
 
 class Execution:
-    """Carries out what dispatch gives out. Every engine calls `execute`; only how a sample reaches it differs."""
+    """Carries out the tickets of the dispatcher. Every engine calls `execute`; only how a sample gets here differs."""
 
     def __init__(
         self,
@@ -57,26 +57,26 @@ class Execution:
         self._failures = failures
         self._stopper = stopper
         self._receiver = receiver
-        self.exposed_ms = array("d")  # of each answer: from its last byte to its durable record
+        self.exposed_ms = array("d")  # for each answer, the time from its last byte to its durable record
 
     def give_up_preparing(self) -> None:
-        """What is still being fetched or uploaded for a request is not wanted any more; nothing of it was sent."""
+        """Stop fetching and uploading the inputs of requests that have not been sent."""
         self._reference_inputs.give_up()
 
     def cancel_in_flight(self) -> None:
-        """Give up waiting for answers; what is already being stored goes on."""
+        """Stop waiting for answers. Answers that are already being stored are finished."""
         self._receiver.exchange.cancel()
 
     async def execute(self, ticket: Ticket) -> None:
-        """Never raises for what can happen to a request; a disk or ledger that refuses stops the run. Raises Fenced when the
-        ledger says that the sample is another's by now."""
+        """Request an image and store what comes. Errors of the request are recorded and not raised; a disk or ledger that
+        refuses stops the run. Raises Fenced if the ledger has given the sample to another worker in the meantime."""
         await self._guard(ticket, self._attempt(ticket))
 
     def take_up(
         self, taken: OpenAttempt, sample: Sample, *, unwanted: bool = False
     ) -> tuple[Ticket, Coroutine[Any, Any, None]]:
-        """The ticket for a request that its API has as a job, which an earlier run or another worker has left, and the wait
-        for it, as `execute` does for a new one. unwanted: as of `Ticket`."""
+        """Resume a job that an earlier run or another worker left with its API. Returns its ticket, and the coroutine that waits
+        for it, as `execute` does for a new request. unwanted: see `Ticket`."""
         ticket = self._dispatcher.resume_job(sample, taken.lane, taken.estimate_usd, unwanted=unwanted)
         return ticket, self._guard(ticket, self._finish_earlier(ticket, taken))
 
@@ -137,7 +137,7 @@ class Execution:
         receiving: Awaitable[Settled],
         inputs: Inputs | None = None,
     ) -> None:
-        """inputs: what the request enclosed, when this run has sent it."""
+        """Wait for an answer, and record its images or its failure. inputs: those of the request, if this run sent it."""
         sample = attempt.sample
         try:
             reply, settled_reply, exposed_ms = await receiving

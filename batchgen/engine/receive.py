@@ -1,4 +1,4 @@
-"""From a request that leaves to what its answer has brought: at once, from links in it, or from a job that ends later."""
+"""Sends a request and receives its images: from the answer, from links in it, or from a job that ends later."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchgen.store.spool import discard_files
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What an answer has brought. settled: None while its pictures are behind links. at_s: when its last byte was in, None of
+    """An answer that was read. settled: None while its images are behind links. at_s: when its last byte came, None for
     links, which are durable before they are fetched."""
 
     reply: Reply
@@ -34,7 +34,7 @@ class Received:
 
 
 class Settled(NamedTuple):
-    """exposed_ms: how long the answer was in nobody's record; None where it was links."""
+    """An answer that was settled. exposed_ms: how long it was received but not yet durable, None if it held links."""
 
     reply: Reply
     settled: SettledReply
@@ -51,7 +51,7 @@ class Receiver:
         self.lost_jobs = LostJobs(context.ledger, context.transport)
 
     async def send(self, ticket: Ticket, attempt: AnsweredAttempt, in_flight: InFlight, request: Request) -> Settled:
-        """Send a request once, and wait for what comes of it. Raises JobLeft, ProviderError, StoreError, LedgerError."""
+        """Send a request once and wait for its images. Raises JobLeft, ProviderError, StoreError, LedgerError."""
         route, received = self._context.routes[ticket.lane], cast("Received | PendingJob | None", None)
         try:
             answer = await self.exchange.send(
@@ -61,7 +61,7 @@ class Receiver:
                 on_sent=lambda: self._dispatcher.sent(ticket),
                 signatures=attempt.sample.item.turn > 0,
             )
-            # A bad answer keeps its place in flight until dispatch has heard why, and one that may be a job until it is counted.
+            # A bad answer counts as in flight until the dispatcher knows why, and one that may be a job until the job is counted.
             if 200 <= answer.status < 300 and route.jobs is None:
                 self._dispatcher.received(ticket)
             received = await self._context.in_thread(lambda: self._read(ticket.lane, attempt, in_flight, answer))
@@ -80,7 +80,7 @@ class Receiver:
     async def finish_job(
         self, attempt: AnsweredAttempt, in_flight: InFlight, job: PendingJob, progress: JobProgress
     ) -> Settled:
-        """Ask about a job until it has ended. Raises JobLeft when the run stops first, ProviderError as the job ends."""
+        """Ask about a job until it has ended. Raises JobLeft if the run stops first, ProviderError if the job failed."""
         route = self._context.routes[progress.lane]
         while True:
             await self._polls.wait_turn(job, progress)
@@ -103,8 +103,8 @@ class Receiver:
             job, progress.failures = received, 0
 
     def _question(self, lane: str, job: PendingJob, attempt: AnsweredAttempt) -> Request:
-        """Raises JobLeft for a bug of the codec, and for a question that may not go where it is to go: the job is paid for, and a
-        newer codec or another base URL may ask about it."""
+        """The request that asks about a job. Raises JobLeft for a bug of the codec, and for an address that the question may not
+        be sent to: the job is paid for, and a newer codec or another base URL can still ask about it."""
         route = self._context.routes[lane]
         try:
             question = cast(SupportsJobs, route.codec).poll(job)
@@ -138,8 +138,9 @@ class Receiver:
         answer: HttpAnswer,
         job: PendingJob | None = None,
     ) -> Received | PendingJob:
-        """Decode, read and settle, in one visit to a thread. A job is durable before this returns, and so is an answer with
-        links, which is not settled yet: a crash asks and fetches, and never generates again. job: that was asked about."""
+        """Decode, read and settle an answer, all in one call in a thread. A job is durable before this returns, and so is an
+        answer with links, which is not settled yet: after a crash the job is asked about or the links are fetched, and nothing
+        is generated again. job: the job that was asked about."""
         sample, codec = attempt.sample, self._context.routes[lane].codec
         attempt = replace(attempt, sent_at=in_flight.sent_at)
         with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):

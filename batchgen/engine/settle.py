@@ -1,4 +1,4 @@
-"""From a whole answer to pictures under their names: the order of writes, in one synchronous function for a thread."""
+"""Turns a whole answer into images under their names. The order of writes is one synchronous function, run in a thread."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SET_PATH_BY_SPOOL = "UPDATE image SET path = ? WHERE spool = ?"
 
 @dataclass(frozen=True, slots=True)
 class SettledReply:
-    """What an answer became. usd: of the whole attempt; missing: samples it brought no picture for.
+    """What became of an answer. usd: the cost of the whole attempt; missing: samples that it brought no image for.
 
-    beside: texts that stand beside its pictures, by file ending. recorded_s: when its success was durable, seconds of
-    `time.monotonic()`. late: those of its pictures that no sample took.
-    ledger_error: why the ledger does not have it, although its pictures stand under their names.
+    beside: texts that belong beside its images, by file ending. recorded_s: when its success was durable, in seconds of
+    `time.monotonic()`. late: images that came too late for their sample and are kept elsewhere.
+    ledger_error: why the ledger has no record of it, although its images are in their places.
     """
 
     pictures: tuple[SpooledPicture, ...]
@@ -47,7 +47,7 @@ class SettledReply:
 
     @property
     def images_made(self) -> list[SpooledPicture]:
-        """The pictures that are their samples' now."""
+        """The images that now belong to their samples."""
         return [picture for picture in self.pictures if picture.file.role == "image" and picture not in self.late]
 
 
@@ -56,16 +56,16 @@ def settle(
 ) -> SettledReply:
     """Check, sync, record, place, sync, record. After the second step nothing that was paid for can be lost.
 
-    spooled: the strings lifted from the answer, by number; pictures that came as bytes are written here.
-    Raises Malformed when a picture is not whole and Unreadable for a bug of ours, both with `spooled` as it was;
-    StoreError and LedgerError when disk or ledger refuse.
+    spooled: the strings that were decoded to disk, by number; images that came as bytes are written here.
+    Raises Malformed if an image is not whole and Unreadable for a bug in batchgen, both leaving `spooled` as it was;
+    StoreError and LedgerError if the disk or the ledger refuses.
     """
     with bugs_as_unreadable(BatchgenError, OSError, usage=reply.usage):
         parts = spool_images(store, attempt, reply, spooled)
         described = describe(store, attempt, parts, reply.usage)
     judged, mismatched = demote_mismatches(store, attempt, described)
     used = {part.file.name for part in parts}
-    discard_files([file for file in spooled if file.name not in used])  # lifted, and not wanted
+    discard_files([file for file in spooled if file.name not in used])  # decoded to disk, but not needed
     receipt = _receipt_of(attempt, reply, judged, mismatched)
     pictures = receipt.pictures
     known = (receipt.missing, receipt.usd, receipt.usd_source, receipt.beside)
@@ -85,7 +85,7 @@ def settle(
 def _receipt_of(
     attempt: AnsweredAttempt, reply: Reply, pictures: Sequence[SpooledPicture], mismatched: Sequence[UndeliveredSample]
 ) -> Receipt:
-    """What an answer has brought, with its price and each picture's share of it."""
+    """The receipt of an answer: its images, its price and each image's share of the price."""
     sample, item = attempt.sample, attempt.sample.item
     billed = sum(picture.file.role != "thought" for picture in pictures) + len(reply.unavailable)
     estimate_usd = None if attempt.estimate_usd is None else attempt.estimate_usd * billed / sample.images
@@ -113,7 +113,7 @@ def _receipt_of(
 
 
 def sidecar_texts(item: Item, reply: Reply) -> dict[str, str]:
-    """What stands beside a picture, by file ending: the sources of a search; text and thoughts when they were asked for."""
+    """The texts that belong beside an image, by file ending: the sources of a search, and text and thoughts if requested."""
     found = search_sources(reply.grounding)
     contents = {
         TEXT: f"{reply.text}\n" if reply.text and "text" in item.modalities else "",
@@ -125,8 +125,8 @@ def sidecar_texts(item: Item, reply: Reply) -> dict[str, str]:
 
 
 class _OpenSpoolFiles:
-    """The files of an answer's pictures, open until these stand under their names: what somebody deletes from the spool
-    before that is not lost."""
+    """The spool files of an answer's images, kept open until the images are in their places, so that a file that somebody
+    deletes from the spool before that is not lost."""
 
     def __init__(self, store: Store, files: Sequence[SpoolFile], pictures: Sequence[SpooledPicture]) -> None:
         self._store = store
@@ -134,7 +134,7 @@ class _OpenSpoolFiles:
         self._pictures = pictures
 
     def secure(self) -> None:
-        """Durable in the spool. Raises StoreError when they lie elsewhere or cannot be kept."""
+        """Make the files durable in the spool. Raises StoreError if they are in the emergency spool or cannot be kept."""
         for file in self._files:
             file.sync(keep_open=True)
         self._refuse_stranded()
@@ -145,7 +145,7 @@ class _OpenSpoolFiles:
                 raise
 
     def restore(self) -> bool:
-        """Whether some were deleted, and are in the spool again. Raises StoreError."""
+        """Put files that were deleted back into the spool, and return whether there were any. Raises StoreError."""
         deleted = [file for file in self._files if file.deleted]
         for file in deleted:
             file.sync(keep_open=True)
@@ -166,12 +166,12 @@ class _OpenSpoolFiles:
 def record_and_place(
     ledger: Ledger, store: Store, receipt: Receipt, open_files: _OpenSpoolFiles | None = None
 ) -> tuple[Sequence[SpooledPicture], float]:
-    """Record what an attempt has brought, and do with its pictures what the ledger answers: whoever has them, and however
-    late. Durable in the spool they are already, or where their receipt says. Answers them as they were recorded, and when
-    (`time.monotonic()`).
+    """Record the images of an attempt and move them where the ledger says, whichever process has them and however late they
+    are. They are already durable in the spool, or where their receipt says. Returns them as recorded, and the time of
+    `time.monotonic()` at which that was durable.
 
-    open_files: of an answer that has just come. It goes into the bucket first; and a disk that does not let its pictures have
-    their names is told of and not raised, for the next run finishes what is recorded.
+    open_files: given for an answer that has just come. Its images go into the bucket first, and if the disk then refuses to
+    move them into place, that is reported and not raised: the next run finishes what is recorded.
     """
     supersede_waiting(ledger, store, receipt.pictures)
     away = deposit(store, receipt) if open_files is not None and store.properties.keeps_receipts else None
@@ -190,7 +190,7 @@ def record_and_place(
 
 
 def late_pictures(receipt: Receipt, recorded: Sequence[SpooledPicture]) -> list[SpooledPicture]:
-    """Pictures that go elsewhere than whoever brought them had meant."""
+    """The images that were recorded under another path than their receipt says."""
     meant = {picture.file.path for picture in receipt.pictures}
     return [picture for picture in recorded if picture.file.path not in meant]
 
@@ -203,8 +203,8 @@ def late_message(pictures: Sequence[SpooledPicture]) -> str:
 def place_recorded(
     ledger: Ledger, store: Store, attempt: int, spooled: Sequence[RecordedImage], in_place: Sequence[RecordedImage] = ()
 ) -> bool:
-    """Place what of an attempt was recorded some time ago: the ledger is asked again where its spooled pictures go. in_place:
-    those that are in their places. Answers as `place` does."""
+    """Move the images of an attempt that was recorded some time ago, after asking the ledger again where they belong. in_place:
+    the images that are there already. Returns what `move_into_place` does."""
     due = ledger.current_placements(spooled)
     for was, now in zip(spooled, due, strict=True):
         if was.file.path != now.file.path and store.pending_uploads.get(was.file.path) == was.spool:
@@ -213,10 +213,11 @@ def place_recorded(
 
 
 def _leave_in_emergency_spool(files: Sequence[SpoolFile], pictures: Sequence[SpooledPicture]) -> None:
-    """The job's disk has no room: the attempt stays open, and the next run brings its pictures back. Raises StoreError."""
+    """Leave the images in the emergency spool, as the job's disk has no room. The attempt stays open, and the next run fetches
+    them from there. Raises StoreError."""
     for file, picture in zip(files, pictures, strict=True):
         if file.is_stranded:
-            with contextlib.suppress(OSError):  # an ending is only for whoever wants to look at it
+            with contextlib.suppress(OSError):  # the ending only helps a person to open the file
                 named = file.path + os.path.splitext(picture.file.path)[1]
                 os.rename(file.path, named)
                 file.path = named
@@ -226,7 +227,7 @@ def _leave_in_emergency_spool(files: Sequence[SpoolFile], pictures: Sequence[Spo
 
 
 def _place_without_ledger(store: Store, pictures: Sequence[SpooledPicture], texts: Mapping[str, str]) -> None:
-    """There is no ledger that could say later what lies in the spool: under its name a picture says so itself."""
+    """Move the images to their names: without a ledger, only the name can say later what an image is."""
     for picture in pictures:
         store.move_into_place(picture.spool, picture.file.path)
         if picture.file.role == "image":
@@ -242,10 +243,10 @@ def move_into_place(
     texts: Mapping[str, str] = EMPTY_MAPPING,
     away: BucketUnavailable | None = None,
 ) -> bool:
-    """Move durable pictures to the names that the ledger has just given them, and write beside them. Safe to repeat after a
-    crash.
+    """Move durable images to the names that the ledger has just given them, and write the texts beside them. Safe to repeat
+    after a crash.
 
-    Answers False when they have to wait for their bucket. away: why it is known not to take them now.
+    Returns False if they have to wait for their bucket. away: why the bucket is known to refuse them now.
     """
     if not pictures:
         return True
@@ -271,14 +272,15 @@ def move_into_place(
 
 
 def supersede_waiting(ledger: Ledger, store: Store, pictures: Sequence[SpooledPicture]) -> None:
-    """An earlier picture that still waits for one of these names in a bucket will go to `superseded/`."""
+    """Send an earlier image that still waits for one of these names in a bucket to `superseded/`."""
     names = [(picture.spool, picture.file.path) for picture in pictures]
     if displaced := store.uploads.displace_pending(names):
         ledger.run_statements([(SET_PATH_BY_SPOOL, pair) for pair in displaced])
 
 
 def deposit(store: Store, receipt: Receipt) -> BucketUnavailable | None:
-    """Into the bucket before the ledger hears of it: whoever takes the attempt up finds it there. Answers why it did not go."""
+    """Upload the images and their receipt before the ledger records them, so that a process that continues the attempt finds
+    them. Returns the reason if the bucket refused, else None."""
     try:
         store.upload_with_receipt(receipt.attempt, receipt.pictures, receipt_to_json(receipt))
     except BucketUnavailable as error:
@@ -287,7 +289,7 @@ def deposit(store: Store, receipt: Receipt) -> BucketUnavailable | None:
 
 
 def result_of(sample: Sample, reply: Reply, settled_reply: SettledReply) -> Result:
-    """The result of an item with one sample, as the ledger has it."""
+    """The result of a sample as the ledger has it, if it is the item's only one."""
     item = sample.item
     images_made = next(iter(settled_reply.images_made), None)
     files = tuple(sorted((picture.file for picture in settled_reply.pictures), key=lambda file: file.role != "image"))
