@@ -1,5 +1,5 @@
-"""The answer to a request: what has to be known of the request to settle it, at once or by a later run, and how it becomes a
-reply. What the model said in a turn of a conversation is kept as it came, so that the next turn can send it back."""
+"""Reads the answer to a request, and says what has to be known of the request to settle it, at once or in a later run.
+What the model said in a turn of a conversation is kept unchanged, so that the next turn can send it back."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from batchgen.store.unparsed import save_answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredAttempt:
-    """sent_at: UTC seconds, None when the ledger has it already or nobody noted it. estimate_usd: of the request as it was
-    sent, which is what it cost when the answer does not say. batch: at the price of a batch API."""
+    """A request that was answered. sent_at: UTC seconds, None if the ledger has it already or nobody noted it.
+    estimate_usd: for the request as it was sent, and its cost if the answer does not say. batch: billed at the price of
+    a batch API."""
 
     id: int
     sample: Sample
@@ -39,7 +40,8 @@ class AnsweredAttempt:
 
     @classmethod
     def from_record(cls, attempt: OpenAttempt, profile: Profile, facts: Mapping[str, Any]) -> AnsweredAttempt:
-        """facts: as `request_facts` gave them; empty in ledgers of earlier versions. Raises KeyError when one is missing."""
+        """An attempt as the ledger has it. facts: what `request_facts` returned; empty in ledgers of earlier versions.
+        Raises KeyError if one is missing."""
         return cls(
             id=attempt.id,
             sample=sample_from_facts(attempt, facts),
@@ -50,7 +52,7 @@ class AnsweredAttempt:
 
 
 def request_facts(sample: Sample) -> dict[str, Any]:
-    """What has to be known of a request to settle its answer later."""
+    """The facts about a request that are needed to settle its answer later."""
     item = sample.item
     return {
         "item": item.id,
@@ -72,11 +74,12 @@ def request_facts(sample: Sample) -> dict[str, Any]:
 
 
 def sample_from_facts(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
-    """As much of a sample as settling its answer needs; without facts, as much as the attempt's own columns tell."""
+    """A sample with the fields that settling its answer needs; without facts, with what the attempt's own columns
+    say."""
     asked: dict[str, Any] = {"model": ""}
     if facts:
         asked = {name: facts[name] for name in ("model", "aspect_ratio", "image_size", "on_mismatch")}
-        # These are not in answers kept by earlier versions.
+        # Answers kept by earlier versions lack these.
         asked |= {name: facts[name] for name in ("keep_thoughts", "service_tier", "turn") if name in facts}
         asked["modalities"] = tuple(facts.get("modalities", ()))
     item = Item(id=attempt.item_id, prompt="", provider="", filename=attempt.stem, **asked)
@@ -87,7 +90,7 @@ def sample_from_facts(attempt: OpenAttempt, facts: Mapping[str, Any]) -> Sample:
 def bugs_as_unreadable(
     *expected: type[Exception], usage: Usage | None = None, answer_kept: bool = True
 ) -> Iterator[None]:
-    """Any exception but the foreseen ones costs one sample and not the run. Raises Unreadable.
+    """Turn every unforeseen exception into Unreadable, so that a bug costs one sample and not the run.
 
     answer_kept: whether the caller keeps the answer.
     """
@@ -105,7 +108,7 @@ def bugs_as_unreadable(
 def read_reply(
     store: Store, codec: Provider, attempt: int, response: Response, *, turn: int, job: PendingJob | None = None
 ) -> Reply:
-    """As `read_answer`, of an answer that cannot be a job."""
+    """Read an answer that cannot be a job. See `read_answer`."""
     found = read_answer(store, codec, attempt, response, turn=turn, job=job)
     if isinstance(found, PendingJob):
         raise Malformed("the answer is a job, where an image was due", http_status=response.status)
@@ -115,9 +118,10 @@ def read_reply(
 def read_answer(
     store: Store, codec: Provider, attempt: int, response: Response, *, turn: int, job: PendingJob | None = None
 ) -> Reply | PendingJob:
-    """turn: of its item, 0 without a conversation. job: that was asked about, when this is no answer to the request itself.
+    """Read an answer into a reply or a job. turn: that of the item, 0 outside a conversation. job: the job that was
+    asked about, None if this is the answer to the request itself.
 
-    Raises ProviderError, also for a bug of the codec; StoreError and OSError when the disk refuses the turn.
+    Raises ProviderError, also for a bug of the codec; StoreError and OSError if the disk refuses the turn.
     """
     with bugs_as_unreadable(ProviderError):
         reply = codec.read(response) if job is None else cast(SupportsJobs, codec).read_poll(job, response)
@@ -125,7 +129,7 @@ def read_answer(
             if not isinstance(codec, SupportsJobs):
                 raise TypeError(f"{type(codec).__name__} cannot ask about a job")
             return reply
-        _ = reply.links  # what a codec of somebody else's answers need not be a reply
+        _ = reply.links  # somebody else's codec may return anything
     if turn:
         with bugs_as_unreadable(ProviderError, StoreError, OSError):
             save_turn(store, codec, attempt, response)
@@ -140,9 +144,9 @@ def keep_or_discard(
     spooled: Sequence[SpoolFile],
     facts: Mapping[str, Any],
 ) -> None:
-    """An answer that became no picture is kept when it was paid for, and perhaps is a picture to other eyes than ours:
-    unreadable, or said to hold none though long data came. Else what was lifted from it goes. response: None when there is no
-    whole answer."""
+    """Keep an answer that became no image if it was paid for and may hold an image after all: it could not be read, or
+    it is said to hold none although it is long. Otherwise delete what was decoded from it. response: None if there is
+    no whole answer."""
     is_unread = isinstance(error, Malformed | Unreadable) or (isinstance(error, NoImage) and bool(spooled))
     if response is not None and response.is_success and is_unread:
         save_answer(store, attempt, response, spooled, facts)
@@ -151,14 +155,15 @@ def keep_or_discard(
 
 
 def save_turn(store: Store, codec: Provider, attempt: int, response: Response) -> None:
-    """Durable before the picture is recorded. Raises Malformed when something in the turn is not base64, StoreError."""
+    """Keep the model's turn of a conversation; it is durable before the image is recorded. Raises StoreError, and
+    Malformed if something in the turn is not base64."""
     if isinstance(codec, SupportsConversations):
         model_turn = _restore_base64(codec.turn(response.body), response.files)
         store.save_turn(attempt, json.dumps(model_turn, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _restore_base64(value: Any, lifted: Sequence[str]) -> Any:
-    """JSON with its long strings put back."""
+    """Put the long strings that were decoded to disk back into a JSON value."""
     if isinstance(value, str) and value.startswith(DECODED_PREFIX):
         number = value[len(DECODED_PREFIX) :]
         if not number.isdigit() or int(number) >= len(lifted):
@@ -171,9 +176,10 @@ def _restore_base64(value: Any, lifted: Sequence[str]) -> Any:
 
 
 def embedded_sha256s(turn: bytes) -> Iterator[str]:
-    """sha256 of all that a kept turn holds as base64, its picture among it: by that a turn is known when its number is not.
+    """The sha256 of everything in a kept turn that is base64, including its image, by which the turn can be recognised
+    without its number.
 
-    Raises ValueError when the turn is not JSON.
+    Raises ValueError if the turn is not JSON.
     """
     for text in _strings(json.loads(turn)):
         try:

@@ -1,4 +1,4 @@
-"""What every step on a sample's way needs of its run, whichever engine takes it: built once, and handed down."""
+"""What every step of a sample needs from its run, whichever engine takes the step. Built once and passed down."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Emit = Callable[[Event], None]
 Note = Callable[[str], None]
 T = TypeVar("T")
 log = logging.getLogger("batchgen")
-# They check, hash, write and record what has come. A disk of this machine needs no more than two, and more only compete for the
-# interpreter: with eight, images of a megabyte came a quarter slower.
+# Threads that check, hash, write and record what has come. A local disk needs no more than two; more only compete for
+# the interpreter: with eight, images of a megabyte took a quarter longer.
 STORE_THREADS, NETWORK_STORE_THREADS = 2, 8
 
 
 class Broadcast:
-    """Tells every observer; one that raises is logged and dropped, the run goes on."""
+    """Passes each event to every observer. An observer that raises is logged and dropped; the run goes on."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = list(observers)
@@ -45,7 +45,8 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """executor: threads for everything that waits for a disk or the ledger. uploads: reference pictures at the vendors'."""
+    """What a run works with. executor: threads for everything that waits for a disk or the ledger. uploads: reference
+    images uploaded to vendors."""
 
     ledger: Ledger
     store: Store
@@ -71,11 +72,12 @@ async def open_context(
     emit: Emit,
     note: Note,
 ) -> AsyncIterator[RunContext]:
-    """concurrency: requests in flight at most. state_folder: where uploads are remembered; None: nowhere."""
+    """Open what a run works with. concurrency: the most requests in flight. state_folder: where uploads are remembered,
+    None for nowhere."""
     raise_open_file_limit(concurrency)
     waits_for_network = store.properties.remote or ledger.writer.is_remote
     with start_threads(NETWORK_STORE_THREADS if waits_for_network else STORE_THREADS, "store") as executor:
-        # The loop's own pool, which looks names up, has its first thread from here on: it too must not be missing later.
+        # Start the first thread of the loop's own pool, which looks up names: it must not be missing later.
         await asyncio.to_thread(int)
         async with Transport(concurrency, executor) as transport:
             yield RunContext(

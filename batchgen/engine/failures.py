@@ -1,5 +1,5 @@
-"""What becomes of a sample whose request failed: dispatch decides, the ledger records it, and observers hear of the sample
-and of what has changed for its lane or the run."""
+"""Records what happens to a sample whose request failed: the dispatcher decides, the ledger records it, and observers
+hear about the sample and about what changed for its lane or the run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GivenUpRecorder = Callable[[Sample, ProviderError, str], Awaitable[None]]
 
 
 class FailureRecorder:
-    """hold_uncertain: what may have been billed is not asked for again. given_up: what follows when no further attempt does, by
-    default `AttemptRecorder.given_up`."""
+    """Records failed requests. hold_uncertain: a request that may have been billed is not repeated. given_up: called if
+    no further attempt follows, by default `AttemptRecorder.given_up`."""
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class FailureRecorder:
         self._attempts = attempts
         self._hold_uncertain = hold_uncertain
         self._given_up = given_up or attempts.given_up
-        self._refused_tiers: set[tuple[str, str]] = set()  # lane and service tier that this key or model does not have
+        self._refused_tiers: set[tuple[str, str]] = set()  # lane and tier that this key or model does not have
 
     def with_allowed_tier(self, ticket: Ticket) -> tuple[Sample, str]:
-        """The sample at the standard service tier once its own was refused, and in words why; empty for its own tier. One that
-        was chosen to save money is left when it would be late, or its model is another by now and has none."""
+        """The sample at the standard service tier if its own was refused, and the reason in words, empty if it keeps
+        its own. A tier that was chosen to save money is also given up if it would be late, or if a fallback model does
+        not have it."""
         item, tier = ticket.sample.item, ticket.sample.item.service_tier
         if tier is None or tier == "standard":
             return ticket.sample, ""
@@ -67,7 +68,8 @@ class FailureRecorder:
     async def record(
         self, ticket: Ticket, sample: Sample, attempt: int, error: ProviderError, sent_at: float | None
     ) -> None:
-        """No picture: let dispatch decide, then record, then tell. sample: as it was asked for."""
+        """Let the dispatcher decide about a request that brought no image, then record it and tell observers. sample:
+        as it was requested."""
         error, tier = self._classify(error, sent_at), sample.item.service_tier
         if (refusal := tier_refusal(error, tier)) is not None:
             error = refusal
@@ -88,7 +90,8 @@ class FailureRecorder:
             await self._given_up(sample, error, state)
 
     def _classify(self, error: ProviderError, sent_at: float | None) -> ProviderError:
-        """An answer that did not come, by whether anything had left and whether it may be asked for again."""
+        """The error of an answer that did not come, by whether anything had left and whether the request may be
+        repeated."""
         if isinstance(error, Unanswered) and sent_at is None:
             error = ConnectFailed("the run was interrupted before the request had left")
         if isinstance(error, Unanswered | BatchLostMaybeBilled) and (
@@ -110,7 +113,8 @@ class FailureRecorder:
             self._emit(event)
 
     async def give_up(self, ticket: Ticket, error: ProviderError) -> None:
-        """Its last failure is recorded already; only now is it known to have been its own."""
+        """Give a sample up. Its last failure is recorded already, but only now is it known that the sample itself was
+        to blame."""
         retry_decision = self._dispatcher.gave_up(ticket, error)
         self._report_fallback(ticket.sample, retry_decision)
         if isinstance(retry_decision, GivenUp):
@@ -134,7 +138,7 @@ def _retry_in_s(retry_decision: RetryDecision) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """Of the lane and the run before dispatch hears of the failure. cooled_until_s: loop seconds."""
+    """The state of a lane and the run before the dispatcher learns of a failure. cooled_until_s: loop seconds."""
 
     key: str
     accepts_work: bool
@@ -150,7 +154,7 @@ def _lane_state(dispatcher: Dispatcher, key: str) -> LaneState:
 def _lane_events(
     dispatcher: Dispatcher, before: LaneState, model: str, error: ProviderError, *, now: float, now_s: float
 ) -> Iterator[Event]:
-    """What is different from `before`. now: UTC seconds; now_s: loop seconds."""
+    """The events for what has changed since `before`. now: UTC seconds; now_s: loop seconds."""
     lane = dispatcher.lanes[before.key]
     closed = before.accepts_work and not lane.accepts_work
     if closed and lane.parked:

@@ -1,4 +1,5 @@
-"""One request and its whole answer over HTTP, with the pictures that the answer links to; all of it can be given up."""
+"""Exchanges one request for its whole answer over HTTP, and downloads the images that the answer links to. All of it
+can be cancelled."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from batchgen.store.check import ImageError, check_file
 from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 
-DOWNLOAD_TRIES = 7  # of a link that has just come: about half a minute, for hosts may have a picture only then
+DOWNLOAD_TRIES = 7  # for a new link, about half a minute: some hosts have the image only then
 FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 32.0
 T = TypeVar("T")
 
 
 class InFlight:
-    """An attempt on its way: what has left, what has come, and the pictures of it that are on disk, by number."""
+    """An attempt in flight: what was sent, what was received, and its images that are on disk, by number."""
 
     __slots__ = ("answer", "attempt", "sent_at", "spooled")
 
@@ -40,7 +41,8 @@ class InFlight:
 
 
 class Exchange:
-    """tries: of each link, with growing pauses; None: as many as a link deserves that has just come."""
+    """Sends requests and downloads images. tries: for each link, with growing pauses; None: as many as a new link
+    deserves."""
 
     def __init__(self, transport: Transport, store: Store, tries: int | None = None) -> None:
         self._transport = transport
@@ -55,7 +57,7 @@ class Exchange:
         return bool(self._cancel_reason)
 
     def cancel(self, why: str = "the run was interrupted") -> None:
-        """Give up waiting for answers and downloads."""
+        """Stop waiting for answers and downloads."""
         self._cancel_reason = why
         for task in self._tasks:
             task.cancel()
@@ -63,7 +65,8 @@ class Exchange:
     async def send(
         self, in_flight: InFlight, route: Route, request: Request, *, on_sent: Callable[[], None], signatures: bool
     ) -> HttpAnswer:
-        """Raises what `Transport.send` raises. A request that is cancelled while it is in flight is uncertain."""
+        """Send a request and receive its whole answer. Raises what `Transport.send` raises. A request that is cancelled
+        in flight is uncertain."""
 
         def sent() -> None:
             in_flight.sent_at = time.time()
@@ -81,11 +84,11 @@ class Exchange:
             in_flight.answer = answer = await self._wait(sending, lost)
         return answer
 
-    # --- links: a stage of its own, which costs nothing and is never a reason to ask again
+    # Links: a stage of its own, which costs nothing and is never a reason to request an image again.
 
     def spool_inline_images(self, in_flight: InFlight, reply: Reply) -> Reply:
-        """The reply with its own pictures on disk under their numbers, before files of its links take the names behind them.
-        What else was lifted from the answer, such as a preview, goes."""
+        """Write the images in a reply to disk under their numbers, before files from its links take the numbers after
+        them, and return the reply. Other things decoded from the answer, such as a preview, are deleted."""
         decoded, in_flight.spooled = in_flight.spooled, []
         numbers = {image.decoded for image in reply.images}
         discard_files([file for number, file in enumerate(decoded) if number not in numbers])
@@ -104,9 +107,10 @@ class Exchange:
         return replace(reply, images=tuple(images))
 
     async def download_images(self, in_flight: InFlight, reply: Reply, route: Route) -> Reply:
-        """reply: as `spool_inline_images` leaves it. The reply with its pictures on disk; `unavailable` has those whose links gave none.
+        """Download the images behind a reply's links, and return the reply with its images on disk; `unavailable` lists
+        those whose links gave none. reply: as `spool_inline_images` returns it.
 
-        Raises DownloadFailed when there is no picture at all.
+        Raises DownloadFailed if there is no image at all.
         """
         links = dict(enumerate(reply.links, len(reply.images)))
         fetched, failed = await self.fetch_links(in_flight.attempt, links, route)
@@ -119,7 +123,8 @@ class Exchange:
     async def fetch_links(
         self, attempt: int, links: Mapping[int, str], route: Route
     ) -> tuple[dict[int, SpoolFile], dict[int, DownloadFailed]]:
-        """Fetch the pictures behind links: those that came, each whole, and why the others did not, by number."""
+        """Download the images behind links. Returns those that came, each whole, and why the others did not, by
+        number."""
         fetched: dict[int, SpoolFile] = {}
         failed: dict[int, DownloadFailed] = {}
 
@@ -130,12 +135,13 @@ class Exchange:
                 failed[k] = error
 
         ends = await asyncio.gather(*(one(k, link) for k, link in links.items()), return_exceptions=True)
-        for error in filter(None, ends):  # the disk refuses: what came is found by the next run
+        for error in filter(None, ends):  # the disk refuses: the next run finds what came
             raise error
         return fetched, dict(sorted(failed.items()))
 
     async def _fetch_with_retries(self, attempt: int, k: int, link: str, route: Route) -> SpoolFile:
-        """Raises DownloadFailed, with the link's host, when no try gave a whole picture."""
+        """Download an image with retries. Raises DownloadFailed, naming the link's host, if no try gave a whole
+        image."""
         tries = self._tries or DOWNLOAD_TRIES
         error = DownloadFailed(f"{self._cancel_reason}: its link was not tried")
         tried = 0
@@ -192,8 +198,9 @@ def merge_fetched(
     fetched: Mapping[int, SpoolFile],
     failed: Mapping[int, DownloadFailed],
 ) -> Reply:
-    """The reply as if its pictures had come in it. pictures: how many it has in all, those at hand first; came and failed:
-    of the others, by number. What is in neither is recorded already. `spooled` gets the files that came."""
+    """The reply as if all its images had come with it. pictures: how many it has in all, the ones at hand first.
+    fetched, failed: the others, by number; one in neither is recorded already. The downloaded files are added to
+    `spooled`."""
     images, unavailable = list(reply.images), dict[int, tuple[str, str] | None]()
     for k in range(len(images), pictures):
         if k in fetched:
@@ -206,7 +213,7 @@ def merge_fetched(
 
 
 def _host_prefix(link: str) -> str:
-    """For people: a link's query may hold a signature, and its host may be no host at all."""
+    """The host of a link, for messages: its query may contain a signature, and its host may not be one at all."""
     try:
         return f"{urlsplit(link).hostname or ''}: ".removeprefix(": ")
     except ValueError:

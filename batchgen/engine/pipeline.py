@@ -1,5 +1,5 @@
-"""The parts through which a sample goes online, wired in one place for a run and for a worker; and pictures that their bucket
-did not take, which are tried again in the background while it goes on, and once more at its end."""
+"""Wires the parts that a sample passes through online, for a run and for a worker, and retries images that their bucket
+refused: in the background while the run goes on, and once more at its end."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
 
 
 class DeferredUploads:
-    """An async context manager; it does nothing for a job whose pictures stay in its folder."""
+    """Uploads images that their bucket refused. An async context manager, which does nothing for a job whose images
+    stay in its folder."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._ledger = ledger = context.ledger
         self._store = context.store
         self._upload_lock = asyncio.Lock()
-        # Of a worker's pictures the ledger tells together with those of other workers.
+        # A worker leaves this to the ledger, which counts all workers' images together.
         self._unplaced = ledger.reader.unplaced_by_workers if ledger.worker else ledger.reader.unplaced
-        self._failed_before: set[int] = set()  # attempts that were tried in vain: others go first
+        self._failed_before: set[int] = set()  # attempts that failed before: others go first
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> DeferredUploads:
@@ -53,14 +54,15 @@ class DeferredUploads:
         await self._stop()
 
     async def finish(self) -> int:
-        """One last time. Answers how many pictures stay in the spool."""
+        """Try once more. Returns how many images stay in the spool."""
         await self._stop()
         if self._store.pending_uploads:
             await self._upload_waiting()
         return len(self._store.pending_uploads)
 
     async def _stop(self) -> None:
-        """Not in the middle of a picture: its thread would go on beside the next who tries."""
+        """Stop, but not in the middle of an image: its thread would still be running beside the next process that
+        tries."""
         if self._task is not None:
             async with self._upload_lock:
                 self._task.cancel()
@@ -87,7 +89,7 @@ class DeferredUploads:
             self._context.note(f"{self._store.url}: all images that waited are there now")
 
     async def _upload_waiting(self) -> int:
-        """Until the first that does not go. Answers how many attempts went up."""
+        """Upload until one is refused. Returns how many attempts were uploaded."""
         uploaded, uploads = 0, self._store.uploads
         by_attempt = groupby(self._unplaced(), key=lambda image: image.attempt)
         waiting = {attempt: images for attempt, found in by_attempt if (images := uploads.still_pending(found))}

@@ -1,4 +1,4 @@
-"""Which lane an item belongs to, and where that lane's requests go."""
+"""Decides which lane an item belongs to, and where that lane's requests go."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from batchgen.settings import Access, Settings, environment, is_loopback
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a lane's requests go. credentials: None where none are needed; loopback: the server is on this machine.
+    """Where a lane's requests go. credentials: None if none are needed. loopback: the server is on this machine.
 
-    batch: they go as lines of a file, through the API's batch endpoint. jobs, job_list: the codec, where it can do that too;
-    found out once, for every request asks.
+    batch: requests go as lines of a file, through the API's batch endpoint. jobs, job_list: the codec if it supports
+    these, looked up once because every request asks.
     """
 
     profile: Profile
@@ -46,22 +46,23 @@ class Route:
 
     @property
     def upstream(self) -> Upstream:
-        """Whose account and whose host answers its requests."""
+        """The account and the host that answer the lane's requests."""
         return Upstream(account_key(self.base_url, self.account), urlsplit(self.base_url).netloc)
 
     @property
     def account(self) -> str:
-        """As its credentials name it, which may be a secret."""
+        """The account, as its credentials name it. It may be a secret."""
         return self.credentials.account if self.credentials else ""
 
 
 def lane_key(provider: str, model: str) -> str:
-    """The quota key of an AI model. One API project per provider and process: the key in the environment stands for it."""
+    """The quota key of an AI model. There is one API project for each provider and process, identified by the key in
+    the environment."""
     return f"{provider}/{model}"
 
 
 def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
-    """What a request for the sample is expected to cost; None when its price is unknown."""
+    """The expected cost of a request for the sample, None if its price is unknown."""
     profile = routes[lane_key(sample.item.provider, sample.item.model)].profile
     if isinstance(sample, JudgeSample):
         return estimate_question_usd(profile, sample.question())
@@ -69,14 +70,15 @@ def estimated_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
 
 
 def reserved_usd(routes: Mapping[str, Route], sample: Sample) -> float | None:
-    """What a budget must have room for: the cheaper service tier may be refused, and the standard one serve."""
+    """The amount that a budget must have room for: a cheaper service tier may be refused and the request served at
+    standard."""
     if sample.item.service_tier == "flex":
         sample = replace(sample, item=replace(sample.item, service_tier="standard"))
     return estimated_usd(routes, sample)
 
 
 def base_url_of(endpoint: Endpoint, access: Access) -> str:
-    """The address that is set, else the vendor's. Raises SettingsError when there is none."""
+    """The address that is configured, or else the vendor's. Raises SettingsError if there is neither."""
     url = access.base_url or endpoint.base_url
     if url is None:
         raise SettingsError(f"provider {endpoint.name}: set {endpoint.base_url_names[0]} to its address")
@@ -85,8 +87,8 @@ def base_url_of(endpoint: Endpoint, access: Access) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What lets a provider's requests in, where they go, and what stands before their paths there; source: as of
-    FoundCredentials."""
+    """The credentials for a provider's requests, where the requests go, and the prefix of their paths there. source:
+    see FoundCredentials."""
 
     credentials: Credentials
     base_url: str
@@ -95,10 +97,10 @@ class Account:
 
 
 def open_account(provider: str, access: Access, environ: Mapping[str, str]) -> Account | None:
-    """None when there is no key for it. Raises SettingsError.
+    """The account of a provider, None if there is no key for it. Raises SettingsError.
 
-    A server on this machine for which nothing is set gets a placeholder: it has nothing to guard. Credentials that the
-    environment names come before a key of a folder's `.env`, and go to no address that stands there.
+    A server on this machine without a key gets a placeholder, as it has nothing to protect. Credentials named by the
+    environment take precedence over a key in a folder's `.env`, and are never sent to an address from there.
     """
     codec, endpoint = provider_class(provider), endpoint_of(provider)
     key = access.key.secret.reveal() if access.key else None
@@ -124,7 +126,7 @@ def missing_key_remedy(endpoint: Endpoint) -> str:
 
 
 def unused_credentials(endpoint: Endpoint, settings: Settings) -> list[str]:
-    """What to say of files of credentials that a folder's `.env` names: it may be a stranger's, and so may they."""
+    """Warnings about credential files that a folder's `.env` names: it may be a stranger's, and so may they."""
     dotenv = settings.dotenv
     named = [name for name in endpoint.credential_names if dotenv is not None and dotenv.values.get(name)]
     return [f"{name} in {dotenv and dotenv.env_file} is not used: set it in the environment" for name in named]
@@ -133,8 +135,8 @@ def unused_credentials(endpoint: Endpoint, settings: Settings) -> list[str]:
 def open_routes(
     profiles: Iterable[Profile], settings: Settings, emulator_url: str | None
 ) -> tuple[dict[str, Route], list[str]]:
-    """A route for each lane of each AI model, and what to say of them. Raises SettingsError when a key is missing, UsageError
-    when a provider has no emulator."""
+    """A route for each lane of each AI model, and the warnings about them. Raises SettingsError if a key is missing,
+    UsageError if a provider has no emulator."""
     routes: dict[str, Route] = {}
     notes: dict[str, None] = {}
     accounts: dict[Endpoint, Account | None] = {}
@@ -148,7 +150,7 @@ def open_routes(
             what = "API key or credentials" if endpoint.credential_names else "API key"
             raise SettingsError(f"no {what} for {profile.id}: {missing_key_remedy(endpoint)}")
         url = account.base_url
-        proxy_for(url, environment())  # one that cannot be used is said before anything is begun
+        proxy_for(url, environment())  # a proxy that cannot be used is reported before the run begins
         notes |= dict.fromkeys([access.warning] if access.warning else [])
         if access.source and not endpoint.is_vendor_url(url):
             notes[f"requests for {profile.provider} go to {url}, as {access.source} says"] = None
@@ -161,8 +163,8 @@ def open_routes(
 
 
 def link_routes(profiles: Iterable[Profile], settings: Settings, emulator_url: str | None) -> dict[str, Route]:
-    """Where answers came from, for the links in them: these need no key, and none is looked for. An API without an address,
-    or whose codec is not installed any more, has no route."""
+    """Routes for the links in earlier answers, by where these came from. They need no key. An API without an address,
+    or whose codec is no longer installed, has no route."""
     routes: dict[str, Route] = {}
     for profile in profiles:
         with suppress(SettingsError, UsageError):

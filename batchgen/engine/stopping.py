@@ -1,5 +1,5 @@
-"""What ends a run before its work is done: a disk or ledger that refuses, an error that no other sample would escape, and Ctrl-C,
-SIGTERM or SIGHUP."""
+"""Ends a run early: a disk or ledger that refuses, an error that every other sample would get too, or Ctrl-C, SIGTERM
+or SIGHUP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from batchgen.store.spool import disk_error
 
 
 class RunStopper:
-    """storage_error: what disk or ledger refused first; None when all went well."""
+    """Stops a run. storage_error: the first error of the disk or the ledger, None if there was none."""
 
     def __init__(self, context: RunContext, dispatcher: Dispatcher) -> None:
         self._store = context.store
@@ -41,7 +41,7 @@ class RunStopper:
 
     @property
     def storage_message(self) -> str:
-        """What disk or ledger refused, and where each picture lies that it concerns; empty when all went well."""
+        """What the disk or the ledger refused, and where each image concerned is; empty if nothing was refused."""
         return "; ".join([str(self.storage_error), *self._picture_locations]) if self.storage_error else ""
 
     def storage_failed(self, error: StoreError | LedgerError | OSError) -> None:
@@ -50,7 +50,7 @@ class RunStopper:
         if self.storage_error is None or (
             isinstance(error, LedgerGone) and not isinstance(self.storage_error, LedgerGone)
         ):
-            self.storage_error = error  # that its folder has gone says more than what could not be written there
+            self.storage_error = error  # a missing folder says more than a failed write in it
         self.stop(StopReason(StopKind.DISK, message=str(error)))
 
     def stop(self, reason: StopReason) -> None:
@@ -60,7 +60,8 @@ class RunStopper:
         self._dispatcher.stop(reason)
 
     def note_picture_locations(self, sample: Sample, attempt: int) -> None:
-        """After a write that failed: which picture lies where, or is lost. Whatever is whole is taken up by the next run."""
+        """Note where a sample's image is after a failed write, or that it is lost. The next run takes whatever is
+        whole."""
         emergency_spool = self._store.emergency_spool
         try:
             paths = [path for _, path in emergency_spool.stranded_files(attempt, 0.0)]
@@ -80,7 +81,7 @@ class RunStopper:
 def stop_on_signals(
     dispatcher: Dispatcher, emit: Emit, *, give_up_preparing: Callable[[], None], cancel_in_flight: Callable[[], None]
 ) -> Iterator[None]:
-    """First signal: start nothing more. Second: give up what is in flight. Third: leave at once."""
+    """On the first signal, start nothing more. On the second, give up what is in flight. On the third, exit at once."""
     loop = asyncio.get_running_loop()
     interrupts = 0
 
@@ -98,7 +99,7 @@ def stop_on_signals(
             )
         else:
             cancel_in_flight()
-            for other in numbers:  # as plain handlers: they run even if the loop is stuck
+            for other in numbers:  # as plain handlers: these run even if the loop is stuck
                 if sys.platform != "win32":
                     loop.remove_signal_handler(other)
                 signal.signal(other, _exit_at_once)
@@ -109,8 +110,8 @@ def stop_on_signals(
 
 @contextlib.contextmanager
 def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
-    """Calls `on_signal` in the event loop with the number of each signal that asks this process to end. Answers which it minds:
-    a SIGHUP that is ignored (nohup) stays ignored. Restores what was there before."""
+    """Call `on_signal` in the event loop with the number of each signal that asks this process to end. Yields the
+    signals that are handled: an ignored SIGHUP (nohup) stays ignored. The previous handlers are restored afterwards."""
     loop = asyncio.get_running_loop()
     found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in found}
@@ -140,8 +141,8 @@ def _stopping_message(dispatcher: Dispatcher) -> str:
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
-    """The ledger is made for this: what was in flight is uncertain to the next run."""
+    """Exit at once. The ledger is made for this: the next run finds what was in flight to be uncertain."""
     with contextlib.suppress(OSError):
-        begin = b"\r\x1b[J" if os.isatty(2) else b"\n"  # over what is left of the progress display
+        begin = b"\r\x1b[J" if os.isatty(2) else b"\n"  # over the rest of the progress display
         os.write(2, begin + b"leaving at once; the next run settles what was in flight\n")
     os._exit(128 + number)
