@@ -273,9 +273,9 @@ def routes(pipeline: Pipeline) -> list[web.RouteDef]:
     """All but the one that another vendor has too."""
     options = pipeline.options
     return [
-        web.get("/v1/models/deprecations", answering(lambda _: _deprecations(options), {})),
-        web.get("/models", answering(lambda _: _listing(options), {})),
-        web.get("/v1/billing/balance", answering(partial(_balance, pipeline), {})),
+        web.get("/v1/models/deprecations", answering(lambda _: _deprecations(options))),
+        web.get("/models", answering(lambda _: _listing(options))),
+        web.get("/v1/billing/balance", answering(partial(_balance, pipeline))),
     ]
 
 

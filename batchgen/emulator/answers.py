@@ -17,6 +17,7 @@ from aiohttp import web
 
 JSON_TYPE = "application/json; charset=UTF-8"
 PIECES = 20  # of a slow answer
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Cut(Exception):
@@ -48,7 +49,9 @@ class ApiError(Exception):
 
 
 def answering(
-    call: Callable[[web.Request], Any], headers: Mapping[str, str], error_headers: Mapping[str, str] | None = None
+    call: Callable[[web.Request], Any],
+    headers: Mapping[str, str] = NO_HEADERS,
+    error_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """A handler of aiohttp for a call without pictures, awaited if need be, that returns JSON, an Answer or a response
     that is sent already; ApiError is answered. error_headers: of client errors only.
@@ -60,8 +63,7 @@ def answering(
             if isawaitable(answer):
                 answer = await answer
         except ApiError as error:
-            more = error_headers if error_headers and error.answer.status < 500 else {}
-            answer = replace(error.answer, headers=more)
+            answer = replace(error.answer, headers=error_headers if error.answer.status < 500 else {})
         if isinstance(answer, web.StreamResponse):
             return answer
         if not isinstance(answer, Answer):

@@ -88,7 +88,7 @@ class Tasks(JobVendor):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/v1/{model:flux-[a-z0-9.-]+}", self.submit),
-            web.get("/v1/get_result", answering(self._get, {})),
+            web.get("/v1/get_result", answering(self._get)),
         ]
 
     def sent_key(self, request: web.Request) -> str:

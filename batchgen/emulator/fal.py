@@ -109,10 +109,10 @@ class Queue(JobVendor):
     def routes(self) -> list[web.RouteDef]:
         one = "/{app:fal-ai/[^/]+}/requests/{id}"
         return [
-            web.get(_LIST, answering(self._list, {})),
-            web.get(f"{one}/status", answering(self._status, {})),
-            web.get(one, answering(self._result, {})),
-            web.put(f"{one}/cancel", answering(self._cancel, {})),
+            web.get(_LIST, answering(self._list)),
+            web.get(f"{one}/status", answering(self._status)),
+            web.get(one, answering(self._result)),
+            web.put(f"{one}/cancel", answering(self._cancel)),
             web.post("/{endpoint:fal-ai/.+}", self.submit),
         ]
 

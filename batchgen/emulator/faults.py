@@ -1,12 +1,19 @@
-"""What can go wrong on request: one table of faults, markers that ask for them, and the draw by rate."""
+"""What can go wrong on request: one table of faults, the markers of a text that ask for them, and the draw by rate.
+
+Markers also ask something of an image, `[[image:blank,good]]`, and of the judge who looks at it, `[[judge:3,8]]`. Such a list gives
+one thing after another, and its last for ever: to the images of a request, and to those of later requests whose prompt is the same
+up to the end of the marker; to the images that a judge is asked about, where the question is the same up to there. So what is
+appended to a prompt does not start a list again.
+"""
 
 from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 _GEMINI, _IMAGEN, _AIML, _OPENAI = "generateContent", "predict", "AIML", "OpenAI"
 _REPLICATE, _BFL, _FAL = "Replicate", "Black Forest Labs", "fal"
@@ -177,3 +184,86 @@ class CallFaults:
 
     def clear(self) -> None:
         self._occasions.clear()
+
+
+# Images and judgements.
+
+_ASKED = re.compile(r"\[\[(image|judge):([^\]]*)\]\]")
+_ANY_MARKER = re.compile(r"\[\[(?:fault|image|judge):[^\]]*\]\]")
+_IMAGE = re.compile(
+    r"(good|blank|twin|misspelt|half|count=[1-9])(,(good|blank|twin|misspelt|half|count=[1-9]))*|text=.+"
+)
+_JUDGE = re.compile(r"(10|\d)(\.\d+)?(,(10|\d)(\.\d+)?)*|malformed(\*[1-9])?|remark=.+")
+
+
+def without_markers(text: str) -> str:
+    return _ANY_MARKER.sub("", text).strip()
+
+
+def unreadable_marker(text: str) -> str:
+    """What to say of the first of these markers that means nothing; empty if there is none."""
+    for kind, asked in _ASKED.findall(text):
+        if not (_IMAGE if kind == "image" else _JUDGE).fullmatch(asked):
+            return f"emulator: [[{kind}:{asked}]] means nothing here"
+    return ""
+
+
+class Places:
+    """Which one something is among those that were asked for by one text. Used from worker threads."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, dict[str, int]] = defaultdict(dict)
+        self._lock = Lock()
+
+    def of(self, text: str, name: str) -> int:
+        """From 0, in the order in which the names are first asked about. text: up to the end of the marker that asks."""
+        with self._lock:
+            known = self._places[text]
+            return known.setdefault(name, len(known))
+
+    def clear(self) -> None:
+        with self._lock:
+            self._places.clear()
+
+
+def _nth(found: re.Match[str], places: Places, name: str) -> str:
+    wanted = found[2].split(",")
+    place = places.of(found.string[: found.end()], name) if len(wanted) > 1 else 0
+    return wanted[min(place, len(wanted) - 1)]
+
+
+def drawing_of(prompt: str, places: Places, name: str) -> tuple[str, str]:
+    """The flaw with which an image is drawn: blank, twin, misspelt, half, count=N, or empty; and the text that it shows in place of
+    the prompt. name: of the image, which no other has."""
+    flaw = text = ""
+    for found in _ASKED.finditer(prompt):
+        if found[1] == "image" and found[2].startswith("text="):
+            text = found[2].removeprefix("text=")
+        elif found[1] == "image" and not flaw:
+            flaw = _nth(found, places, name)
+    return "" if flaw == "good" else flaw, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """What a question demands of its judge. score: None where it leaves it to him; malformed: in how many answers he does not
+    keep to the form."""
+
+    score: float | None = None
+    remark: str = ""
+    malformed: int = 0
+
+
+def ruling_of(question: str, places: Places, image: str) -> Ruling:
+    """image: the hash of the one that is judged."""
+    score, remark, malformed = None, "", 0
+    for found in _ASKED.finditer(question):
+        if found[1] != "judge":
+            continue
+        if found[2].startswith("remark="):
+            remark = remark or found[2].removeprefix("remark=")
+        elif found[2].startswith("malformed"):
+            malformed = int(found[2].partition("*")[2] or _FOR_EVER)
+        elif score is None:
+            score = float(_nth(found, places, image))
+    return Ruling(score=score, remark=remark, malformed=malformed)

@@ -14,11 +14,10 @@ from aiohttp import web
 
 from batchgen.emulator import google
 from batchgen.emulator.answers import JSON_TYPE, Answer, as_json, clean, without_none
-from batchgen.emulator.faults import GEMINI_FAULTS
+from batchgen.emulator.faults import GEMINI_FAULTS, without_markers
 from batchgen.emulator.files import Files, StoredFile
 from batchgen.emulator.google_schemas import GENERATE_CONTENT, RATIO_NAMES, SIZE_NAMES, Schema
 from batchgen.emulator.judge import Sight, judge, look_at, modalities, response_schema, wants_json
-from batchgen.emulator.markers import without_markers
 from batchgen.emulator.models import GEMINI, Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256

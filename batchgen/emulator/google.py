@@ -228,6 +228,7 @@ def paying_key(request: web.Request, model: str = "") -> str:
 
 class GoogleApi(Api):
     headers = HEADERS
+    worded = staticmethod(error)
 
     def key(self, request: web.Request) -> str:
         return paying_key(request)
@@ -250,9 +251,6 @@ class GoogleApi(Api):
             case "429limit0":
                 return over_quota(model, 0, _FREE_HINT_S)
         return _drawn(fault, job.draw) if fault in _MESSAGES else None
-
-    def refused(self, text: str) -> ApiError:
-        return error(400, text)
 
 
 API = GoogleApi()

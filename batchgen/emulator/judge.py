@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from batchgen.emulator import google
-from batchgen.emulator.markers import Places, ruling_of
+from batchgen.emulator.faults import Places, ruling_of
 from batchgen.emulator.models import Model
 
 _FLAT = 12  # steps of 256 by which the colours of an image of one colour differ at most: JPEG adds a few

@@ -1,10 +1,14 @@
-"""OpenAI's `/v1/images/generations` (JSON) and `/v1/images/edits` (multipart), its list of models and its error bodies.
+"""OpenAI's `/v1/images/generations` (JSON) and `/v1/images/edits` (multipart), its list of models and its error bodies; and
+`/v1/chat/completions`, as far as a judge of images needs it, which AIML has at the same path and in the same form.
 
-Source: platform.openai.com/docs/api-reference/images and /guides/error-codes (2026-11); github.com/openai/openai-openapi.
+Sources: platform.openai.com/docs/api-reference/{images,chat}, /guides/{error-codes,structured-outputs} (2026-11);
+github.com/openai/openai-openapi.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import uuid
 from collections.abc import Mapping
@@ -17,6 +21,7 @@ from aiohttp import web
 
 from batchgen.emulator.answers import Answer, ApiError, as_json, clean, json_object
 from batchgen.emulator.faults import OPENAI_FAULTS
+from batchgen.emulator.judge import Sight, judge, look_at
 from batchgen.emulator.models import Model, text_tokens
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import picture_size, sha256
@@ -63,8 +68,13 @@ class OpenAiSpec(Spec):
     asked: Mapping[str, Any]
 
 
-def _error(status: int, message: str, kind: str = "invalid_request_error", code: str | None = None) -> ApiError:
-    return ApiError(status, as_json({"error": {"message": message, "type": kind, "param": None, "code": code}}))
+_INVALID = "invalid_request_error"
+
+
+def _error(
+    status: int, message: str, kind: str = _INVALID, code: str | None = None, param: str | None = None
+) -> ApiError:
+    return ApiError(status, as_json({"error": {"message": message, "type": kind, "param": param, "code": code}}))
 
 
 _QUOTA = "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors."
@@ -79,7 +89,6 @@ _UNVERIFIED = (
     "https://platform.openai.com/settings/organization/general and click on Verify Organization. If you just verified, it can take"
     " up to 15 minutes for access to propagate."
 )
-_INVALID = "invalid_request_error"
 _TOO_MANY = f"Rate limit reached for {{model}} ({_LIMIT} Please try again in {{retry_s:g}}s."
 _FAILED = "The server had an error while processing your request."
 
@@ -109,14 +118,21 @@ def generations(options: EmulatorOptions) -> Endpoint:
 
 
 def routes(pipeline: Pipeline) -> list[web.RouteDef]:
-    """All but those whose path another vendor has too."""
+    """All but those whose path another vendor has too. Keys, quotas and their words are the same for images and questions."""
 
-    def parse(request: web.Request, body: bytes) -> OpenAiSpec:
+    def parse_edit(request: web.Request, body: bytes) -> OpenAiSpec:
         texts, images = read_form(request.headers.get("Content-Type", ""), body)
         return _parse(texts, images, pipeline.options, form=True)
 
-    edits = Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse, compose=_compose)
-    return [web.post("/v1/images/edits", partial(pipeline.handle, endpoint=edits))]
+    def parse_question(_: web.Request, body: bytes) -> ChatSpec:
+        return _parse_chat(_json(body), pipeline.options)
+
+    edits = Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse_edit, compose=_compose)
+    questions = Endpoint(api=_API, faults=OPENAI_FAULTS, parse=parse_question, compose=_compose_chat)
+    return [
+        web.post("/v1/images/edits", partial(pipeline.handle, endpoint=edits)),
+        web.post("/v1/chat/completions", partial(pipeline.handle, endpoint=questions)),
+    ]
 
 
 def asks_for(body: bytes) -> bool:
@@ -124,9 +140,9 @@ def asks_for(body: bytes) -> bool:
     return re.search(rb'"model"\s*:\s*"(gpt-image|chatgpt-image|dall-e)', body) is not None
 
 
-def _require(holds: Any, message: str, code: str | None = "invalid_value") -> None:
+def _require(holds: Any, message: str, code: str | None = "invalid_value", param: str | None = None) -> None:
     if not holds:
-        raise _error(400, message, code=code)
+        raise _error(400, message, code=code, param=param)
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -275,3 +291,108 @@ def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
         for name in (*names, "gpt-5.4-nano", "gpt-5.4-mini")
     ]
     return {"object": "list", "data": entries}
+
+
+# Questions about images: one with images, and one answer in JSON.
+
+_CHAT_NAMES = {"model", "messages", "response_format", "temperature", "user", "store", "max_completion_tokens"}
+_REASONING = ("gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.6-luna")  # which take no temperature
+_OTHERS = ("gpt-4o", "openai/gpt-4o", "google/gemini-2.5-flash")  # the last two are AIML's
+_CHAT_MODELS = {
+    name: Model(id=name, family="imagen", ratios=(), sizes=(), writes=True) for name in (*_REASONING, *_OTHERS)
+}
+_IMAGE_TOKENS = 765  # of 1024x1024 at high detail, by the example of /guides/images-vision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSpec(Spec):
+    """judged: the first image sent along. schema: of the JSON wanted."""
+
+    judged: Sight
+    schema: Mapping[str, Any]
+
+
+def _parse_chat(asked: Mapping[str, Any], options: EmulatorOptions) -> ChatSpec:
+    """Raises ApiError."""
+    unknown = sorted(set(asked) - _CHAT_NAMES)
+    _require(not unknown, f"Unknown parameter: '{''.join(unknown[:1])}'.", "unknown_parameter")
+    name = str(asked.get("model"))
+    if name not in _CHAT_MODELS or not options.offers(name):
+        raise _error(404, f"The model `{name}` does not exist or you do not have access to it.", code="model_not_found")
+    takes = name not in _REASONING or asked.get("temperature", 1) == 1
+    problem = (
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+    )
+    _require(takes, problem, "unsupported_value", "temperature")
+    parts = [part for message in asked.get("messages") or () for part in _parts(message)]
+    _require(parts, "Invalid type for 'messages': expected an array of objects.", "invalid_type", "messages")
+    images = [_image(part) for part in parts if part.get("type") == "image_url"]
+    return ChatSpec(
+        model=_CHAT_MODELS[name],
+        prompt=clean("\n".join(str(part["text"]) for part in parts if part.get("type") == "text")),
+        references=tuple(map(sha256, images)),
+        judged=look_at(sha256(images[0]), images[0]) if images else Sight(name=""),
+        schema=_schema(asked.get("response_format") or {}),
+    )
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+
+
+def _image(part: dict[str, Any]) -> bytes:
+    """Raises ApiError 400. Links are not followed here."""
+    head, _, data = str(part["image_url"].get("url", "")).partition(";base64,")
+    try:
+        image = base64.b64decode(data, validate=True) if head.startswith("data:image/") else b""
+    except binascii.Error:
+        image = b""
+    _require(picture_size(image), "You uploaded an unsupported image.", "invalid_image_format")
+    return image
+
+
+def _schema(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What strict mode asks of a schema: every field required, and no others. Raises ApiError 400."""
+    form = wanted.get("json_schema") or {}
+    found: Mapping[str, Any] = form.get("schema") or {}
+    _require(not found or form.get("name"), "Missing required parameter: 'response_format.json_schema.name'.", None)
+    where = f"Invalid schema for response_format '{form.get('name')}': In context=(),"
+    closed = found.get("additionalProperties") is False
+    _require(
+        not form.get("strict") or closed,
+        f"{where} 'additionalProperties' is required to be supplied and to be false.",
+        None,
+    )
+    all_required = set(found.get("properties", ())) == set(found.get("required", ()))
+    _require(
+        not form.get("strict") or all_required,
+        f"{where} 'required' is required to be supplied and to be an array including every key in properties.",
+        None,
+    )
+    return found
+
+
+def _compose_chat(job: Job[ChatSpec]) -> Answer:
+    spec, text, refusal = job.spec, None, None
+    if job.fault == "no_image":
+        refusal = "I'm sorry, I can't help with that."
+    else:
+        text = judge(spec.prompt, spec.judged, spec.schema, job.places, job.attempt)
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": refusal, "annotations": []}
+    read = text_tokens(spec.prompt) + _IMAGE_TOKENS * len(spec.references)
+    wrote, thought = text_tokens(text or refusal or ""), 64 if spec.model.id in _REASONING else 0
+    body = {
+        "id": f"chatcmpl-{uuid.uuid4().hex[:29]}",
+        "object": "chat.completion",
+        "created": 1_764_400_000,
+        "model": spec.model.id,
+        "choices": [] if job.fault == "empty" else [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": wrote + thought,
+            "total_tokens": read + wrote + thought,
+            "completion_tokens_details": {"reasoning_tokens": thought},
+        },
+    }
+    return Answer(body=as_json(body), headers={"x-request-id": f"req_{uuid.uuid4().hex}"})

@@ -49,7 +49,7 @@ class Picture:
 
     caption: AI model, ratio and size as readable text. n: the request's number, for tests to match files with requests;
     it is in the comment and does not change the pixels. history: what was asked for in the turns before, on which the
-    picture draws. nonce: the attempt, so that asking again paints another image. flaw: as of `markers.Drawing`.
+    picture draws. nonce: the attempt, so that asking again paints another image. flaw: as of `faults.drawing_of`.
     """
 
     prompt: str

@@ -20,8 +20,15 @@ from aiohttp import web
 
 from batchgen.emulator.accounting import QuotaExceeded, Quotas, RequestRecord, Statistics
 from batchgen.emulator.answers import PIECES, Answer, ApiError, Cut, as_json, origin_of, read_body, send
-from batchgen.emulator.faults import CallFaults, fault_for, unknown_marker
-from batchgen.emulator.markers import Places, drawing_of, unreadable_marker, without_markers
+from batchgen.emulator.faults import (
+    CallFaults,
+    Places,
+    drawing_of,
+    fault_for,
+    unknown_marker,
+    unreadable_marker,
+    without_markers,
+)
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
 from batchgen.emulator.pictures import Picture, render, scaled, sha256
@@ -88,11 +95,11 @@ class Job(Generic[SpecT]):
         spec = self.spec
         width, height = scaled(spec.model.pixels(spec.ratio, spec.size), self.options.longest_px)
         turn = f" · turn {spec.turn}" if spec.turn > 1 else ""
-        drawing = drawing_of(spec.prompt, self.places, f"{self.n}/{index}")
+        flaw, text = drawing_of(spec.prompt, self.places, f"{self.n}/{index}")
         picture = Picture(
             prompt=spec.prompt,
-            title=drawing.text or without_markers(spec.prompt),
-            flaw=drawing.flaw,
+            title=text or without_markers(spec.prompt),
+            flaw=flaw,
             model=spec.model.id,
             caption=f"{spec.model.id} · {spec.ratio} · {spec.size}{turn}",
             mime="image/jpeg" if self.fault == "mislabelled" else spec.mime,

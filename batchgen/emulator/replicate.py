@@ -85,9 +85,9 @@ class Predictions(JobVendor):
         one = _PREDICTIONS + "/{id:[A-Za-z0-9]+}"
         return [
             web.post("/v1/models/{owner}/{name}/predictions", self.submit),
-            web.get(_PREDICTIONS, answering(self._list, {})),
-            web.get(one, answering(self._get, {})),
-            web.post(f"{one}/cancel", answering(self._cancel, {})),
+            web.get(_PREDICTIONS, answering(self._list)),
+            web.get(one, answering(self._get)),
+            web.post(f"{one}/cancel", answering(self._cancel)),
         ]
 
     def refused(self, text: str) -> ApiError:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from batchgen.emulator import aimlapi, bfl, chat, fal, google, openai, replicate, vertex
+from batchgen.emulator import aimlapi, bfl, fal, google, openai, replicate, vertex
 from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.gemini_api import GeminiApi
@@ -37,11 +37,10 @@ class _Server:
             web.get(f"{google.VERSION}/models", answering(self.models, google.HEADERS)),
             web.post(aimlapi.PATH, partial(self.pipeline.handle, endpoint=self.generations())),
             *openai.routes(self.pipeline),
-            *chat.routes(self.pipeline),
             *self.gemini.routes(),
             *vertex.routes(self.pipeline, self.tokens),
             *(route for vendor in self.job_vendors for route in vendor.routes()),
-            web.get(LINKS_PATH + "/{name:.+}", answering(self.picture, {})),
+            web.get(LINKS_PATH + "/{name:.+}", answering(self.picture)),
             web.get("/_emulator/stats", self.stats),
             web.get("/_emulator/served", self.served),
             web.post("/_emulator/reset", self.reset),

@@ -185,7 +185,7 @@ class Tokens:
     def routes(self) -> list[web.RouteDef]:
         account = f"{_METADATA}/instance/service-accounts/default"
         return [
-            web.post("/token", answering(self._token, {})),
+            web.post("/token", answering(self._token)),
             web.get(f"{_METADATA}/project/project-id", answering(self._project, _FLAVOR)),
             web.get(f"{account}/", answering(self._account, _FLAVOR)),
             web.get(f"{account}/token", answering(self._metadata_token, _FLAVOR)),

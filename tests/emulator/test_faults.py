@@ -12,8 +12,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from batchgen.emulator.faults import fault_for
-from batchgen.emulator.markers import without_markers
+from batchgen.emulator.faults import fault_for, without_markers
 from batchgen.emulator.options import EmulatorOptions
 
 FLASH = "gemini-nano-banana-2.1"
