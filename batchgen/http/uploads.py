@@ -21,8 +21,8 @@ from batchgen.scheduling.window import account_key
 from batchgen.single_flight import SingleFlight
 
 if TYPE_CHECKING:
+    from batchgen.providers.contract import FileCodec, RemoteFile
     from batchgen.providers.credentials import Credentials
-    from batchgen.providers.remote import FileCodec, RemoteFile
 
 FILE_NAME = "uploads.sqlite"
 PIECE_BYTES = 8 * 1024 * 1024  # the official SDKs' and the granularity that the API asks for

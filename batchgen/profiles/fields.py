@@ -144,7 +144,12 @@ def _sizes_table(fact: Any, profile: Profile, current: Mapping[str, float]) -> d
     """By size, or one number for all sizes."""
     if isinstance(fact, (int, float)):
         return dict.fromkeys({profile.default_size, *profile.sizes, *current}, _positive(fact))
-    return {**current, **{str(size): _positive(value) for size, value in _mapping(fact).items()}}
+    return _table(fact, current)
+
+
+def _table(fact: Any, current: Mapping[str, float]) -> dict[str, float]:
+    """Numbers by name, on top of those that there are."""
+    return {**current, **{str(name): _positive(value) for name, value in _mapping(fact).items()}}
 
 
 def _time_limits(fact: Any, profile: Profile) -> dict[str, float]:
@@ -163,13 +168,11 @@ def _prices(fact: Any, profile: Profile) -> Prices:
         if key == "image_usd":
             values[key] = _sizes_table(value, profile, profile.prices.image_usd)
         elif key == "tier_factor":
-            factors = {str(tier): _positive(factor) for tier, factor in _mapping(value).items()}
-            values[key] = {**profile.prices.tier_factor, **factors}
+            values[key] = _table(value, profile.prices.tier_factor)
             # Whoever gives a factor vouches for it.
-            values.setdefault("guessed_tiers", profile.prices.guessed_tiers - set(factors))
+            values.setdefault("guessed_tiers", profile.prices.guessed_tiers - set(map(str, value)))
         elif key == "quality_factor":
-            factors = {str(quality): _positive(factor) for quality, factor in _mapping(value).items()}
-            values[key] = {**profile.prices.quality_factor, **factors}
+            values[key] = _table(value, profile.prices.quality_factor)
         elif key == "guessed_tiers":
             values[key] = frozenset(_texts(value, profile))
         else:
@@ -186,8 +189,7 @@ def _typical(fact: Any, profile: Profile) -> TypicalUsage:
         if key == "text_tokens":
             values[key] = _positive(value)
         else:
-            table = {str(choice): _positive(number) for choice, number in _mapping(value).items()}
-            values[key] = {**getattr(profile.typical, key), **table}
+            values[key] = _table(value, getattr(profile.typical, key))
     return dataclasses.replace(profile.typical, **values)
 
 
@@ -287,7 +289,7 @@ FACT_READERS: Mapping[str, Callable[[Any, Profile], Any]] = {
     "prompt_max_chars": _optional(_count),
     "prices": _prices,
     "typical": _typical,
-    "time_limit_s": lambda fact, profile: _time_limits(fact, profile),
+    "time_limit_s": _time_limits,
     "latency_s": lambda fact, profile: _sizes_table(fact, profile, profile.latency_s),
     "wire": _wire,
     "sources": _texts,

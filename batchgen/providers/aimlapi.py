@@ -28,7 +28,7 @@ from batchgen.providers.listings import (
     page_request,
     read_listing,
 )
-from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input
+from batchgen.providers.request_body import MappedCodec, Names, mapped_input
 from batchgen.records import Answer, Inputs, Question, Reply, Request, Response, Sample
 
 # For a model without a table of its own: the names most of AIML's models share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 import pybase64
@@ -93,6 +94,14 @@ def parse_json(body: bytes) -> Any:
     """The JSON value of an error body, None when it is none."""
     try:
         return from_json(body[:ERROR_BODY_BYTES], allow_inf_nan=False)
+    except ValueError:
+        return None
+
+
+def utc_seconds(text: str | None) -> float | None:
+    """Of a time as ISO 8601 has it; None for anything else."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
     except ValueError:
         return None
 

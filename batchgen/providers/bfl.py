@@ -43,8 +43,14 @@ from batchgen.providers.answer_body import (
     validation_words,
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.mapped_fields import MappedCodec, Names, encoded, field_names, mapped_input
-from batchgen.providers.request_body import reference_placeholder
+from batchgen.providers.request_body import (
+    MappedCodec,
+    Names,
+    encoded,
+    field_names,
+    mapped_input,
+    reference_placeholder,
+)
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, server_fault
 from batchgen.records import Inputs, PendingJob, Reply, Request, Response, Sample, Usage
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import OnErrorOmit, ValidationError
+from pydantic import OnErrorOmit
 
 from batchgen.errors import Malformed, ProviderError, Refused
 from batchgen.profiles.profile import Profile
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, malformed_error
+from batchgen.providers import server_faults
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line
 from batchgen.providers.images_answer import Meta, error_words
 from batchgen.providers.judgement import ANSWER_SCHEMA, read_judgement
 from batchgen.providers.listings import wire_name
-from batchgen.providers.request_body import encode_body, given, reference_placeholder
-from batchgen.providers.server_faults import foreign_json_error, not_the_api_error
+from batchgen.providers.request_body import encode_body, given, link_of
 from batchgen.records import Answer, Question, Request, Response, Usage
 
 PATH = "/v1/chat/completions"
@@ -53,10 +53,7 @@ class ChatCompletion(AnswerModel):
 
 
 def build_question(profile: Profile, question: Question) -> Request:
-    links = [
-        image.uri or f"data:{image.mime_type};base64,{reference_placeholder(number)}"
-        for number, image in enumerate(question.images)
-    ]
+    links = [link_of(number, image) for number, image in enumerate(question.images)]
     content = [
         {"type": "text", "text": question.text},
         *({"type": "image_url", "image_url": {"url": link}} for link in links),
@@ -81,18 +78,11 @@ def build_question(profile: Profile, question: Question) -> Request:
 
 def read_answer(response: Response, read_error: Callable[[Response], ProviderError]) -> Answer:
     """read_error: what an error of this API amounts to. Raises ProviderError."""
-    try:
-        answer = ChatCompletion.model_validate_json(response.body)
-    except ValidationError as error:
-        if not response.is_success:
-            raise read_error(response) from None
-        raise not_the_api_error(response) or malformed_error(response.status, error) from None
-    if not response.is_success:
-        raise read_error(response)
+    answer = server_faults.read_answer(ChatCompletion, response, read_error)
     if not answer.choices:
         if error_words(response.body):  # an error in the clothes of a success
             raise read_error(response)
-        if other := foreign_json_error(answer, response):
+        if other := server_faults.foreign_json_error(answer, response):
             raise other
     usage = _usage(answer)
     if (withheld := _no_text_error(answer, response.status)) is not None:

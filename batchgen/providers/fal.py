@@ -38,12 +38,12 @@ from batchgen.providers.answer_body import (
     decode_image,
     markup_text,
     parse_json,
+    utc_seconds,
     validation_words,
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.images_answer import INLINE_PREFIXES
-from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input, unwrap_single
+from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time, mapped_input, unwrap_single
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample, Usage
 

@@ -17,14 +17,13 @@ from pydantic import OnErrorOmit, TypeAdapter
 from batchgen.endpoint import Endpoint
 from batchgen.profiles.profile import Profile
 from batchgen.providers.answer_body import LENIENT, AnswerModel
+from batchgen.providers.contract import BatchCodec, FileCodec
 from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.gemini_answer import GenerateContentResponse, read_answer, read_reply
-from batchgen.providers.gemini_batch import GeminiBatch
-from batchgen.providers.gemini_files import GeminiFiles
+from batchgen.providers.gemini_remote import GeminiBatch, GeminiFiles
 from batchgen.providers.google_errors import error_in_success, parse_answer, read_error
 from batchgen.providers.judgement import ANSWER_SCHEMA
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
-from batchgen.providers.remote import BatchCodec, FileCodec
 from batchgen.providers.request_body import deep_merged, encode_body, given, reference_placeholder, turn_placeholder
 from batchgen.records import Answer, Inputs, Item, Question, ReferenceImage, Reply, Request, Response, Sample
 
@@ -107,9 +106,9 @@ class GoogleCodec:
     encoded: ClassVar[frozenset[str]]
     api_version: ClassVar[str] = "v1beta"  # v1 took no image fields before September 2026 (googleapis/js-genai#1322)
 
-    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
+    def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        self._version = api_version or profile.wire.get("api_version") or self.api_version
+        self._version = profile.wire.get("api_version") or self.api_version
         self._model = wire_name(profile)
         self._path = f"/{self._version}/models/{quote(self._model, safe='')}:{self.method}"
 
@@ -133,8 +132,8 @@ class Gemini(GoogleCodec):
     method: ClassVar[str] = "generateContent"
     encoded: ClassVar[frozenset[str]] = ENCODED
 
-    def __init__(self, profile: Profile, api_version: str | None = None) -> None:
-        super().__init__(profile, api_version)
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile)
         self.files: FileCodec = GeminiFiles(self._version)
         self.batch: BatchCodec = GeminiBatch(self._version, self._model)
 

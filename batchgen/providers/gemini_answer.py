@@ -101,7 +101,7 @@ SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
 def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
     """The pictures of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
-    usage = _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, response)
+    usage = _usage(answer.usage_metadata, response)
     if usage is not None:
         usage = replace(usage, queries=sum(query_count(c.grounding_metadata or {}) for c in candidates))
     try:
@@ -129,11 +129,8 @@ def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
 
 def read_answer(answer: GenerateContentResponse, response: Response) -> Answer:
     """The judgement in an answer, or the error it amounts to. A text that was broken off by a filter is a refusal."""
-    candidates, usage = (
-        answer.candidates or [],
-        _with_service_tier(read_usage(answer.usage_metadata), answer.usage_metadata, response),
-    )
-    text, error = _text(candidates), _no_image_error(answer, response.status, "text")
+    usage = _usage(answer.usage_metadata, response)
+    text, error = _text(answer.candidates or []), _no_image_error(answer, response.status, "text")
     if not text or isinstance(error, (Refused, OutputRefused)):
         if isinstance(error, NoImage):
             error = Malformed(f"the judge did not answer: {error.message}", http_status=response.status)
@@ -142,8 +139,9 @@ def read_answer(answer: GenerateContentResponse, response: Response) -> Answer:
     return read_judgement(text, response.status, usage=usage, reply_id=answer.response_id, version=answer.model_version)
 
 
-def read_usage(usage: UsageMetadata | None) -> Usage | None:
-    """Tokens by the rate they are billed at.
+def _usage(usage: UsageMetadata | None, response: Response) -> Usage | None:
+    """Tokens by the rate they are billed at, and the tier that served: as the usage says, else the header
+    (ai.google.dev/gemini-api/docs/priority-inference). Usage that is not said at all stays unknown, so that its cost is an estimate.
 
     candidatesTokenCount exceeds the sum of its details by text nobody sees, so the rest counts as text. An answer that
     was blocked repeats the thoughts as candidates: total = prompt + thoughts tells.
@@ -157,23 +155,15 @@ def read_usage(usage: UsageMetadata | None) -> Usage | None:
         candidates = 0
     details = usage.candidates_tokens_details or []
     image = sum(_count(entry.token_count) for entry in details if entry.modality == "IMAGE")
+    tier = (usage.service_tier or response.header("x-gemini-service-tier") or "").lower().removeprefix("service_tier_")
     return Usage(
         prompt_tokens=prompt,
         image_tokens=image,
         text_tokens=max(0, candidates - image),
         thought_tokens=thoughts,
         total_tokens=usage.total_token_count,
+        tier=tier if tier in SERVICE_TIERS else "",
     )
-
-
-def _with_service_tier(usage: Usage | None, said: UsageMetadata | None, response: Response) -> Usage | None:
-    """With the tier that served: as the usage says, else the header (ai.google.dev/gemini-api/docs/priority-inference).
-
-    Usage that is not said at all stays unknown, so that its cost is an estimate.
-    """
-    named = (said.service_tier if said else None) or response.header("x-gemini-service-tier") or ""
-    tier = named.lower().removeprefix("service_tier_")
-    return replace(usage, tier=tier) if usage is not None and tier in SERVICE_TIERS else usage
 
 
 def _without_nan(value: Any) -> Any:

@@ -184,109 +184,104 @@ def _metadata_violations(details: list[dict[str, Any]]) -> Iterator[Mapping[str,
             yield {ours: metadata.get(theirs) for ours, theirs in names.items()}
 
 
-def classify(google_error: GoogleError) -> ProviderError:
+def classify(error: GoogleError) -> ProviderError:
     """The table of ai.google.dev/gemini-api/docs/troubleshooting, and what it leaves out."""
-    if google_error.status == 429:
-        return _quota_error(google_error)
-    if google_error.status in (400, 412):
-        return _bad_request_error(google_error)
-    if google_error.status == 401:
-        return google_error.to_error(KeyRejected)
-    if google_error.status == 402:
-        return google_error.to_error(BillingStopped)
-    if google_error.status == 403:
-        return _forbidden_error(google_error)
-    if google_error.status == 404:
-        return _file_gone(google_error) or google_error.to_error(ModelUnavailable)
-    if google_error.status == 413:
-        return google_error.to_error(BadRequest, "request_too_large")
-    if google_error.status >= 500 and BLOCKED_BY_FILTER.search(
-        google_error.raw_message
-    ):  # a gateway's way of saying so
-        return google_error.to_error(Refused, "content_policy")
-    return server_fault(google_error.status, google_error.message, google_error.delay_s)
+    if error.status == 429:
+        return _quota_error(error)
+    if error.status in (400, 412):
+        return _bad_request_error(error)
+    if error.status == 401:
+        return error.to_error(KeyRejected)
+    if error.status == 402:
+        return error.to_error(BillingStopped)
+    if error.status == 403:
+        return _forbidden_error(error)
+    if error.status == 404:
+        return _file_gone(error) or error.to_error(ModelUnavailable)
+    if error.status == 413:
+        return error.to_error(BadRequest, "request_too_large")
+    if error.status >= 500 and BLOCKED_BY_FILTER.search(error.raw_message):  # a gateway's way of saying so
+        return error.to_error(Refused, "content_policy")
+    return server_fault(error.status, error.message, error.delay_s)
 
 
-def _quota_error(google_error: GoogleError) -> ProviderError:
+def _quota_error(error: GoogleError) -> ProviderError:
     """429. The quota id decides, the delay does not: a daily quota may come with a hint of seconds.
 
     Several violations at once: a limit of zero outweighs a day, a day outweighs a minute.
     """
-    if SPEND_RATE.search(google_error.raw_message):
-        return google_error.to_error(SpendRateReached)
-    if SPEND_CAP_REACHED.search(google_error.raw_message):
-        return google_error.to_error(BillingStopped)
-    if "MODEL_CAPACITY_EXHAUSTED" in google_error.reasons:  # the vendor's shortage, not our quota
-        return google_error.to_error(ServerFault, "overloaded")
-    limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in google_error.violations]
-    if "0" in limits or LIMIT_IS_ZERO.search(google_error.raw_message):
-        return google_error.to_error(ModelUnavailable, "no_quota")
+    if SPEND_RATE.search(error.raw_message):
+        return error.to_error(SpendRateReached)
+    if SPEND_CAP_REACHED.search(error.raw_message):
+        return error.to_error(BillingStopped)
+    if "MODEL_CAPACITY_EXHAUSTED" in error.reasons:  # the vendor's shortage, not our quota
+        return error.to_error(ServerFault, "overloaded")
+    limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in error.violations]
+    if "0" in limits or LIMIT_IS_ZERO.search(error.raw_message):
+        return error.to_error(ModelUnavailable, "no_quota")
     names = " ".join(
         _text(violation.get(name))
-        for violation in google_error.violations
+        for violation in error.violations
         for name in ("quotaId", "quota_id", "quotaMetric", "quota_metric")
     )
     # Gateways drop the details; the message still names the metrics then.
-    names = names.strip() or " ".join(re.findall(r"metric: (\S+)", google_error.raw_message))
+    names = names.strip() or " ".join(re.findall(r"metric: (\S+)", error.raw_message))
     if "file_storage_bytes" in names:
-        return google_error.to_error(ModelUnavailable, "file_storage_full")
+        return error.to_error(ModelUnavailable, "file_storage_full")
     if PER_DAY.search(names):
-        delay_s = (
-            google_error.delay_s if google_error.delay_s is not None and google_error.delay_s >= LONG_DELAY_S else None
-        )
-        return DailyQuotaReached(google_error.message, retry_after_s=delay_s, http_status=google_error.status)
-    limited = RateLimited(google_error.message, retry_after_s=google_error.delay_s, http_status=google_error.status)
-    limited.rpm = _rpm(google_error)
+        delay_s = error.delay_s if (error.delay_s or 0.0) >= LONG_DELAY_S else None
+        return DailyQuotaReached(error.message, retry_after_s=delay_s, http_status=error.status)
+    limited = RateLimited(error.message, retry_after_s=error.delay_s, http_status=error.status)
+    limited.rpm = _rpm(error)
     return limited
 
 
-def _rpm(google_error: GoogleError) -> int | None:
+def _rpm(error: GoogleError) -> int | None:
     """The requests a minute that a violation names; the smallest when several do."""
     values = [
         _text(violation.get("quotaValue", violation.get("quota_value")))
-        for violation in google_error.violations
+        for violation in error.violations
         if RPM_ID.search(_text(violation.get("quotaId", violation.get("quota_id"))))
     ]
     return min((int(value) for value in values if value.isascii() and value.isdecimal()), default=None)
 
 
-def _bad_request_error(google_error: GoogleError) -> ProviderError:
+def _bad_request_error(error: GoogleError) -> ProviderError:
     """400. A wrong key is INVALID_ARGUMENT here, not 401."""
-    if "API_KEY_INVALID" in google_error.reasons or BAD_KEY.search(google_error.raw_message):
-        return google_error.to_error(KeyRejected)
-    if google_error.mentions("location is not supported"):
-        return google_error.to_error(KeyRejected, "location_unsupported")
-    if google_error.mentions("only accessible to billed users"):
-        return google_error.to_error(ModelUnavailable, "billed_users_only")
-    if google_error.rpc_status == "FAILED_PRECONDITION" and google_error.mentions("billing", "free tier"):
-        return google_error.to_error(BillingStopped)
-    if google_error.mentions("unable to process input image"):
-        return google_error.to_error(InputRejected)
-    if google_error.mentions("payload size exceeds"):
-        return google_error.to_error(BadRequest, "request_too_large")
-    if google_error.mentions("missing a thought_signature"):
-        return google_error.to_error(BadRequest, "missing_thought_signature")
-    if google_error.mentions("responsible ai practices"):  # how Imagen refuses a prompt
-        return google_error.to_error(Refused, "prompt_blocked")
-    return _file_gone(google_error) or google_error.to_error(BadRequest)
+    if "API_KEY_INVALID" in error.reasons or BAD_KEY.search(error.raw_message):
+        return error.to_error(KeyRejected)
+    if error.mentions("location is not supported"):
+        return error.to_error(KeyRejected, "location_unsupported")
+    if error.mentions("only accessible to billed users"):
+        return error.to_error(ModelUnavailable, "billed_users_only")
+    if error.rpc_status == "FAILED_PRECONDITION" and error.mentions("billing", "free tier"):
+        return error.to_error(BillingStopped)
+    if error.mentions("unable to process input image"):
+        return error.to_error(InputRejected)
+    if error.mentions("payload size exceeds"):
+        return error.to_error(BadRequest, "request_too_large")
+    if error.mentions("missing a thought_signature"):
+        return error.to_error(BadRequest, "missing_thought_signature")
+    if error.mentions("responsible ai practices"):  # how Imagen refuses a prompt
+        return error.to_error(Refused, "prompt_blocked")
+    return _file_gone(error) or error.to_error(BadRequest)
 
 
-def _forbidden_error(google_error: GoogleError) -> ProviderError:
-    if (gone := _file_gone(google_error)) is not None:
+def _forbidden_error(error: GoogleError) -> ProviderError:
+    if (gone := _file_gone(error)) is not None:
         return gone
-    if "BILLING_DISABLED" in google_error.reasons:
-        return google_error.to_error(BillingStopped)
-    if ONE_MODEL_FORBIDDEN.search(google_error.raw_message):
-        return google_error.to_error(ModelUnavailable, "model_forbidden")
-    return google_error.to_error(KeyRejected)
+    if "BILLING_DISABLED" in error.reasons:
+        return error.to_error(BillingStopped)
+    if ONE_MODEL_FORBIDDEN.search(error.raw_message):
+        return error.to_error(ModelUnavailable, "model_forbidden")
+    return error.to_error(KeyRejected)
 
 
-def _file_gone(google_error: GoogleError) -> FileGone | None:
-    if not FILE_GONE.search(google_error.raw_message):
+def _file_gone(error: GoogleError) -> FileGone | None:
+    if not FILE_GONE.search(error.raw_message):
         return None
-    files = tuple(dict.fromkeys(FILE_NAME.findall(google_error.raw_message)))
-    delay_s, status = google_error.delay_s, google_error.status
-    return FileGone(google_error.message, files=files, retry_after_s=delay_s, http_status=status)
+    files = tuple(dict.fromkeys(FILE_NAME.findall(error.raw_message)))
+    return FileGone(error.message, files=files, retry_after_s=error.delay_s, http_status=error.status)
 
 
 def _details_of_kind(details: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

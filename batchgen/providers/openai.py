@@ -22,6 +22,7 @@ from batchgen.providers.credentials import Credentials, bearer
 from batchgen.providers.listings import ListedModel, Listing, listed_id, page_request, read_listing, wire_name
 from batchgen.providers.request_body import (
     FormFile,
+    checked_size,
     deep_merged,
     encode_body,
     encode_form,
@@ -31,6 +32,8 @@ from batchgen.providers.request_body import (
 from batchgen.providers.server_faults import hinted_delay_s
 from batchgen.records import Answer, Inputs, Question, ReferenceImage, Reply, Request, Response, Sample
 
+ENCODED = frozenset(("aspect_ratio", "image_size", "count", "references", "mask", "quality", "background"))
+ENCODED |= {"output_format", "extra"}
 # Any size whose sides are multiples of 16, at most 3840 long and 3840x2160 pixels in all.
 STEP_PX, LONGEST_PX, MOST_PIXELS = 16, 3840, 3840 * 2160
 PIXELS_OF_SIZE: Mapping[str, int] = {"1K": 1024 * 1024, "2K": 2048 * 2048, "4K": MOST_PIXELS}
@@ -101,19 +104,7 @@ class OpenAi:
 
     @staticmethod
     def encodes(profile: Profile) -> frozenset[str]:
-        return frozenset(
-            (
-                "aspect_ratio",
-                "image_size",
-                "count",
-                "references",
-                "mask",
-                "quality",
-                "background",
-                "output_format",
-                "extra",
-            )
-        )
+        return ENCODED
 
     @staticmethod
     def credentials(key: str) -> Credentials:
@@ -135,14 +126,10 @@ class OpenAi:
             path, (data, content_type) = "/v1/images/edits", _edit_form(fields, inputs.references, item.mask)
         else:
             path, data, content_type = "/v1/images/generations", encode_body(fields), "application/json"
-        if len(data) > self.profile.request_max_bytes:  # pictures of other items have no size yet when a plan is made
-            most = self.profile.request_max_bytes / 1e6
-            message = f"the request has {len(data) / 1e6:.1f} MB, {self.profile.id} takes {most:.1f} MB"
-            raise BadRequest(message, reason="request_too_large")
         return Request(
             method="POST",
             path=path,
-            body=data,
+            body=checked_size(self.profile, data),
             headers={"Content-Type": content_type},
             timeout_s=self.profile.time_limit(item.image_size),
         )

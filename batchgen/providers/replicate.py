@@ -27,10 +27,9 @@ from batchgen.errors import (
     ProviderError,
     Refused,
 )
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, markup_text, parse_json
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, markup_text, parse_json, utc_seconds
 from batchgen.providers.credentials import Credentials, bearer
-from batchgen.providers.listed_jobs import input_digest, iso_time, utc_seconds
-from batchgen.providers.mapped_fields import MappedCodec, Names, mapped_input, unwrap_single
+from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time, mapped_input, unwrap_single
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 

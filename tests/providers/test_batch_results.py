@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchgen.providers.batch_results import answer_lines, without_answers
-from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.providers.gemini_remote import GeminiBatch
 from batchgen.records import Response
 
 VALUES = st.recursive(

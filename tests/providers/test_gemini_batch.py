@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchgen.errors import KeyRejected, Malformed, ProviderError, RateLimited
 from batchgen.providers.batch_results import read_result_line
-from batchgen.providers.gemini_batch import GeminiBatch
+from batchgen.providers.gemini_remote import GeminiBatch
 from batchgen.records import Response
 
 BATCH = GeminiBatch("v1", "gemini-nano-banana-2.1")

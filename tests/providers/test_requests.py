@@ -12,7 +12,7 @@ from batchgen.errors import BadRequest
 from batchgen.profiles.catalogue import load_catalogue, unknown_profile
 from batchgen.profiles.profile import SUPPORTABLE
 from batchgen.providers.gemini import Gemini
-from batchgen.providers.gemini_files import GeminiFiles
+from batchgen.providers.gemini_remote import GeminiFiles
 from batchgen.providers.registry import encoded_fields
 from batchgen.providers.request_body import deep_merged
 from batchgen.records import Inputs, ReferenceImage

@@ -29,7 +29,7 @@ from batchgen.events import AttemptStarted, BatchSubmitted
 from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.planning.batchable import ChunkLimits, ChunkSize
-from batchgen.providers.remote import RemoteBatch
+from batchgen.providers.contract import RemoteBatch
 from batchgen.records import Sample, sample_key
 from batchgen.safe_open import private_opener
 from batchgen.scheduling.window import BudgetReached, Reserved

@@ -19,8 +19,7 @@ from batchgen.ledger.chunks import Chunk
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.planning.batchable import BatchOptions
 from batchgen.profiles.price import estimate_usd
-from batchgen.providers.contract import SupportsBatches
-from batchgen.providers.remote import BatchCodec
+from batchgen.providers.contract import BatchCodec, SupportsBatches
 from batchgen.records import Request, Response, Sample
 from batchgen.scheduling.window import SharedQuota
 

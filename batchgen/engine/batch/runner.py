@@ -18,7 +18,7 @@ from batchgen.errors import BadRequest, DownloadFailed, LedgerError, Malformed, 
 from batchgen.events import BatchUpdated, LaneStopped
 from batchgen.ledger.chunks import UNSENT_STEPS, Chunk
 from batchgen.planning.batchable import MAX_OPEN_BATCHES, ChunkLimits, online_lane, poll_delay_s
-from batchgen.providers.remote import ENDED_STATES
+from batchgen.providers.contract import ENDED_STATES
 from batchgen.records import Response
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import Reserved

@@ -1,7 +1,8 @@
-"""The codec of the Gemini Batch API, file mode: a line for each request, and a batch of them. Answers: batch_results.py.
+"""The codecs of the Gemini API's files, a resumable upload and a look at what became of it, and of its Batch API, file mode: a line
+for each request, and a batch of them. Answers: batch_results.py.
 
-Sources: ai.google.dev/gemini-api/docs/batch-api and ai.google.dev/api/batch-api (2026-09-18); requests as sent by
-google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer says what, so all places count.
+Sources: ai.google.dev/gemini-api/docs/{files,batch-api} and ai.google.dev/api/{files,batch-api} (2026-09-18); requests as sent by
+google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer of a batch says what, so all places count.
 """
 
 from __future__ import annotations
@@ -9,16 +10,123 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 from urllib.parse import quote
 
-from batchgen.errors import Malformed, ProviderError
-from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json
+from pydantic import ValidationError
+
+from batchgen.errors import Malformed, ProviderError, ServerFault, UploadFailed
+from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, parse_json, utc_seconds
+from batchgen.providers.contract import BatchState, FileState, RemoteBatch, RemoteFile
 from batchgen.providers.google_errors import error_member, parse_answer, read_error
-from batchgen.providers.remote import BatchState, RemoteBatch
 from batchgen.records import Request, Response
 
 TIMEOUT_S = 120.0
+E = TypeVar("E", bound=AnswerModel)
+
+
+class File(AnswerModel):
+    name: str
+    uri: str
+    state: Annotated[str | None, LENIENT] = None
+    expiration_time: Annotated[str | None, LENIENT] = None
+
+
+class UploadAnswer(AnswerModel):
+    file: File
+
+
+class GeminiFiles:
+    """Only `start` and `look` carry the key; the address that `start` earns stands for it in all that follows."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def start(self, mime_type: str, size_bytes: int, display_name: str) -> Request:
+        headers = {
+            "X-Goog-Upload-Protocol": "resumable",
+            "X-Goog-Upload-Command": "start",
+            "X-Goog-Upload-Header-Content-Length": str(size_bytes),
+            "X-Goog-Upload-Header-Content-Type": mime_type,
+            "Content-Type": "application/json",
+        }
+        file = {"displayName": display_name[:512], "mimeType": mime_type, "sizeBytes": str(size_bytes)}
+        body = json.dumps({"file": file}).encode()
+        return Request(
+            method="POST", path=f"/upload/{self._version}/files", body=body, headers=headers, timeout_s=TIMEOUT_S
+        )
+
+    def read_start(self, response: Response) -> tuple[str, int]:
+        """Where the pieces go, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
+        _check_success(response)
+        url = response.header("X-Goog-Upload-URL") or ""
+        granularity = response.header("X-Goog-Upload-Chunk-Granularity") or ""
+        if not url:
+            raise UploadFailed("the answer to the start of an upload names no address", http_status=response.status)
+        return url, int(granularity) if granularity.isascii() and granularity.isdecimal() else 1
+
+    def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
+        """To the address of `started`."""
+        headers = {
+            "X-Goog-Upload-Offset": str(offset_bytes),
+            "X-Goog-Upload-Command": "upload, finalize" if last else "upload",
+        }
+        return Request(method="POST", path="", body=data, headers=headers, timeout_s=TIMEOUT_S)
+
+    def query_offset(self) -> Request:
+        """How much has arrived? To the address of `started`."""
+        return Request(method="POST", path="", body=b"", headers={"X-Goog-Upload-Command": "query"}, timeout_s=30.0)
+
+    def read_offset(self, response: Response) -> int:
+        """The answer to `query`, in bytes. Raises ProviderError."""
+        _check_success(response)
+        size = response.header("X-Goog-Upload-Size-Received") or ""
+        if response.header("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
+            raise UploadFailed("the upload cannot be continued", http_status=response.status)
+        return int(size)
+
+    def read_piece(self, response: Response, *, last: bool) -> RemoteFile | None:
+        """The answer to a piece: the file after the last one. Raises ProviderError."""
+        _check_success(response)
+        if not last:
+            return None
+        if response.header("X-Goog-Upload-Status") != "final":
+            raise UploadFailed("the upload was not taken as complete", http_status=response.status)
+        return _remote_file(_read(UploadAnswer, response.body).file)
+
+    def get_file(self, name: str) -> Request:
+        return Request(method="GET", path=f"/{self._version}/{quote(name)}", body=b"", timeout_s=30.0)
+
+    def read_file(self, response: Response) -> RemoteFile:
+        """The answer to `look`. Raises ProviderError."""
+        _check_success(response)
+        return _remote_file(_read(File, response.body))
+
+
+def _check_success(response: Response) -> None:
+    """Faults of a server are faults of the upload here: nothing can have been billed."""
+    if response.is_success:
+        return
+    error = read_error(response)
+    if isinstance(error, ServerFault) or response.status == 404:
+        raise UploadFailed(error.message, retry_after_s=error.retry_after_s, http_status=response.status)
+    raise error
+
+
+def _read(kind: type[E], body: bytes) -> E:
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError:
+        raise UploadFailed("the answer to an upload does not describe a file") from None
+
+
+def _remote_file(file: File) -> RemoteFile:
+    state: FileState = "PROCESSING" if file.state == "PROCESSING" else "FAILED" if file.state == "FAILED" else "ACTIVE"
+    return RemoteFile(name=file.name, uri=file.uri, state=state, expires=utc_seconds(file.expiration_time) or 0.0)
+
+
+# Batches.
+
 LIST_PAGE_SIZE = 100
 MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
 RPC_CANCELLED = 1  # google.rpc.Code
@@ -110,7 +218,7 @@ class GeminiBatch:
 
     def read_batch(self, response: Response) -> RemoteBatch:
         """The answer to `create` and `look`. Raises ProviderError."""
-        return _remote(parse_answer(Operation, response))
+        return _remote_batch(parse_answer(Operation, response))
 
     def is_missing(self, response: Response) -> bool:
         """Whether the answer to `look` says that there is no such batch: in the API's own words, not by a page of a proxy."""
@@ -119,7 +227,7 @@ class GeminiBatch:
     def read_list(self, response: Response) -> tuple[list[RemoteBatch], str]:
         """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
         page = parse_answer(Listing, response)
-        return [_remote(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
+        return [_remote_batch(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
 
     def check_removed(self, response: Response) -> None:
         """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
@@ -137,7 +245,7 @@ class GeminiBatch:
         return Request(method=method, path=f"/{self._version}/{path}", body=body, headers=headers, timeout_s=TIMEOUT_S)
 
 
-def _remote(found: Operation) -> RemoteBatch:
+def _remote_batch(found: Operation) -> RemoteBatch:
     inner = found.metadata or Metadata()
     word = (found.state or inner.state or "").upper().removeprefix("BATCH_STATE_").removeprefix("JOB_STATE_")
     stats = found.batch_stats or inner.batch_stats or Stats()
