@@ -1,4 +1,4 @@
-"""Who is to blame for a failure: the sample, its model, its account or its host, by the evidence of what else was served."""
+"""Decides who is to blame for a failure (the sample, its model, its account or its host) by what else was served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchgen.scheduling.lane import Lane, Pending
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Who answers the requests of a lane, as far as several lanes share them."""
+    """The account and the host that answer a lane's requests, by which lanes are known to share them."""
 
     account: str
     host: str
@@ -31,10 +31,11 @@ def breakers_by_lane(upstream_of: Mapping[str, Upstream | None]) -> dict[str, tu
 
 
 class FaultAttribution:
-    """The breakers of a run, and what each answer tells them.
+    """The breakers of a run, and what each answer means for them.
 
-    A failure is the sample's own once its model has served another one since (or its host, when the request did not reach
-    the API). Until then it may be the model's or the host's, and is theirs when different samples in a row have failed.
+    A failure is the sample's own if its model has served another sample since (or its host, if the request did not
+    reach the API). Until then the model or the host may be to blame, and is once several different samples in a row
+    have failed.
     """
 
     def __init__(
@@ -51,12 +52,12 @@ class FaultAttribution:
         return [breaker for breaker in self._breakers if breaker.open]
 
     def lanes_behind(self, breaker: Breaker) -> list[Lane]:
-        """The lanes that start nothing while it is open."""
+        """The lanes that start nothing while a breaker is open."""
         return [lane for lane in self._lanes.values() if breaker in lane.breakers]
 
     def narrow_scope(self, lane: Lane, error: ProviderError) -> ProviderError:
-        """The error with the scope that the evidence allows: a model that has just served is not gone, and a key that has
-        served another model is not wrong."""
+        """The error with the scope that the evidence supports: a model that has just served is not gone, and a key that
+        has served another model is not wrong."""
         if isinstance(error, ModelUnavailable) and lane.has_served:
             return error.as_type(ModelUnavailableOnce)
         if isinstance(error, KeyRejected) and error.http_status == 403 and not lane.has_served:
@@ -70,7 +71,7 @@ class FaultAttribution:
     def failed(
         self, lane: Lane, pending: Pending, error: ProviderError, started_s: float, now_s: float, *, was_sent: bool
     ) -> None:
-        """pending: the sample as it waits after the failure."""
+        """Count a failure. pending: the sample as it waits afterwards."""
         is_samples_own = lane.failures_are_its_own(pending) and error.scope == "sample"
         changed = []
         for breaker in reversed(lane.breakers):
@@ -87,7 +88,8 @@ class FaultAttribution:
         self._report_changes(changed)
 
     def _report_changes(self, changed: Sequence[Breaker]) -> None:
-        """Reports what has changed, and what is still down now that a wider breaker has closed; only the widest is reported."""
+        """Report the breakers that changed, and those that are still open after a wider one has closed. Only the widest
+        is reported."""
         for breaker in changed:
             lanes = self.lanes_behind(breaker)
             still_open = [] if breaker.open else [other for lane in lanes for other in lane.breakers if other.open]

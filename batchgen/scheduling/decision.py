@@ -1,4 +1,4 @@
-"""What a free worker should do now: one pure function over what is known of the lanes, the limits and the money of a run."""
+"""Decides what a free worker should do now: one pure function of the lanes, the limits and the money of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import QuotaDenied, SharedQuota, Window
 
 
-# What `decide` can answer.
+# What `decide` can return.
 @dataclass(frozen=True, slots=True)
 class Start:
     lane: str
@@ -24,14 +24,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing may start before `until_s`; None: until something in flight settles."""
+    """Nothing may start before `until_s`, or, if that is None, until something in flight settles."""
 
     until_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """A sample of this lane has no attempt left, which only now is known to be its own fault."""
+    """A sample of this lane has no attempts left, and only now is it known that the sample is to blame."""
 
     lane: str
 
@@ -53,17 +53,17 @@ Decision = Start | Wait | GiveUp | Stop | Drained
 
 @dataclass(slots=True)
 class Progress:
-    """How far a ticket has come that is not settled."""
+    """How far a ticket that is not settled has come."""
 
-    in_flight: bool  # its answer is not in
+    in_flight: bool  # its answer has not come
     sent: bool = False  # its headers have left
-    is_job: bool = False  # the API has taken it and answers later
+    is_job: bool = False  # the API accepted it and answers later
 
 
 @dataclass(frozen=True, slots=True)
 class LaneTerms:
-    """What paces a lane: its quota, the log of starts and money of all processes, whose account and host answer it, and how many
-    jobs these have at once. One without `upstream` is alone with its own."""
+    """What paces a lane: its quota, the starts and money of all processes, the account and host that answer it, and how
+    many jobs these may have at once. A lane without `upstream` shares them with no other."""
 
     window: Window | None = None
     shared_quota: SharedQuota | None = None
@@ -72,13 +72,13 @@ class LaneTerms:
 
 
 class DispatchObserver:
-    """Hears of what a dispatcher finds out by itself; this one minds nothing."""
+    """Is notified of what a dispatcher finds out by itself. This one ignores everything."""
 
     def quota_denied(self, lane: str, why: QuotaDenied) -> None:
-        """The shared log makes a lane wait for money or after the refusals of others, or parks it."""
+        """The shared log makes a lane wait for money, or because others were refused, or parks it."""
 
     def lane_waits(self, lane: str, wait: LaneWait, now_s: float) -> None:
-        """A lane has something to start, and a place for it, and waits all the same."""
+        """A lane has a sample to start and a place for it, but has to wait."""
 
     def breaker_changed(self, breaker: Breaker, lanes: Sequence[Lane]) -> None:
         """A breaker has opened, its probe has failed, or it has closed."""
@@ -86,12 +86,12 @@ class DispatchObserver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchLimits:
-    """What one run may have at work, try, spend and wait for.
+    """How much one run may have in flight, try, spend and wait for.
 
-    concurrency: requests in flight at most. max_storing: answers being checked and written at most, besides those in flight.
-    same_error_limit: this many different samples in a row with the same 4xx stop the lane. deadline_s: loop seconds.
-    stall_s: when requests have failed for this long and none succeeded in between, the run stops; None: never. wait_for_jobs:
-    else what an API has taken is left to the next run.
+    concurrency: the most requests in flight. max_storing: the most answers being checked and written, besides those in
+    flight. same_error_limit: a lane stops when this many different samples in a row get the same 4xx. deadline_s: loop
+    seconds. stall_s: the run stops when requests have failed for this long and none succeeded in between; None: never.
+    wait_for_jobs: if False, jobs that an API has accepted are left to the next run.
     """
 
     concurrency: int
@@ -105,8 +105,8 @@ class DispatchLimits:
 
 
 class RunBudget:
-    """The money of one run: reserved before a request is sent and settled by its usage, so that parallel requests cannot
-    overshoot. limit_usd: None for a run without a budget of its own."""
+    """The money of one run, reserved before a request is sent and settled by its usage, so that parallel requests
+    cannot exceed the budget. limit_usd: None if the run has no budget of its own."""
 
     def __init__(self, limit_usd: float | None) -> None:
         self.limit_usd = limit_usd
@@ -117,13 +117,13 @@ class RunBudget:
         return self.limit_usd is None or within(self.spent_usd + self.reserved_usd + usd, self.limit_usd)
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
-        """In place of what was reserved, what was spent."""
+        """Replace what was reserved by what was spent."""
         self.reserved_usd -= reserved_usd
         self.spent_usd += spent_usd
 
 
 class DispatchState:
-    """All that deciding depends on. `until`, `deadline` and failures are loop seconds."""
+    """Everything that a decision depends on. `until`, `deadline` and failures are in loop seconds."""
 
     def __init__(
         self,
@@ -139,14 +139,14 @@ class DispatchState:
         self.budget = RunBudget(limits.budget_usd)
         self.stop_reason: StopReason | None = None
         self.in_flight = 0
-        self.progress: dict[int, Progress] = {}  # of tickets that are not settled, by number
-        self.shared_budget_full = False  # a shared budget has no room until something of ours settles
+        self.progress: dict[int, Progress] = {}  # by number, of tickets that are not settled
+        self.shared_budget_full = False  # no room until one of this run's requests settles
         self.first_and_last_failure_s: tuple[float, float] | None = None  # since the last success
 
     def decide(self, now_s: float) -> Decision:
-        """What a free worker should do at `now_s`, once the lanes have been refilled. Changes nothing."""
+        """Return what a free worker should do at `now_s`, once the lanes have been refilled. Changes nothing."""
         waits = self.external_samples + self.jobs > 0 or any(lane.waiting for lane in self.lanes.values())
-        if waits and not self.stop_reason and (reached := self._limit_reached(now_s)):  # what is done is not cut short
+        if waits and not self.stop_reason and (reached := self._limit_reached(now_s)):  # finished work is kept
             return Stop(reached)
         lanes = self.open_lanes()
         if not lanes:
@@ -167,19 +167,19 @@ class DispatchState:
         if self._next_is_affordable(chosen):
             return Start(chosen.key)
         if self.unfinished:
-            return Wait(None)  # what is in flight may turn out cheaper
+            return Wait(None)  # requests in flight may turn out cheaper
         if self.external_samples:
-            return Wait(self.limits.deadline_s)  # so may what is in batches
+            return Wait(self.limits.deadline_s)  # so may batches
         return Stop(StopReason(StopKind.BUDGET))
 
     @property
     def unfinished(self) -> int:
-        """Tickets that were taken and are not settled, answered or not."""
+        """The number of tickets that are not settled, answered or not."""
         return len(self.progress)
 
     @property
     def jobs(self) -> int:
-        """Tickets whose requests an API has taken and answers later."""
+        """The number of tickets whose requests an API has accepted as jobs."""
         return sum(lane.jobs for lane in self.lanes.values())
 
     @property
@@ -191,7 +191,7 @@ class DispatchState:
         )
 
     def open_lanes(self) -> list[Lane]:
-        """Those in which something may still start, now or later."""
+        """The lanes in which something may still start, now or later."""
         lanes = () if self.stop_reason else self.lanes.values()
         return [lane for lane in lanes if lane.accepts_work and lane.waiting and not lane.is_full_of_left_jobs]
 
@@ -207,8 +207,8 @@ class DispatchState:
         return StopReason(StopKind.STALLED) if self._stalled() else None
 
     def _stalled(self) -> bool:
-        """From failure to failure, so that a wait for a quota, however long, never counts; nor does it stop a lane that
-        has not failed."""
+        """Whether requests keep failing. Measured from failure to failure, so that waiting for a quota, however long,
+        never counts. A lane that has not failed is not stopped either."""
         if self.limits.stall_s is None or self.first_and_last_failure_s is None:
             return False
         first_s, last_s = self.first_and_last_failure_s

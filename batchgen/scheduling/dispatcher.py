@@ -1,4 +1,4 @@
-"""Which sample may start now, or when: lanes under their quotas, and the only holder of waiting state."""
+"""Decides which sample may start and when: lanes under their quotas. The only holder of waiting state."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ from batchgen.scheduling.retry_decision import FallbackRouter, RetryDecider
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import BudgetReached, DayUsedUp, NotBefore, Parked, QuotaDenied, Reserved
 
-SHARED_POLL_S = 0.5  # between two looks at what other processes say of a lane
-OUTAGE_FALLBACK_AFTER_S = 60.0  # after which samples with a fallback for outages go on there
+SHARED_POLL_S = 0.5  # between two looks at what other processes say about a lane
+OUTAGE_FALLBACK_AFTER_S = 60.0  # then samples with a fallback for outages move there
 
 
 class Dispatcher(DispatchState):
-    """Gives out what may start, and takes back how it went.
+    """Hands out samples that may start, and takes back how they went.
 
-    Deciding is one pure function over loop time (`DispatchState.decide`); `take` is the one place that waits, for one
-    caller at a time.
-    Among lanes that may start, the one with the fewest in flight goes first, so that two AI models share the cap and
-    neither waits for the other. A sample in backoff stands in its lane's heap and holds no place in flight.
+    Deciding is one pure function of the loop's time (`DispatchState.decide`). `take` is the one place that waits, for
+    one caller at a time. Among lanes that may start, the one with the fewest requests in flight goes first, so that two
+    AI models share the cap and neither waits for the other. A sample in backoff stays in its lane's heap and takes no
+    place in flight.
 
-    external_samples: samples that are at work in batches or on other workers, and may come back or release others.
-    `shared_quota_error`: why the log of all processes, which is asked last before a start, could not be asked.
+    external_samples: samples that are being worked on in batches or by other workers, and may come back or release
+    others. `shared_quota_error`: why the log shared by all processes, which is asked last before a start, could not be
+    asked.
     """
 
     def __init__(
@@ -76,17 +77,17 @@ class Dispatcher(DispatchState):
         self._ticket_numbers = itertools.count(1)
 
     def adjust_external(self, samples: int, reserved_usd: float = 0.0, spent_usd: float = 0.0) -> None:
-        """Samples and money that batches have taken on, or given back where negative."""
+        """Add samples and money that batches have taken on, or subtract them if negative."""
         self.external_samples += samples
         self.budget.reserved_usd += reserved_usd
         self.budget.spent_usd += spent_usd
         self.shared_budget_full = False
         self._wake()
 
-    # --- taking and giving back
+    # Taking and giving back
 
     async def take(self) -> Ticket | None:
-        """The next sample that may start, or is to be given up, as soon as it may; None when there is nothing more."""
+        """Wait for the next sample that may start or has to be given up. Returns None if there is nothing more."""
         while True:
             now_s = _now_s()
             match self._refill_and_decide(now_s):
@@ -115,7 +116,8 @@ class Dispatcher(DispatchState):
         return self.decide(now_s)
 
     async def _start_if_quota_allows(self, lane: Lane, now_s: float) -> Ticket | None:
-        """Start if the log of all processes has a place; None when it has not, or when asking took the chance away."""
+        """Start a sample if the shared log has a place. Returns None if it has none, or if the chance was gone after
+        asking."""
         pending, settled_before = lane.ready[0], self._settled_count
         usd = self.estimate_usd(pending.sample)
         if lane.shared_quota is None:
@@ -129,10 +131,10 @@ class Dispatcher(DispatchState):
             return None
         now_s = _now_s()
         if not isinstance(answer, Reserved):
-            if settled_before == self._settled_count:  # else what has settled meanwhile may have made room: ask again
+            if settled_before == self._settled_count:  # else something settled: ask again
                 self._handle_denial(lane, answer, now_s)
             return None
-        # A stop, a cooldown, another lane or a sample that came back may have come first.
+        # A stop, a cooldown, another lane or a sample that came back may have intervened.
         if self._refill_and_decide(now_s) != Start(lane.key) or lane.ready[0] is not pending:
             if answer.quota_slot is not None:
                 lane.shared_quota.refund(answer.quota_slot)
@@ -140,12 +142,13 @@ class Dispatcher(DispatchState):
         return await self._start(lane, now_s, usd, answer.quota_slot, answer.used)
 
     async def poll_shared_state(self) -> None:
-        """Until cancelled: what other processes are told by the server closes the lanes here too, waiting or not."""
+        """Close lanes, whether they wait or not, by what the server told other processes. Runs until it is
+        cancelled."""
         while True:
             await asyncio.sleep(SHARED_POLL_S)
             for lane in self.lanes.values():
                 if lane.accepts_work and lane.waiting and lane.shared_quota is not None:
-                    with contextlib.suppress(LedgerError):  # the next start will say so
+                    with contextlib.suppress(LedgerError):  # the next start reports it
                         if (answer := await lane.shared_quota.current_denial()) is not None and lane.accepts_work:
                             self._handle_denial(lane, answer, _now_s())
                             self._wake()
@@ -153,7 +156,7 @@ class Dispatcher(DispatchState):
     def _handle_denial(self, lane: Lane, answer: QuotaDenied | BudgetReached, now_s: float) -> None:
         match answer:
             case NotBefore(wait_s, "cooling"):
-                is_new = now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S  # else this process said it itself
+                is_new = now_s + wait_s > lane.cooled_until_s + SHARED_POLL_S  # otherwise this process published it
                 lane.cooled_until_s = max(lane.cooled_until_s, now_s + wait_s)
                 if is_new:
                     self._observer.quota_denied(lane.key, answer)
@@ -169,7 +172,7 @@ class Dispatcher(DispatchState):
                 self.park(lane.key)
                 self._observer.quota_denied(lane.key, answer)
             case BudgetReached(period):
-                # What is in flight may turn out cheaper. What others have in flight is not waited for.
+                # Requests in flight may turn out cheaper than reserved. Those of other processes are not waited for.
                 if self.unfinished:
                     self.shared_budget_full = True
                 else:
@@ -185,7 +188,7 @@ class Dispatcher(DispatchState):
         self.in_flight += 1
         lane.in_flight += 1
         lane.last_start_number = number
-        self.progress[number] = Progress(in_flight=True)  # before anything is waited for
+        self.progress[number] = Progress(in_flight=True)  # before any waiting
         used_before = 0 if lane.window is None else lane.window.used(now_s)
         stamp_s = None if lane.window is None else await lane.window.admit(now_s)
         for breaker in lane.breakers:
@@ -203,7 +206,7 @@ class Dispatcher(DispatchState):
         )
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Until something changes, or for `seconds`. One caller at a time."""
+        """Wait until something changes, or for `seconds`. One caller at a time."""
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         timer = None if seconds is None else loop.call_later(seconds, self._wake)
@@ -219,13 +222,13 @@ class Dispatcher(DispatchState):
             self._waiter.set_result(None)
 
     async def wait_until_counted(self, ticket: Ticket) -> None:
-        """Returns when all processes can count this start and its money: nothing is sent before."""
+        """Wait until all processes can count this start and its money: nothing is sent before that."""
         shared_quota = self.lanes[ticket.lane].shared_quota
         if shared_quota is not None and ticket.quota_slot is not None:
             await shared_quota.wait_until_visible(ticket.quota_slot)
 
     def sent(self, ticket: Ticket) -> None:
-        """The request's headers left: the quota counts from now."""
+        """Count the request from now on: its headers have left."""
         lane = self.lanes[ticket.lane]
         if lane.window is not None and ticket.stamp_s is not None:
             lane.window.sent(ticket.stamp_s, _now_s())
@@ -235,7 +238,7 @@ class Dispatcher(DispatchState):
             lane.shared_quota.sent(ticket.quota_slot)
 
     def received(self, ticket: Ticket) -> None:
-        """A good answer is in: its place in flight is free while the picture is still being stored."""
+        """Free a request's place in flight: a good answer has come, and its image is still being stored."""
         progress = self.progress.get(ticket.number)
         if progress is None or not progress.in_flight:
             return
@@ -246,14 +249,15 @@ class Dispatcher(DispatchState):
         self._wake()
 
     def job_taken(self, ticket: Ticket) -> None:
-        """The API has taken the request and answers later: it holds no place in flight, and its money stays reserved."""
+        """Free a request's place in flight: the API has accepted a job and answers later. Its money stays reserved."""
         self.received(ticket)
         self.progress[ticket.number].is_job = True
         self.lanes[ticket.lane].jobs += 1
         self._wake()
 
     def resume_job(self, sample: Sample, lane: str, usd: float | None, *, unwanted: bool) -> Ticket:
-        """For a request that an earlier run has sent, and its API has taken. usd, unwanted: as of `Ticket`."""
+        """A ticket for a request that an earlier run sent and its API accepted as a job. usd, unwanted: see
+        `Ticket`."""
         reserved_usd = (usd or 0.0) * self.lanes[lane].reservation_factor
         pending, number = Pending(sample, lane), next(self._ticket_numbers)
         ticket = Ticket(pending, number, usd=usd, reserved_usd=reserved_usd, started_s=_now_s(), unwanted=unwanted)
@@ -263,11 +267,11 @@ class Dispatcher(DispatchState):
         return ticket
 
     def job_left(self, ticket: Ticket) -> None:
-        """Its job goes on at the vendor's, and the next run asks about it."""
+        """Leave a job at its vendor: the next run asks about it."""
         self.lanes[ticket.lane].left_jobs += 1
 
     def succeeded(self, ticket: Ticket, usd: float | None) -> None:
-        """A picture exists. usd: what it cost by usage; None keeps the reservation as spent."""
+        """Settle a ticket that brought an image. usd: its cost by usage; None counts the reservation as spent."""
         lane = self.lanes[ticket.lane]
         lane.same_errors = ("", set())
         lane.cool_streak = 0
@@ -279,9 +283,10 @@ class Dispatcher(DispatchState):
         self._wake()
 
     def failed(self, ticket: Ticket, error: ProviderError, usd: float | None = None) -> RetryDecision:
-        """No picture this time. Moves lane and run as the error's class says and answers what becomes of the sample.
+        """Settle a ticket that brought no image. Changes the state of its lane and run by the error's class, and
+        returns what happens to the sample.
 
-        usd: what it cost by the usage that the answer reports; None keeps the reservation if it may have been billed.
+        usd: its cost by the usage in the answer; None keeps the reservation if it may have been billed.
         """
         lane = self.lanes[ticket.lane]
         was_sent = self._settle(ticket, usd if usd is not None else ticket.usd if error.maybe_billed else 0.0)
@@ -305,47 +310,47 @@ class Dispatcher(DispatchState):
         return retry_decision
 
     def _apply_outage_fallbacks(self, now_s: float) -> None:
-        """What has a fallback for outages goes on there when its model or host has been down for long."""
+        """Move samples with a fallback for outages there if their model or host has been down for long."""
         for breaker in self.fault_attribution.open_breakers:
             if breaker.scope != "account" and now_s - breaker.first_failure_s >= OUTAGE_FALLBACK_AFTER_S:
                 for lane in self.fault_attribution.lanes_behind(breaker):
                     self.fallbacks.move_all(lane, "outage", self.fallbacks.is_available)
 
     def gave_up(self, ticket: Ticket, error: ProviderError) -> MovedToFallback | GivenUp:
-        """An exhausted ticket is not to be sent again in its lane; error: its last."""
+        """Settle an exhausted ticket, which is not sent again in its lane. error: its last."""
         retry_decision = self.fallbacks.move_one(self.lanes[ticket.lane], ticket.sample, error)
         self.abandoned(ticket)
         return retry_decision
 
     def park(self, key: str) -> None:
-        """Nothing more in this lane today."""
+        """Start nothing more in this lane today."""
         self.lanes[key].parked = True
         self.fallbacks.empty_closed(self.lanes[key])
 
     def cancelled_unsent(self, ticket: Ticket) -> None:
-        """Not to be sent from here after all, and nothing of it was."""
+        """Take back a ticket that is not to be sent by this process after all. Nothing of it was sent."""
         self._settle(ticket, 0.0)
         self._wake()
 
     def clear_lane(self, key: str) -> None:
-        """What waits in it is another worker's to make."""
+        """Drop what waits in a lane: another worker makes it."""
         lane = self.lanes[key]
         lane.drain()
         lane.exhausted.clear()
         lane.backlog_count = 0
 
     def abandoned(self, ticket: Ticket) -> None:
-        """Whatever became of it, it is no longer being worked on. Does nothing for a ticket that was settled."""
+        """Stop working on a ticket, however it went. Does nothing for a ticket that is settled."""
         if ticket.number in self.progress:
             self._settle(ticket, None if ticket.exhausted else ticket.usd)
             self._wake()
 
     def _settle(self, ticket: Ticket, usd: float | None) -> bool:
-        """Gives back what the ticket held. Whether its request had left."""
+        """Give back what a ticket held. Returns whether its request had left."""
         self.received(ticket)
         lane = self.lanes[ticket.lane]
         for breaker in lane.breakers:
-            breaker.ended_without_evidence(ticket.started_s)  # unless what is known of it says more
+            breaker.ended_without_evidence(ticket.started_s)  # unless more is learnt about it below
         progress = self.progress.pop(ticket.number, None)
         lane.jobs -= progress is not None and progress.is_job
         was_sent = progress is not None and progress.sent
@@ -362,19 +367,19 @@ class Dispatcher(DispatchState):
         return was_sent
 
     def add(self, lane: str, sample: Sample) -> None:
-        """Behind what is ready in its lane waits a request that nobody had planned."""
+        """Add a request that was not planned, behind what is ready in its lane."""
         self.lanes[lane].ready.append(Pending(sample, lane))
         self._wake()
 
     def backlog_grew(self, lane: str) -> None:
-        """The backlog has got more for this lane."""
+        """Note that the backlog has more samples for this lane."""
         self.lanes[lane].backlog_count = self._source.backlog_count(lane)
         if not self.lanes[lane].accepts_work:
             self.fallbacks.empty_closed(self.lanes[lane])
         self._wake()
 
     def stop(self, reason: StopReason) -> None:
-        """Start nothing more; what is in flight goes on. The first reason stays."""
+        """Start nothing more; what is in flight goes on. The first reason is kept."""
         self.stop_reason = self.stop_reason or reason
         self.stopping.set()
         self._wake()
@@ -383,7 +388,7 @@ class Dispatcher(DispatchState):
         return sum(lane.waiting for lane in self.lanes.values())
 
     def waiting_samples(self) -> Iterator[Sample]:
-        """What was wanted and not tried, or sent back; without what is still in the backlog."""
+        """The samples that were wanted and not tried, or sent back, without those still in the backlog."""
         return (pending.sample for lane in self.lanes.values() for pending in lane.waiting_samples())
 
 

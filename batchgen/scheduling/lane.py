@@ -1,5 +1,5 @@
-"""The samples of one AI model under its quota: where they come from, what waits, what is on its way, and until when nothing more
-may start."""
+"""The samples of one AI model under its quota: where they come from, what waits, what is in flight, and until when
+nothing more may start."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from batchgen.scheduling.fallback import next_fallback_lane, sample_for_lane
 from batchgen.scheduling.retry import RetryPolicy, RetryState, backoff_s, hint_with_margin_s
 from batchgen.scheduling.window import SharedQuota, Window
 
-# Above an estimate, which is what is typical: recorded answers bill 88 to 630 tokens of hidden text and have half as many or
-# twice as many thoughts as one another. The dearest come to 9 % above the estimate of a small picture.
+# How much more than a typical request one may cost: recorded answers bill 88 to 630 tokens of hidden text, and their
+# thoughts vary by a factor of two. The dearest cost 9 % more than estimated for a small image.
 RESERVATION_FACTOR = 1.15
-UNCONFIRMED_S = 1.0  # within which a refusal has come back; an answer takes longer
-MAX_UNCONFIRMED = 3  # requests of a lane that may still be refused together, at quotas of up to 60 a minute
-MAX_JOBS = 100  # of a lane at once, where its API names no limit
-REPORTED_WAIT_S = 2.0  # from which on a wait is worth telling
-PREFETCH = 64  # samples a lane holds ready; the rest stays in the backlog
+UNCONFIRMED_S = 1.0  # a refusal comes back within this time; an answer takes longer
+MAX_UNCONFIRMED = 3  # requests of a lane that may all still be refused, at up to 60 a minute
+MAX_JOBS = 100  # in a lane at once, if its API states no limit
+REPORTED_WAIT_S = 2.0  # shorter waits are not reported
+PREFETCH = 64  # samples that a lane holds ready; the rest stays in the backlog
 
 
 class SampleSource(Protocol):
-    """Samples that were not tried yet, in the order in which they shall start."""
+    """The samples that were not tried yet, in the order in which they should start."""
 
     def take(self, lane: str, max_count: int) -> list[Sample]: ...
 
     def backlog_count(self, lane: str) -> int: ...
 
     def move_to_fallback(self, lane: str, cause: str, is_available: Callable[[str], bool]) -> int:
-        """Move what has a fallback for this cause to the lane of that, and answer how many."""
+        """Move samples with a fallback for this cause to its lane, and return how many there were."""
         ...
 
 
 class InMemorySampleSource:
-    """For callers that have few."""
+    """A source for callers with few samples."""
 
     def __init__(self, samples: Iterable[tuple[str, Sample]] = ()) -> None:
         self._by_lane: dict[str, deque[Sample]] = {}
@@ -76,7 +76,7 @@ class InMemorySampleSource:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A sample that waits in its lane, and what this run has already tried for it. error: how its last request ended."""
+    """A sample that waits in its lane, and what this run has already tried for it. error: that of its last request."""
 
     sample: Sample
     lane: str
@@ -86,12 +86,12 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A sample that was given out: one request for it, or, when exhausted, the order to give it up unsent.
+    """A sample that was handed out: one request for it, or, if exhausted, the order to give it up without sending.
 
-    number: of this ticket in its run. usd: estimated, None when the price is unknown; reserved_usd: the estimate and some
-    more, for usage often comes out higher. stamp_s, quota_slot: its start in the window of this process and in the log of
-    all of them; used_before: requests in that window when it was admitted. started_s: when it was given out. unwanted: for an
-    image that the manifest does not ask for any more, so that nothing is sent again.
+    number: the ticket's in its run. usd: the estimate, None if the price is unknown. reserved_usd: the estimate and a
+    margin, as usage often comes out higher. stamp_s, quota_slot: its start in the window of this process and in the
+    shared log. used_before: requests in that window when it was admitted. started_s: when it was handed out. unwanted:
+    for an image that the manifest no longer asks for, so that nothing is sent again.
     """
 
     pending: Pending
@@ -123,7 +123,8 @@ class Ticket:
 
 
 class LaneWait(NamedTuple):
-    """reason: quota, spend, cooling, outage or backoff; until_s: infinite when only something in flight can end it."""
+    """Why a lane waits. reason: quota, spend, cooling, outage or backoff. until_s: infinite if only something in flight
+    can end it."""
 
     reason: str
     until_s: float
@@ -135,25 +136,25 @@ class Lane:
 
     key: str
     window: Window | None
-    breakers: tuple[Breaker, ...]  # its own, its account's and its host's
+    breakers: tuple[Breaker, ...]  # its own, its account's and its host's breaker
     shared_quota: SharedQuota | None = None
     backlog_count: int = 0  # in the backlog
-    max_jobs: int | None = None  # that its API has at once
+    max_jobs: int | None = None  # the most jobs that its API has at once
     ready: deque[Pending] = field(default_factory=deque)
-    delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # heap by not-before
+    delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # a heap, ordered by not-before
     undecided: list[Pending] = field(
         default_factory=list
     )  # without an attempt left, should their failures be their own
     exhausted: deque[Pending] = field(default_factory=deque)  # to be given up
     in_flight: int = 0
-    jobs: int = 0  # requests that its API has taken and answers later
-    left_jobs: int = 0  # those that the next run asks about
-    jobs_of_others: int = 0  # the same and all requests in flight, of other workers
+    jobs: int = 0  # requests that its API accepted as jobs
+    left_jobs: int = 0  # jobs that are left to the next run
+    jobs_of_others: int = 0  # jobs and requests in flight of other workers
     last_start_number: int = 0
     cooled_until_s: float = 0.0
-    quota_full_until_s: float = 0.0  # other processes have used the quota up
+    quota_full_until_s: float = 0.0  # other processes have used up the quota
     spend_full_until_s: float = 0.0  # the USD of ten minutes are spent
-    spend_wait_reported_until_s: float = 0.0  # that the lane is short was said
+    spend_wait_reported_until_s: float = 0.0  # until then, the shortage has been reported
     reported_wait: LaneWait | None = None
     reservation_factor: float = (
         RESERVATION_FACTOR  # reserved / estimated; no less than any request has turned out to cost
@@ -161,7 +162,7 @@ class Lane:
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""
-    unconfirmed: dict[int, float] = field(default_factory=dict)  # start of each request that is not answered
+    unconfirmed: dict[int, float] = field(default_factory=dict)  # starts of requests that are not answered
     failing: bool = False  # something failed since its last success
     same_errors: tuple[str, set[str]] = ("", set())  # the reason of the last 4xx and the samples it hit in a row
 
@@ -175,12 +176,12 @@ class Lane:
 
     @property
     def is_full_of_left_jobs(self) -> bool:
-        """Whether nothing more can start in this run: none of the jobs ends in it."""
+        """Whether nothing more can start in this run, because no job of this lane ends in it."""
         return self.max_jobs is not None and self.left_jobs >= self.max_jobs
 
     @property
     def is_down(self) -> bool:
-        """Whether it, its account or its host is not asked for the time being."""
+        """Whether its model, account or host is down and not asked for now."""
         return any(breaker.open for breaker in self.breakers)
 
     @property
@@ -188,11 +189,11 @@ class Lane:
         return self.breakers[0].has_served
 
     def waiting_samples(self) -> Iterator[Pending]:
-        """What waits here, without the backlog."""
+        """The samples that wait here, without the backlog."""
         yield from (*self.ready, *(pending for _, _, pending in self.delayed), *self.undecided, *self.exhausted)
 
     def drain(self) -> list[Pending]:
-        """Take out all that could still be sent."""
+        """Take out everything that could still be sent."""
         waiting = [*self.ready, *(pending for _, _, pending in self.delayed), *self.undecided]
         self.ready, self.delayed, self.undecided = deque(), [], []
         return waiting
@@ -207,7 +208,8 @@ class Lane:
             self._resolve_undecided()
 
     def _resolve_undecided(self) -> None:
-        """Whose failures were their own is given up, and so are all when nobody is left who could show that they were not."""
+        """Give up the samples whose failures were their own, and all of them if no other sample is left to show whose
+        fault it was."""
         last_one = not (self.ready or self.delayed or self.backlog_count or self.in_flight)
         undecided, self.undecided = self.undecided, []
         for pending in undecided:
@@ -218,7 +220,8 @@ class Lane:
         return next((breaker for breaker in self.breakers if breaker.scope in error.suspects), None)
 
     def failures_are_its_own(self, pending: Pending) -> bool:
-        """Whether a sample's failures are its own: what else could be to blame has served another one since."""
+        """Whether a sample is to blame for its failures: everything else that could be has served another sample
+        since."""
         suspected_breaker = None if pending.error is None else self.suspected_breaker(pending.error)
         return (
             suspected_breaker is None
@@ -227,7 +230,7 @@ class Lane:
         )
 
     def excuse_failures(self) -> None:
-        """Whatever has failed here may start again as if it had not: the model or its host is to blame."""
+        """Let every sample that failed here start again as if it had not: the model or its host is to blame."""
         waiting = self.drain()
         self.ready.extend(
             replace(pending, retry_state=pending.retry_state.excused()) if pending.retry_state.spent else pending
@@ -235,7 +238,8 @@ class Lane:
         )
 
     def earliest_start_s(self, now_s: float) -> float:
-        """When it may start its next sample: cooldown, quota, breakers, and the first not-before if nothing is ready."""
+        """When this lane may start its next sample, given its cooldown, quota, breakers, and the first not-before if
+        nothing is ready."""
         if self._jobs_are_full():
             return math.inf  # until one of them ends
         earliest_start_s = max(now_s, self.cooled_until_s, self.quota_full_until_s, self.spend_full_until_s)
@@ -246,7 +250,7 @@ class Lane:
             return earliest_start_s
         max_unconfirmed = max(MAX_UNCONFIRMED, self.window.limit // 20)
         unsure = not self.window.confirmed and self.window.used(now_s) >= self.window.limit // 4
-        if unsure and len(self.unconfirmed) >= max_unconfirmed:  # a limit that nobody told us refuses so many at most
+        if unsure and len(self.unconfirmed) >= max_unconfirmed:  # refusals by an unstated limit
             earliest_start_s = max(earliest_start_s, list(self.unconfirmed.values())[-max_unconfirmed] + UNCONFIRMED_S)
         return max(earliest_start_s, self.window.earliest_start_s(now_s))
 
@@ -256,7 +260,7 @@ class Lane:
         return self.jobs + self.left_jobs + self.jobs_of_others + self.in_flight >= self.max_jobs
 
     def waits_for(self, now_s: float) -> LaneWait:
-        """What keeps its next start back the longest."""
+        """The reason that delays its next start the longest."""
         quota_s = now_s if self.window is None else self.window.earliest_start_s(now_s)
         starts_s = {
             "cooling": self.cooled_until_s,
@@ -268,7 +272,7 @@ class Lane:
         return LaneWait(*max(starts_s.items(), key=lambda start: start[1]))
 
     def unreported_wait(self, now_s: float) -> LaneWait | None:
-        """What it waits for, the first time that this is asked of the wait; None also for a short one, and for one without an end."""
+        """The reason of a wait that was not reported yet; None for a short wait and for one without an end."""
         wait, before = self.waits_for(now_s), self.reported_wait
         if math.isinf(wait.until_s) or wait.until_s - now_s < REPORTED_WAIT_S:
             return None
@@ -280,7 +284,8 @@ class Lane:
     def cool_down(
         self, ticket: Ticket, error: RateLimited, now_s: float, policy: RetryPolicy, rng: random.Random
     ) -> None:
-        """The server's own delay, or backoff that grows while refusals go on. What was in flight together is one wave."""
+        """Wait as long as the server says, or else with a backoff that grows while refusals go on. Refusals of requests
+        that were in flight together count once."""
         if self.window is not None and ticket.stamp_s is not None:
             same_wave = now_s < self.cooled_until_s
             self.window.refused(
@@ -300,13 +305,13 @@ class Lane:
             self.shared_quota.publish_cooldown(wait_s, None if self.window is None else self.window.lowered_rate(now_s))
 
     def park(self, error: RateLimited | DailyQuotaReached) -> None:
-        """Nothing more for hours, nor in any other process that shares the quota."""
+        """Start nothing for hours, in this process and in all others that share the quota."""
         self.parked = True
         if self.shared_quota is not None:
             self.shared_quota.publish_parking(error.message, error.retry_after_s)
 
     def count_same_error(self, key: str, error: ProviderError) -> int:
-        """How many different samples the same 4xx, or the same bug of ours, has now hit in a row."""
+        """Return how many different samples in a row have now got the same 4xx or hit the same bug."""
         if not isinstance(error, BadRequest | InputRejected | ModelUnavailable | Unreadable):
             self.same_errors = ("", set())
             return 0

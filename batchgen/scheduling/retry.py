@@ -1,4 +1,5 @@
-"""Pure: given an error and what was tried so far, wait how long, or give up. The only place that knows backoff."""
+"""Decides, given an error and what was tried so far, how long to wait, or to give up. Pure, and the only place that
+knows about backoff."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from batchgen.errors import ProviderError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often one sample may be asked for in one run. attempts: requests, the first one included; with 1 nothing is
-    repeated but what `no_image` allows.
+    """How often a sample may be requested in one run. attempts: the number of requests including the first; with 1,
+    nothing is repeated except what `no_image` allows.
 
-    `no_image`, `malformed` and `input` are small budgets of their own because each such answer may have cost money;
-    `uncertain` counts repeats after a request that may have been billed.
+    `no_image`, `malformed` and `input` are small budgets of their own, because each such answer may have cost money.
+    `uncertain` counts repeats of requests that may have been billed.
     """
 
     attempts: int = 5
@@ -23,12 +24,12 @@ class RetryPolicy:
     malformed: int = 2
     input: int = 1
     uncertain: int = 1
-    outage: int = 3  # requests that may have been billed, while the model or host is to blame for them
+    outage: int = 3  # requests that may have been billed, while the model or host is to blame
     base_s: float = 1.0
     cap_s: float = 60.0
 
     def allowed_repeats(self, budget: str) -> int:
-        """How many repeats the budget allows after the first request."""
+        """The number of repeats that a budget allows after the first request."""
         if budget == "no_image":
             return self.no_image
         repeats = {
@@ -43,10 +44,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryState:
-    """Errors of one sample in this run. spent: by budget; failed_requests: how many have failed, whoever was to blame.
+    """The errors of one sample in this run. spent: by budget. failed_requests: how many failed, whoever was to blame.
 
-    maybe_billed_count: how many of these may have been billed. suspected_s: when the first came for which a wider scope may be to
-    blame, seconds of the loop's clock.
+    maybe_billed_count: how many of these may have been billed. suspected_s: when the first error came for which a wider
+    scope may be to blame, in seconds of the loop's clock.
     """
 
     spent: Mapping[str, int] = field(default_factory=dict)
@@ -56,13 +57,13 @@ class RetryState:
 
     def after(self, error: ProviderError, now_s: float = 0.0) -> RetryState:
         if error.scope != "sample":
-            return self  # waiting for a quota never counts as failing
+            return self  # waiting for a quota never counts as a failure
         spent = {**self.spent, error.budget: self.spent.get(error.budget, 0) + 1}
         suspected_s = now_s if error.suspects and self.suspected_s is None else self.suspected_s
         return RetryState(spent, self.failed_requests + 1, self.maybe_billed_count + error.maybe_billed, suspected_s)
 
     def excused(self) -> RetryState:
-        """Without the failures that a host or model which was down is to blame for."""
+        """The state without the failures for which a host or model that was down is to blame."""
         kept = {budget: count for budget, count in self.spent.items() if budget not in ("attempts", "uncertain")}
         return RetryState(kept, self.failed_requests, self.maybe_billed_count)
 
@@ -78,7 +79,8 @@ def backoff_s(streak: int, base_s: float, cap_s: float, rng: random.Random) -> f
 
 
 def hint_with_margin_s(hint_s: float, rng: random.Random) -> float:
-    """The server's own delay plus a little, never less: RetryInfo is rounded down, to the second it earns another 429."""
+    """The server's own delay plus a little, never less: RetryInfo is rounded down, and retrying on the second earns
+    another 429."""
     return hint_s + rng.uniform(0.25, 0.25 + min(5.0, hint_s / 10))
 
 
@@ -101,7 +103,7 @@ def retry_delay_s(
     return backoff_s(spent - 1, policy.base_s, policy.cap_s, rng)
 
 
-# What becomes of a sample after a request that brought no picture, for the ledger and the observers.
+# What happens to a sample after a request that brought no image, for the ledger and the observers.
 @dataclass(frozen=True, slots=True)
 class Requeued:
     delay_s: float
@@ -114,12 +116,12 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The sample goes back untried because its lane or the run stopped; a later run takes it."""
+    """The sample goes back untried because its lane or the run stopped. A later run makes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MovedToFallback:
-    """The sample goes on in the lane of a fallback."""
+    """The sample continues in the lane of a fallback."""
 
     lane: str
 
