@@ -75,7 +75,7 @@ def _metrics_server(
     if not quiet:
         invocation.err.line(f"metrics at http://{f'[{host}]' if ':' in host else host}:{port}/metrics", "dim")
     server = WorkerServer(worker, counters, invocation.err.fit, loopback=is_loopback(address[0]))
-    return serving(server, listener)
+    return serving(server.application(), listener, "batchgen.metrics")
 
 
 async def _run(worker: Worker, serving: AbstractAsyncContextManager[None]) -> int:

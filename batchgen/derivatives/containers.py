@@ -30,7 +30,8 @@ class Part(NamedTuple):
 
 def parts(data: bytes, kind: str) -> list[Part]:
     """Of a PNG or WebP all, of a JPEG those before its pixels; none of other formats. The file is known to be whole."""
-    return list({"png": _png_parts, "jpeg": _jpeg_parts, "webp": _webp_parts}.get(kind, _no_parts)(data))
+    find = {"png": _png_parts, "jpeg": _jpeg_parts, "webp": _webp_parts}.get(kind)
+    return list(find(data)) if find else []
 
 
 def read_xmp(data: bytes, kind: str) -> bytes | None:
@@ -71,10 +72,6 @@ def text_chunk(keyword: bytes, text: bytes) -> bytes:
     """An uncompressed iTXt chunk of UTF-8."""
     body = b"iTXt" + keyword + b"\x00\x00\x00\x00\x00" + text
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def _no_parts(data: bytes) -> Iterator[Part]:
-    return iter(())
 
 
 def _png_parts(data: bytes) -> Iterator[Part]:

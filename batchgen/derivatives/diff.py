@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from batchgen import __version__
@@ -107,20 +107,18 @@ class DerivativeDiffer:
         pictures, rows = self._view.pictures(ids), self._view.derivatives(ids)
         whites = self._view.pictures([item_id + WHITE_SUFFIX for item_id, post in items if needs_white(post)])
         for item_id, post in items:
+            white = next(iter(whites.get(item_id + WHITE_SUFFIX, ())), None)
             for picture in pictures.get(item_id, ()):
-                self._compare(picture, post, rows.get((item_id, picture.n), []), found)
-        return self._with_whites(found, whites)
-
-    @staticmethod
-    def _with_whites(found: DerivativeDiff, whites: Mapping[str, Sequence[SourcePicture]]) -> DerivativeDiff:
-        if not whites:
-            return found
-        white = [next(iter(whites.get(due.picture.item_id + WHITE_SUFFIX, ())), None) for due in found.due]
-        due = [replace(due, white=one) for due, one in zip(found.due, white, strict=True)]
-        return DerivativeDiff(due, found.stale, found.touched)
+                self._compare(picture, white, post, rows.get((item_id, picture.n), []), found)
+        return found
 
     def _compare(
-        self, picture: SourcePicture, post: Post | None, rows: Sequence[DerivativeRow], found: DerivativeDiff
+        self,
+        picture: SourcePicture,
+        white: SourcePicture | None,
+        post: Post | None,
+        rows: Sequence[DerivativeRow],
+        found: DerivativeDiff,
     ) -> None:
         stem = os.path.splitext(picture.path)[0]
         wanted = {output.path: output for output in outputs_of(post, stem, picture.format, self._job)}
@@ -144,7 +142,7 @@ class DerivativeDiffer:
             before = self._view.derivative_hashes(paths)
             kept = [row for path, row in intact.items() if path not in due and row.state == "made"]
             present = [RenderedFile(**{name: getattr(row, name) for name in _SHARED}) for row in kept]
-            found.due.append(RenderTask(picture, due, post, self._provenance(picture), present, before))
+            found.due.append(RenderTask(picture, due, post, self._provenance(picture), present, before, white))
 
     def _is_intact(self, row: DerivativeRow, found: DerivativeDiff) -> bool:
         """By size and time; by its bytes where the time is another one."""

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,15 @@ class Source:
         self.kind = sniff(self.data) or "gif"
         self.xmp = containers.read_xmp(self.data, self.kind)
         self.c2pa = containers.has_c2pa(self.data, self.kind)
-        self._upright: UprightImage | None = None
         self._cut: dict[tuple[str, str], Image.Image] = {}
 
+    @cached_property
     def upright_image(self) -> UprightImage:
-        if self._upright is None:
-            self._upright = decode(self.data)
-        return self._upright
+        return decode(self.data)
 
     def cut_out(self, spec: OutputSpec, request: RenderRequest) -> UprightImage:
         """The same with real transparency. Raises ValueError, and what Pillow raises."""
-        key, (image, icc, exif) = (spec.cutout or "", spec.background), self.upright_image()
+        key, (image, icc, exif) = (spec.cutout or "", spec.background), self.upright_image
         if key not in self._cut:
             if spec.cutout == "key":
                 self._cut[key] = cutout.cut_by_key(_to_rgb(image), spec.background)
@@ -63,7 +62,7 @@ class Source:
                     white = Source(request.on_white, request.white_sha256)
                 except OSError as error:
                     raise ValueError(f"the image on white cannot be read: {error.strerror}") from None
-                self._cut[key] = cutout.cut_by_difference(_to_rgb(white.upright_image().image), _to_rgb(image))
+                self._cut[key] = cutout.cut_by_difference(_to_rgb(white.upright_image.image), _to_rgb(image))
         return UprightImage(self._cut[key], icc, exif)
 
 
@@ -100,7 +99,7 @@ def _render_one(
         return [_write_output(request, spec.path, _sidecar(request, files), (0, 0), "json")]
     if spec.format == "original":
         return _copy(source, request, spec)
-    image, icc, exif = source.cut_out(spec, request) if spec.cutout else source.upright_image()
+    image, icc, exif = source.cut_out(spec, request) if spec.cutout else source.upright_image
     framed = crop_and_size(image.size, spec)
     if framed is None:
         return [_not_made(spec, "skipped", f"the image is {image.width} pixels wide")]
@@ -111,7 +110,7 @@ def _render_one(
     texts = provenance.png_texts(request.provenance, request.embed)
     data = encode(image, spec, icc, _resize_exif(exif, size), xmp, texts)
     if request.sign:
-        definition = signing.manifest_definition(request, spec, size != source.upright_image().image.size)
+        definition = signing.manifest_definition(request, spec, size != source.upright_image.image.size)
         data = signing.sign(data, spec.format, source.data, source.kind, definition)
     return [_write_output(request, spec.path, data, size, spec.format)]
 
@@ -131,18 +130,14 @@ def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[Rend
         size = image.size
     facts, embed, source_type = request.provenance, request.embed, request.source_type
     data: bytes | None = None
-    if request.sign:
-        xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
-        data = (
-            containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed)) or source.data
-        )
-        definition = signing.manifest_definition(request, spec, size_changed=False)
-        data = signing.sign(data, source.kind, source.data, source.kind, definition)
-    elif not source.c2pa:
-        if embed == "none" and provenance.has_source_type(source.xmp):
-            return [_write_output(request, spec.path, source.data, size, source.kind)]
+    if not request.sign and not source.c2pa and embed == "none" and provenance.has_source_type(source.xmp):
+        data = source.data
+    elif request.sign or not source.c2pa:
         xmp = provenance.packet(facts, embed, source_type, source.xmp, keeps_c2pa=True)
         data = containers.with_metadata(source.data, source.kind, xmp, provenance.png_texts(facts, embed))
+    if request.sign:
+        definition = signing.manifest_definition(request, spec, size_changed=False)
+        data = signing.sign(data or source.data, source.kind, source.data, source.kind, definition)
     if data is not None:
         return [_write_output(request, spec.path, data, size, source.kind)]
     packet = provenance.packet(facts, embed, source_type, keeps_c2pa=True)

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ class RenderProcess:
 
     async def render(self, request: RenderRequest) -> list[RenderedFile]:
         """Raises RenderProcessDied; the next request gets a new process."""
-        return [RenderedFile(*file) for file in await self.ask(RENDER, request.to_json())]
+        return [RenderedFile(*file) for file in await self.ask(RENDER, asdict(request))]
 
     async def ask(self, function: str, request: Mapping[str, Any]) -> list[Any]:
         """What a function, `package.module:function`, answers to a request; one request at a time. Raises RenderProcessDied; the next

@@ -122,11 +122,9 @@ class RenderRequest:
     on_white: str = ""
     white_sha256: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_json(cls, request: Mapping[str, Any]) -> Self:
+        """As `asdict` wrote it."""
         found = dict(request)
         found["provenance"] = Provenance(**found["provenance"])
         found["outputs"] = [OutputSpec(**spec) for spec in found["outputs"]]

@@ -7,14 +7,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 NICENESS = 10
 OOM_SCORE = "700"  # when memory runs out, this process is to go, not the run
-Answer = Callable[[Any, Callable[[], bool]], Any]  # of a request, as long as somebody waits for it
 
 
 def serve() -> None:
@@ -30,13 +28,13 @@ def serve() -> None:
     parent = os.getppid()  # another one once the run is dead, but on Windows, where the task is finished
     for line in sys.stdin.buffer:
         name, request = json.loads(line)
-        answer = json.dumps(_function(name)(request, lambda: os.getppid() == parent))
+        answer = json.dumps(function_named(name)(request, lambda: os.getppid() == parent))
         answers.write(answer.encode() + b"\n")
         answers.flush()
 
 
 @cache
-def _function(name: str) -> Answer:
+def function_named(name: str) -> Any:
+    """`package.module:function`, imported when it is first asked for."""
     module, _, attribute = name.partition(":")
-    found: Answer = getattr(import_module(module), attribute)
-    return found
+    return getattr(import_module(module), attribute)

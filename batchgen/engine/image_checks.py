@@ -15,7 +15,7 @@ from batchgen.ledger.backlog import Backlog
 from batchgen.ledger.verdicts import Candidate, Candidates, VerdictReader, upsert_verdicts
 from batchgen.records import Verdict
 from batchgen.references.local import is_link
-from batchgen.review.checks import Asked
+from batchgen.review.check_type import Asked
 from batchgen.review.run_checks import CheckTask, run_checks
 from batchgen.review.twins import TwinIndex
 

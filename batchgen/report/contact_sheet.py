@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from batchgen.errors import StoreError
 from batchgen.ledger.reader import HistoryReader, PictureRow
 from batchgen.ledger.results import results_order
 from batchgen.planning.plan import matches_selection
 from batchgen.records import HAS_IMAGE, sample_key
-from batchgen.report.gallery import refuse_to_overwrite
+from batchgen.report.gallery import refuse_to_overwrite, replacing
 from batchgen.report.thumbnails import THUMBNAIL_SIDE_PX, Thumbnails, shrink_stored
 from batchgen.sanitize import sanitize
 from batchgen.store.store import Store
@@ -51,14 +48,6 @@ class Cell:
     sha256: str
     state: str
     why: str
-
-
-class TextStyle(NamedTuple):
-    """size: pixels. anchor: which point of the text `at` is, by Pillow's two letters."""
-
-    size: int
-    colour: tuple[int, int, int]
-    anchor: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +111,8 @@ def write_sheets(
         path = target if number == 1 else target.with_name(f"{target.stem}-{number}{target.suffix}")
         refuse_to_overwrite(path, _is_sheet)
         sheet = _sheet(store, f"{title}{f' · {number}' if number > 1 else ''}", chunk, layout, emulated=emulated)
-        temp_path = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with open(temp_path, "xb") as file:
-                sheet.save(file, kind, exif=_software_exif(), **({} if kind == "PNG" else {"quality": 85}))
-            os.replace(temp_path, path)
-        except OSError as error:
-            temp_path.unlink(missing_ok=True)
-            raise StoreError(f"{path}: {error.strerror or error}") from None
+        with replacing(path) as part, open(part, "xb") as file:
+            sheet.save(file, kind, exif=_software_exif(), **({} if kind == "PNG" else {"quality": 85}))
         paths.append(path)
     return paths
 
@@ -206,7 +189,8 @@ class Drawing:
     def _text(
         self, at: tuple[float, float], text: str, max_width_px: float, colour: Colour, anchor: str, size: int = 0
     ) -> None:
-        """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends."""
+        """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends. anchor: which
+        point of it `at` is, by Pillow's two letters."""
         font, keep_chars = font_for(text, size or self._layout.font_px), len(text)
         shown = text
         while keep_chars > 1 and self._draw.textlength(shown, font) > max_width_px:

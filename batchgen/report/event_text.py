@@ -37,20 +37,19 @@ class EventLines:
     """Which events deserve a line of their own. At most one line for each time a model cools, parks or stops."""
 
     def __init__(self) -> None:
-        self._ended = self._reviewed = 0
-        self._notice_count = 0
+        self._ended = self._reviewed = self._notices = 0
         self._cooling_until: dict[str, float] = {}
 
     def __call__(self, event: Event) -> Iterator[Line]:
         match event:
             case events.Notice():
-                self._notice_count += 1
-                if self._notice_count <= MAX_NOTES:
-                    yield event.message, "dim"
-                elif self._notice_count == MAX_NOTES + 1:
-                    yield "further notes are not shown; --log-file has them all", "dim"
+                self._notices += 1
+                further = "further notes are not shown; --log-file has them all"
+                yield from _first(self._notices, MAX_NOTES, (event.message, "dim"), further)
             case events.SampleEnded():
-                yield from self._sample_ended(event)
+                self._ended += 1
+                further = "further samples without an image are counted, not named; the summary says why"
+                yield from _first(self._ended, MAX_ENDED_LINES, (ended_line(event), "yellow"), further)
             case events.BatchSubmitted():
                 usd = "price unknown" if event.usd is None else f"estimated {formatting.usd(event.usd)}"
                 requests = formatting.count(event.requests, "request")
@@ -62,7 +61,11 @@ class EventLines:
                 usd = formatting.total_usd(event.usd, event.unpriced)
                 yield f"{event.model}: {event.batch} collected: {made}{rest}, {usd}", ""
             case events.ImageReviewed(ruling="warned" | "rejected" | "again") if event.reason != "not_chosen":
-                yield from self._image_reviewed(event)
+                self._reviewed += 1
+                what = "rejected, another is bought" if event.ruling == "again" else event.ruling
+                line = f"{event.key}: {what} ({event.reason}): {short_message(event.message)}"
+                further = "further warnings and rejections are counted, not named; the summary says why"
+                yield from _first(self._reviewed, MAX_ENDED_LINES, (line, "yellow"), further)
             case events.LaneCooled():
                 yield from self._lane_cooled(event)
             case events.LaneWaiting(reason="quota" | "backoff") if event.until - event.at >= STATUS_INTERVAL_S:
@@ -80,21 +83,6 @@ class EventLines:
             case events.Stopping():
                 yield f"stopping ({event.reason}): {short_message(event.message)}", "yellow"
 
-    def _sample_ended(self, event: events.SampleEnded) -> Iterator[Line]:
-        self._ended += 1
-        if self._ended <= MAX_ENDED_LINES:
-            yield ended_line(event), "yellow"
-        elif self._ended == MAX_ENDED_LINES + 1:
-            yield "further samples without an image are counted, not named; the summary says why", "dim"
-
-    def _image_reviewed(self, event: events.ImageReviewed) -> Iterator[Line]:
-        self._reviewed += 1
-        if self._reviewed <= MAX_ENDED_LINES:
-            what = "rejected, another is bought" if event.ruling == "again" else event.ruling
-            yield f"{event.key}: {what} ({event.reason}): {short_message(event.message)}", "yellow"
-        elif self._reviewed == MAX_ENDED_LINES + 1:
-            yield "further warnings and rejections are counted, not named; the summary says why", "dim"
-
     def _lane_cooled(self, event: events.LaneCooled) -> Iterator[Line]:
         if event.at < self._cooling_until.get(event.model, 0.0):
             self._cooling_until[event.model] = max(self._cooling_until[event.model], event.at + event.seconds)
@@ -102,6 +90,14 @@ class EventLines:
         self._cooling_until[event.model] = event.at + event.seconds
         slower = f", then at most {event.rpm:.0f} requests a minute" if event.rpm is not None else ""
         yield f"{event.model}: cooling for {formatting.duration(event.seconds)} ({event.reason}){slower}", "dim"
+
+
+def _first(number: int, most: int, line: Line, further: str) -> Iterator[Line]:
+    """Its line for each of the first `most`, and `further` once when there is another."""
+    if number <= most:
+        yield line
+    elif number == most + 1:
+        yield further, "dim"
 
 
 class LogWarningPrinter(logging.Handler):

@@ -61,20 +61,25 @@ class LinkFolders(NamedTuple):
 def write_gallery(
     target: Path, page: PageView, thumbnails: Iterable[bytes], folders: LinkFolders, secrets: Sequence[str]
 ) -> int:
-    """Write beside and rename, so that nobody ever sees half a page. Answers its size in bytes. Raises StoreError."""
-    temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
+    """Answers the size in bytes. Raises StoreError."""
     manifest_base = link_base(target, folders.references) if folders.references else None
     page = replace(page, base=link_base(target, folders.images), manifest_base=manifest_base)
+    with replacing(target) as part, open(part, "x", encoding="utf-8", newline="\n") as file:
+        file.writelines(render_gallery(page, thumbnails, secrets))
+        return file.tell()
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Where to write a file that then gets its name, so that nobody ever sees half of it. Raises StoreError."""
+    temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with open(temp_path, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(render_gallery(page, thumbnails, secrets))
-            size = file.tell()
+        yield temp_path
         os.replace(temp_path, target)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.unlink(temp_path)
+            temp_path.unlink()
         raise StoreError(f"{target}: {error.strerror or error}") from None
-    return size
 
 
 def refuse_to_overwrite_pages(target: Path, pages: int) -> None:

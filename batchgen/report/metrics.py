@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from batchgen.errors import BatchgenError, JobLocked, LedgerError, StoreError, UsageError
-from batchgen.events import Event, RunStarted, SampleSucceeded
+from batchgen.events import Event, RunStarted
 from batchgen.ledger.acceptance import AcceptanceReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.reviews import reviewed
@@ -165,7 +165,7 @@ def _acceptance_values(reader: AcceptanceReader) -> Iterator[MetricValue]:
         yield "batchgen_seconds_per_accepted_image", (), 60 * minutes
 
 
-def run_values(run_progress: RunProgress, exposed_s: dict[str, float], now: float) -> Iterator[MetricValue]:
+def run_values(run_progress: RunProgress, now: float) -> Iterator[MetricValue]:
     """What the events of this run amount to. Pure."""
     for name, model in list(run_progress.models.items()):
         lasts, down = not run_progress.ended, run_progress.outage_for(name) is not None
@@ -173,7 +173,7 @@ def run_values(run_progress: RunProgress, exposed_s: dict[str, float], now: floa
         yield "batchgen_lane_cooled", (name,), float(lasts and model.cooling_until > now)
         yield "batchgen_lane_parked", (name,), float(model.parked_until > now)
         yield "batchgen_model_down", (name,), float(lasts and down)
-        yield "batchgen_exposed_seconds", (name,), exposed_s.get(name, 0.0)
+        yield "batchgen_exposed_seconds", (name,), model.exposed_s
 
 
 class MetricsFile:
@@ -191,7 +191,6 @@ class MetricsFile:
             raise UsageError(f"--metrics-file {path}: its folder is not there or not writable")
         self._path, self._job, self._folder = path, job, folder
         self._run_progress = RunProgress()
-        self._exposed_s: dict[str, float] = {}
         self._exit_code: int | None = None
         self._started, self._stopped = threading.Event(), threading.Event()
         self._failed = False
@@ -218,9 +217,6 @@ class MetricsFile:
         self._run_progress(event)
         if isinstance(event, RunStarted):
             self._started.set()  # not before: only now is it certain that no other run has the job
-        elif isinstance(event, SampleSucceeded) and event.exposed_ms is not None:
-            before_s = self._exposed_s.get(event.model, 0.0)
-            self._exposed_s[event.model] = max(before_s, event.exposed_ms / 1000)
 
     def _write_loop(self) -> None:
         """In a thread: the run never waits for it."""
@@ -259,7 +255,7 @@ class MetricsFile:
                 code, seconds = last.exit_code if code is None else code, (last.ended_at or 0.0) - last.started_at
         if self._run_progress.started_at and not self._run_progress.ended:
             seconds = now - self._run_progress.started_at
-        yield from run_values(self._run_progress, self._exposed_s, now)
+        yield from run_values(self._run_progress, now)
         if code is not None:
             yield "batchgen_run_exit_code", (), code
         if seconds is not None:

@@ -99,12 +99,10 @@ def _table(outcome: Outcome) -> str:
 
 def _thumbnails(job: Job, made: Sequence[Result]) -> list[bytes]:
     """WebP of each, empty where the image cannot be had now."""
-    from batchgen.report.thumbnails import Thumbnails  # Pillow and a pool of processes, for notebooks only
+    from batchgen.report.thumbnails import Thumbnails  # it brings Pillow, and a run from the command line shows none
 
     pictures = [(each.image.path, each.image.sha256) if each.image else ("", "") for each in made]
     try:
-        from batchgen.report.thumbnails import Thumbnails  # a run from the command line shows none
-
         return list(Thumbnails(job.folder, source=open_store(job.folder, job.bucket)).all(pictures))
     except StoreError:  # a bucket that is away
         return [b""] * len(pictures)

@@ -84,14 +84,10 @@ def picture_views(
 def verdict_views(said: Iterable[Verdict], sha256: str) -> tuple[VerdictView, ...]:
     """Of one image."""
     return tuple(
-        VerdictView(
-            by=each.by,
-            name=each.name,
-            ruling=each.ruling,
+        view_of(
+            VerdictView,
+            each,
             at=round(each.at),
-            reason=each.reason,
-            message=each.message,
-            score=each.score,
             twin=twin if isinstance(twin := each.details.get("twin"), str) else "",
             boxes=tuple(_boxes(each.details)),
         )

@@ -29,7 +29,8 @@ from batchgen.scheduling.stop_reason import StopReason
 
 @dataclass(slots=True)
 class ModelProgress:
-    """One AI model. ended: samples that got no image this run; `until` values are UTC seconds."""
+    """One AI model. ended: samples that got no image this run; exposed_s: the longest time for which an answer was received and not
+    yet durable; `until` values are UTC seconds."""
 
     wanted: int = 0
     made: int = 0
@@ -41,6 +42,7 @@ class ModelProgress:
     cooling_until: float = 0.0
     parked_until: float = 0.0
     stopped: str = ""
+    exposed_s: float = 0.0
 
     @property
     def done(self) -> int:
@@ -97,6 +99,7 @@ class RunProgress:
                 model = self._model(event.model)
                 model.open.pop(event.attempt, None)
                 model.made += 1
+                model.exposed_s = max(model.exposed_s, (event.exposed_ms or 0.0) / 1000)
                 self.usd += event.usd or 0.0
                 self.unpriced += event.usd is None
             case ImageJudged():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
 from batchgen.ledger.runs import QueueStatus
@@ -148,7 +148,7 @@ def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
 def stop_lines(ended: view.LastRun | view.RunSummary) -> Iterator[tuple[str, list[str]]]:
     """Why a run came to its end before its work did, and what helps."""
     if ended.message:
-        yield "stopped", [ended.message, *([f"    → {ended.remedy}"] if ended.remedy else [])]
+        yield "stopped", _listed(ended.message, remedy=ended.remedy)
 
 
 def waiting_line(job: view.JobView) -> str:
@@ -182,7 +182,7 @@ def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]
 def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
     """What went wrong and what helps; the same for a closing run and for `status`."""
     yield from discrepancy_lines(job.discrepancies)
-    if lines := [line for reason in job.reasons if reason.reason != "blocked" for line in _reason(reason)]:
+    if lines := [line for each in job.reasons if each.reason != "blocked" for line in _reason(each)]:
         yield "why", lines
     if job.blocked:
         yield "blocked", _blocked(job)
@@ -228,11 +228,14 @@ def discrepancy_lines(found: view.DiscrepancyView) -> Iterator[tuple[str, list[s
     ):
         if total:
             head = f"{formatting.count(total, 'image')} {'is' if total == 1 else 'are'} {words}:"
-            yield kind, [head, *(f"    {path}" for path in paths), *_more(len(paths), total), f"    → {remedy}"]
+            yield kind, _listed(head, paths, total, remedy)
 
 
-def _more(listed: int, total: int) -> list[str]:
-    return [f"    … and {total - listed:,} more"] if total > listed else []
+def _listed(head: str, lines: Iterable[str] = (), total: int = 0, remedy: str = "") -> list[str]:
+    """What there is, the first of it below, how many more there are, and what helps."""
+    shown = [f"    {line}" for line in lines]
+    more = [f"    … and {total - len(shown):,} more"] if total > len(shown) else []
+    return [head, *shown, *more, *([f"    → {remedy}"] if remedy else [])]
 
 
 def _images(summary: view.RunSummary) -> str:
@@ -254,54 +257,50 @@ def _time(summary: view.RunSummary) -> str:
     return formatting.duration(summary.seconds) + at_best
 
 
-def _reason(reason: view.ReasonView) -> Iterator[str]:
-    message = f": {short_message(reason.message)}" if reason.message else ""
-    yield f"{reason.samples:,} × {reason.reason or 'unknown'}{message}"
-    if reason.remedy:
-        yield f"    → {reason.remedy}"
+def _reason(found: view.ReasonView) -> list[str]:
+    message = f": {short_message(found.message)}" if found.message else ""
+    return _listed(f"{found.samples:,} × {found.reason or 'unknown'}{message}", remedy=found.remedy)
 
 
 def _uncertain(job: view.JobView) -> list[str]:
     total = job.samples.get("uncertain", len(job.uncertain))
     head = f"{formatting.count(total, 'sample')} sent and never answered; each may have been billed:"
-    lines = [f"    {sample.id}  {formatting.usd(sample.maybe_usd)}" for sample in job.uncertain]
-    return [head, *lines, *_more(len(lines), total)]
+    return _listed(head, (f"{sample.id}  {formatting.usd(sample.maybe_usd)}" for sample in job.uncertain), total)
 
 
 def _blocked(job: view.JobView) -> list[str]:
     total = job.totals.not_made.get("blocked", len(job.blocked))
     head = f"{formatting.count(total, 'image')} {'waits' if total == 1 else 'wait'} for an image that is not there:"
-    lines = [f"    {sample.id}  {short_message(sample.message)}" for sample in job.blocked]
-    return [head, *lines, *_more(len(lines), total), f"    → {REMEDIES['blocked']}"]
+    lines = (f"{sample.id}  {short_message(sample.message)}" for sample in job.blocked)
+    return _listed(head, lines, total, REMEDIES["blocked"])
 
 
 def _rejected(job: view.JobView) -> list[str]:
     head = f"{formatting.count(job.rejected, 'image')} {'is' if job.rejected == 1 else 'are'} rejected:"
-    return [head, *_reviewed(job.rejected_samples, job.rejected)]
+    return _listed(head, map(_reviewed, job.rejected_samples), job.rejected)
 
 
 def _warned(job: view.JobView) -> list[str]:
     head = f"checks have found something in {formatting.count(job.warned, 'image')}, kept and counted:"
-    remedy = "    → look at them; `check: {NAME: reject}` rejects what a check finds"
-    return [head, *_reviewed(job.warned_samples, job.warned), remedy]
+    remedy = "look at them; `check: {NAME: reject}` rejects what a check finds"
+    return _listed(head, map(_reviewed, job.warned_samples), job.warned, remedy)
 
 
-def _reviewed(samples: Sequence[ReviewedSample], total: int) -> list[str]:
-    return [*(f"    {each.id}  {_why_rejected(each)}" for each in samples), *_more(len(samples), total)]
-
-
-def _why_rejected(sample: ReviewedSample) -> str:
-    """`text: reads SALE 05%`, `by the judge: the handle is missing`, `anna: too dark`."""
+def _reviewed(sample: ReviewedSample) -> str:
+    """`mug  text: reads SALE 05%`, `mug  by the judge: the handle is missing`, `mug  anna: too dark`."""
     if sample.reason == "person" and sample.message:
-        return short_message(sample.message)  # which says who
-    why = BY_WHOM.get(sample.reason, sample.reason)
-    return short_message(f"{why}: {sample.message}" if sample.message else why)
+        why = sample.message  # which says who
+    else:
+        by = BY_WHOM.get(sample.reason, sample.reason)
+        why = f"{by}: {sample.message}" if sample.message else by
+    return f"{sample.id}  {short_message(why)}"
 
 
 def _flagged(summary: view.RunSummary) -> list[str]:
     head = f"{formatting.count(summary.flagged_total, 'image')} kept though not as asked for:"
-    lines = [f"    {image.path}  ({', '.join(image.flags)})" for image in summary.flagged]
-    return [head, *lines, *_more(len(lines), summary.flagged_total)]
+    return _listed(
+        head, (f"{image.path}  ({', '.join(image.flags)})" for image in summary.flagged), summary.flagged_total
+    )
 
 
 def next_steps(summary: view.RunSummary) -> list[str]:

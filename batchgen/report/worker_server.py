@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEPTH_MAX_AGE_S = 15.0  # the queue is walked for it
 DEPTH_TIME_SHARE = 100  # and takes at most a hundredth of the time, however long it is
 DEPTH_TIMEOUT_S = 3.0  # of a scrape, which waits for ten by default
+SHUTDOWN_S = 1.0
 DEPTH_STATES = ("ready", "taken", "later")
 
 
@@ -39,7 +40,6 @@ class WorkerCounters:
 
     def __init__(self) -> None:
         self._progress: dict[str, RunProgress] = {}
-        self._exposed_s: dict[str, dict[str, float]] = {}
         self._counts: Counter[tuple[str, str, tuple[str, str]]] = Counter()  # job, name of the metric, its other labels
 
     def __call__(self, event: Event, *, job: str = "", **_: object) -> None:
@@ -53,8 +53,6 @@ class WorkerCounters:
                     self._counts[job, "batchgen_requests_total", (event.model, "succeeded")] += 1
                 for file in event.files:
                     self._counts[job, "batchgen_images_total", (event.model, file.role)] += 1
-                exposed_s = self._exposed_s.setdefault(job, {})
-                exposed_s[event.model] = max(exposed_s.get(event.model, 0.0), (event.exposed_ms or 0.0) / 1000)
             case AttemptFailed():
                 self._counts[job, "batchgen_requests_total", (event.model, event.outcome)] += 1
         progress(event)
@@ -64,7 +62,7 @@ class WorkerCounters:
         for (job, name, labels), count in list(self._counts.items()):
             yield job, (name, labels, count)
         for job, progress in list(self._progress.items()):
-            for value in run_values(progress, self._exposed_s.get(job, {}), now):
+            for value in run_values(progress, now):
                 yield job, value
 
 
@@ -138,14 +136,12 @@ class WorkerServer:
 
 
 @asynccontextmanager
-async def serving(server: WorkerServer, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(app: web.Application, listener: socket.socket, log_name: str) -> AsyncIterator[None]:
     """In the loop that does the work, so that one that stands still answers nobody. listener: bound to the address."""
-    scrape_log = logging.getLogger("batchgen.metrics")  # what a client sends amiss is no news for a terminal
-    scrape_log.addHandler(logging.NullHandler())
-    scrape_log.propagate = False
-    runner = web.AppRunner(
-        server.application(), access_log=None, logger=scrape_log, shutdown_timeout=1.0, handle_signals=False
-    )
+    client_log = logging.getLogger(log_name)  # what a client sends amiss is no news for a terminal
+    client_log.addHandler(logging.NullHandler())
+    client_log.propagate = False
+    runner = web.AppRunner(app, access_log=None, logger=client_log, shutdown_timeout=SHUTDOWN_S, handle_signals=False)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()

@@ -15,7 +15,6 @@ from batchgen.errors import UsageError
 from batchgen.item import Check
 from batchgen.profiles.packages import installed, package_of
 from batchgen.records import Ruling
-from batchgen.review.check_type import Asked as Asked
 from batchgen.review.check_type import CheckType, Finding, Option
 
 CHECKS = "batchgen.checks"  # the group of entry points
@@ -89,7 +88,7 @@ BACKGROUND = CheckType(
 TEXT = CheckType(
     name="text",
     description="Does it say what it should? Case, spaces, and letters that look alike (0 and O, 1, l and I) do not count.",
-    examine="batchgen.review.text:text",
+    examine="batchgen.review.detectors:text",
     options={
         "text": Option(
             kind="text",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
-from importlib import import_module
 from typing import Any
 
+from batchgen.derivatives.worker import function_named
 from batchgen.review.check_type import Asked, Finding
 from batchgen.review.checks import FAILED, check_type
 from batchgen.review.image import CheckImage
@@ -31,13 +30,7 @@ def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[di
 def _examine(image: CheckImage, name: str, options: Mapping[str, Any], asked: Asked) -> Finding:
     try:
         kind = check_type(name)
-        return _function(kind.examine)(image, kind.values(options), asked)
+        examine: Examine = function_named(kind.examine)
+        return examine(image, kind.values(options), asked)
     except Exception as error:  # Pillow raises all sorts of them on hostile bytes, and a check is anybody's code
         return Finding(reason=FAILED, message=f"{type(error).__name__}: {error}"[:500])
-
-
-@cache
-def _function(name: str) -> Examine:
-    module, _, attribute = name.partition(":")
-    found: Examine = getattr(import_module(module), attribute)
-    return found

@@ -8,7 +8,7 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -54,9 +54,7 @@ class Bench:
             outputs=[output.spec for output in found],
         )  # fmt: skip
         names = {output.path: output.name for output in found}
-        self.rows = put_derivatives(
-            render(RenderRequest.from_json(json.loads(json.dumps(request.to_json())))), {}, store
-        )
+        self.rows = put_derivatives(render(RenderRequest.from_json(json.loads(json.dumps(asdict(request))))), {}, store)
         assert list(Path(store.spool).iterdir()) == []
         return {names.get(row.path, "beside"): row for row in self.rows}
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def rendered(folder: Path, data: bytes, post: Post, **facts) -> dict[str, Render
         source_type=post.source_type, provenance=replace(FACTS, sha256=sha256, **facts),
         outputs=[output.spec for output in outputs_of(post, "fox", "png", "shop")],
     )  # fmt: skip
-    made = render(RenderRequest.from_json(request.to_json()))
+    made = render(RenderRequest.from_json(asdict(request)))
     return {file.path.split("/")[1]: file for file in made if file.format != "xmp"}
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 import batchgen
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.report.log_events import LOG_EVENTS
-from batchgen.review.checks import Asked, check_type
+from batchgen.review.check_type import Asked
+from batchgen.review.checks import check_type
 from batchgen.review.image import CheckImage
 from tests.docs.check_table import check_table
 from tests.docs.field_table import field_table

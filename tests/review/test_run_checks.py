@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from batchgen.derivatives.render_process import RenderProcess
 from batchgen.item import DEFAULT_CHECKS, Check
 from batchgen.records import Verdict
-from batchgen.review.checks import CHECKS, Asked, basis_of
+from batchgen.review.check_type import Asked
+from batchgen.review.checks import CHECKS, basis_of
 from batchgen.review.run_checks import CheckTask, run_checks
 from batchgen.review.twins import TwinIndex
 from tests.support.derivatives import needs_proc, workers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchgen.review.text import compare, rest_of
+from batchgen.review.detectors import compare, rest_of
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.ledger.verdicts import VerdictReader, last_ruling, review_state
 from batchgen.planning.plan import RETRY_STATES as RETRY_STATES
-from batchgen.records import HAS_IMAGE
-from batchgen.records import Verdict as Verdict
+from batchgen.records import HAS_IMAGE, Verdict
 from batchgen.report.dashboard.job_card import JobLocation, RetryView
 from batchgen.report.gallery_data import SampleView
 from batchgen.report.picture_views import PictureView, verdict_views

@@ -146,9 +146,7 @@ class RequestGuard:
         if "text/html" not in request.headers.get("Accept", "") or not self._known_host(request):
             way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
             return error_response(401, f"{why}: {way}")
-        text = "".join(render_document(TOKEN_PAGE, "token", "{}")).replace("WHY", f"{why[0].upper()}{why[1:]}.", 1)
-        policy = {"Content-Security-Policy": f"{TOKEN_PAGE.policy}; frame-ancestors 'none'"}
-        return web.Response(text=text, status=401, content_type="text/html", headers=policy)
+        return _refusal_page(TOKEN_PAGE, "token", why, 401)
 
     def middleware(self, find_folder: FindFolder) -> Middleware:
         @web.middleware
@@ -173,9 +171,17 @@ def _closed(request: web.Request, why: str) -> web.Response:
     """A person gets a page, a program one line of JSON."""
     if "text/html" not in request.headers.get("Accept", ""):
         return error_response(403, why)
-    text = "".join(render_document(CLOSED_PAGE, "closed", "{}")).replace("WHY", f"{why[0].upper()}{why[1:]}.", 1)
-    policy = {"Content-Security-Policy": f"{CLOSED_PAGE.policy}; frame-ancestors 'none'"}
-    return web.Response(text=text, status=403, content_type="text/html", headers=policy)
+    return _refusal_page(CLOSED_PAGE, "closed", why, 403)
+
+
+def _refusal_page(parts: PageParts, title: str, why: str, status: int) -> web.Response:
+    text = "".join(render_document(parts, title, "{}")).replace("WHY", f"{why[0].upper()}{why[1:]}.", 1)
+    return web.Response(text=text, status=status, content_type="text/html", headers=page_policy(parts))
+
+
+def page_policy(parts: PageParts) -> dict[str, str]:
+    """What the browser may do with a page, as a header."""
+    return {"Content-Security-Policy": f"{parts.policy}; frame-ancestors 'none'"}
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -38,8 +38,8 @@ class OpenPicture:
 
 def open_picture(folder: Path, attempt: int, k: int) -> OpenPicture | None:
     """None when there is no such picture, none that lies inside the folder, or its bytes are none."""
-    located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
-    return _open(*located) if located is not None and SHA256.fullmatch(located[2]) else None
+    located = _locate_picture(folder, attempt, k)
+    return None if located is None else _open(*located)
 
 
 def open_derivative(folder: Path, item_id: str, n: int, sha: str) -> OpenPicture | None:
@@ -73,8 +73,7 @@ def _sniff_type(file: IO[bytes], sha256: str) -> OpenPicture | None:
 def thumbnail(folder: Path, attempt: int, k: int, side: int | None = None) -> bytes | None:
     """WebP, made now if it was not made before, and kept where the gallery keeps it. side: pixels, for another size, which is
     not kept."""
-    located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
-    if located is None or not SHA256.fullmatch(located[2]):
+    if (located := _locate_picture(folder, attempt, k)) is None:
         return None
     store, path, sha256 = located
     try:
@@ -97,6 +96,11 @@ def open_reference(files: ReferenceFiles, sha256: str) -> OpenPicture | None:
 def reference_thumbnail(folder: Path, files: ReferenceFiles, sha256: str) -> bytes | None:
     """As `thumbnail`."""
     return Thumbnails(folder, source=files).thumbnail(sha256, sha256) or None
+
+
+def _locate_picture(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
+    located = _locate(folder, lambda ledger: ledger.placed_picture(attempt, k))
+    return located if located is not None and SHA256.fullmatch(located[2]) else None
 
 
 def _locate(folder: Path, find: Callable[[HistoryReader], tuple[str, str] | None]) -> tuple[Store, str, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 import time
@@ -20,10 +19,18 @@ from batchgen.errors import BatchgenError
 from batchgen.report import metrics
 from batchgen.report.dashboard import actions, pictures
 from batchgen.report.dashboard.clients import PARAMETER, Client, add_client
-from batchgen.report.dashboard.guard import BODY_MAX_BYTES, CLIENT_KEY, RequestGuard, add_headers, error_response
+from batchgen.report.dashboard.guard import (
+    BODY_MAX_BYTES,
+    CLIENT_KEY,
+    RequestGuard,
+    add_headers,
+    error_response,
+    page_policy,
+)
 from batchgen.report.dashboard.hub import Hub
 from batchgen.report.dashboard.watched_job import Live, WatchedJob
 from batchgen.report.gallery import GALLERY_SCRIPTS, PageParts, render_document, safe_json
+from batchgen.report.worker_server import serving
 from batchgen.sanitize import redact_secrets
 
 STYLES = ("gallery", "dashboard")
@@ -32,7 +39,6 @@ JOB_PAGE = PageParts(STYLES, ("job", "gallery", "people", "confirm"), (*GALLERY_
 IMMUTABLE_CACHE = "private, max-age=86400, immutable"  # their addresses change with them
 SAMPLE_NUMBER = re.compile(r"[0-9]{1,9}")
 GZIP_ABOVE_BYTES = 10_000
-SHUTDOWN_S = 1.0
 KEEPALIVE_INTERVAL_S = 5.0
 WRITE_TIMEOUT_S = 20.0  # a client that takes nothing for so long is dropped; it comes back by itself
 RETRY_MS = 2000
@@ -250,9 +256,8 @@ class Dashboard:
         chosen = [state for state in states if isinstance(state, str)] if isinstance(states, list) else []
         location = (await self._watch(request)).location
 
-        async def begin() -> dict[
-            str, Any
-        ]:  # in this thread: a child inherits the nice value of the thread that starts it
+        async def begin() -> dict[str, Any]:
+            # In this thread: a child inherits the nice value of the thread that starts it.
             return {"pid": self.hub.actions.retry(location, chosen)}
 
         return await self._run_action(begin)
@@ -279,11 +284,7 @@ class Dashboard:
 
     async def invite(self, request: web.Request) -> web.Response:
         """A link for a client, which is shown once."""
-        folder, given, origin = (
-            (await self._watch(request)).location.folder,
-            await _body(request),
-            request.headers["Origin"],
-        )
+        folder, given = (await self._watch(request)).location.folder, await _body(request)
         name, days = given.get("name"), given.get("days")
 
         def add() -> dict[str, Any]:
@@ -292,7 +293,7 @@ class Dashboard:
             if not isinstance(name, str) or not isinstance(days, int) or not 0 < days <= MAX_LINK_DAYS:
                 raise actions.ActionRefused(f"a link has a name, and lasts 1 to {MAX_LINK_DAYS} days")
             token = add_client(folder, name, days * 86400.0)
-            return {"address": f"{origin}/jobs/{request.match_info['job']}/?{PARAMETER}={token}"}
+            return {"address": f"{request.headers['Origin']}/jobs/{request.match_info['job']}/?{PARAMETER}={token}"}
 
         return await self._run_action(lambda: self.hub.in_picture_thread(add))
 
@@ -339,8 +340,7 @@ def _thumbnail(small: bytes | None) -> web.Response:
 async def _page(request: web.Request, parts: PageParts, title: str, facts_text: str) -> web.StreamResponse:
     pieces = render_document(parts, title, facts_text)
     body = await asyncio.to_thread(lambda: "".join(pieces).encode("utf-8", "replace"))
-    policy = {"Content-Security-Policy": f"{parts.policy}; frame-ancestors 'none'"}
-    response = web.Response(body=body, content_type="text/html", charset="utf-8", headers=policy)
+    response = web.Response(body=body, content_type="text/html", charset="utf-8", headers=page_policy(parts))
     if len(body) > GZIP_ABOVE_BYTES:
         response.enable_compression()
     return response
@@ -364,19 +364,13 @@ def format_event(name: str, data: str, event_id: str = "") -> str:
 async def serve(make_dashboard: Callable[[int], Dashboard], listener: socket.socket, stop: asyncio.Event) -> None:
     """Until `stop` is set. make_dashboard: given the port. listener: bound to the address."""
     dashboard = make_dashboard(listener.getsockname()[1])
-    browser_log = logging.getLogger("batchgen.dashboard")  # what a browser sends amiss is no news for a terminal
-    browser_log.addHandler(logging.NullHandler())
-    browser_log.propagate = False
-    runner = web.AppRunner(
-        dashboard.application(), access_log=None, logger=browser_log, shutdown_timeout=SHUTDOWN_S, handle_signals=False
-    )
-    await runner.setup()
-    polling = asyncio.create_task(dashboard.hub.poll())
     try:
-        await web.SockSite(runner, listener).start()
-        await stop.wait()
+        async with serving(dashboard.application(), listener, "batchgen.dashboard"):
+            polling = asyncio.create_task(dashboard.hub.poll())
+            try:
+                await stop.wait()
+            finally:
+                polling.cancel()
+                await dashboard.hub.disconnect_clients()
     finally:
-        polling.cancel()
-        await dashboard.hub.disconnect_clients()
-        await runner.cleanup()
         dashboard.hub.close()

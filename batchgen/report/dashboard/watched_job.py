@@ -17,9 +17,10 @@ from batchgen.ledger.location import has_ledger, ledger_identity, lost_ledger_in
 from batchgen.ledger.reader import HistoryReader, RunRow
 from batchgen.ledger.reviews import JOURNAL, journal_size, open_history
 from batchgen.ledger.schema import ledger_path
+from batchgen.records import Verdict
 from batchgen.report.acceptance import ComparedView, read_compared
 from batchgen.report.attached_files import ReferenceFiles, sidecar_files
-from batchgen.report.dashboard.actions import Verdict, record_review, with_review
+from batchgen.report.dashboard.actions import record_review, with_review
 from batchgen.report.dashboard.clients import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
 from batchgen.report.gallery_data import (
@@ -301,7 +302,7 @@ class WatchedJob:
         return number in self._client_numbers[1]
 
     def record_review(self, given: Mapping[str, Any], name: str) -> None:
-        """And show it. Raises as `review.record_review` does."""
+        """And show it. Raises as `actions.record_review` does."""
         review = record_review(self.location.folder, given, name)
         if self._feed is None or not self._feed.add_review(review):
             self.refresh(samples=True)
