@@ -1,4 +1,5 @@
-"""What a run may spend and start beside all other runs of the user: the terms of each lane, and what is left of the budgets."""
+"""What a run may spend and start, shared with all other runs of the user: the terms of each lane, and what is left of
+the budgets."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ PERIOD_S = 60.0 + MARGIN_S
 
 
 class JobBudgets:
-    """One job's side of the shared book. emulated: its money is no real money and counts for this job alone.
+    """One job's side of the shared quota store. emulated: its money is not real and counts for this job alone.
 
-    worker: one of several that work on the job at the same time; '' for its run, behind the job's lock. What a worker
-    reserved stays spent when it dies, until `died` is called or a later run of the job asks the ledger.
+    worker: the name of one of several that work on the job at the same time; '' for the job's run, behind its lock.
+    What a worker reserved stays spent if it dies, until `release_worker` is called or a later run of the job asks the
+    ledger.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class JobBudgets:
         self._worker = worker
 
     async def quota_logs(self, loads: Mapping[str, LaneLoad]) -> dict[str, SharedQuota]:
-        """The log of starts and money of each lane, holding all that this job's ledger knows."""
+        """The starts and money of each lane, including everything that this job's ledger knows."""
         if not self._worker:
             self._shared.delete_reservations(self._job, self._money_scope)
             self._shared.delete_lost_reservations(self._job, self._money_scope)
@@ -69,7 +71,7 @@ class JobBudgets:
         for lane, load in loads.items():
             quota, account = self._quota_and_account(lane)
             provider = self._routes[lane].profile.provider
-            if load.batch:  # its quotas are its own; only what it costs counts together with the rest
+            if load.batch:  # it has quotas of its own; only its cost counts with the rest
                 budgets = self._limits.shared_budgets(provider, account)
                 terms = StartLimits(job=self._job, account=account, spend_scope=self._money_scope, budgets=budgets)
                 quota_logs[lane] = self._shared.start_log(f"{quota}|batch", PERIOD_S, terms)
@@ -92,7 +94,7 @@ class JobBudgets:
         return quota_logs
 
     async def remaining(self, max_usd: float | None) -> tuple[float | None, str]:
-        """(USD, run | day | month) of the budget that has least left now; (None, "run") when none is set."""
+        """(USD, run | day | month) of the budget with the least left; (None, "run") if no budget is set."""
         of_run = max_usd if max_usd is not None else self._limits.budget_usd
         found: list[tuple[float, str]] = [] if of_run is None else [(of_run, "run")]
         for budget in {each for lane in self._routes for each in self._budgets(lane)}:
@@ -105,22 +107,24 @@ class JobBudgets:
         return self._limits.shared_budgets(self._routes[lane].profile.provider, self._quota_and_account(lane)[1])
 
     def _quota_and_account(self, lane: str) -> tuple[str, str]:
-        """Of the lane's quota and account."""
+        """The keys of the lane's quota and account."""
         route = self._routes[lane]
         quota = quota_key(route.profile.provider, route.base_url, route.account, route.profile.id)
         return quota, account_key(route.base_url, route.account)
 
     async def release_worker(self, worker: str) -> None:
-        """The ledger has settled all that this worker had in flight, and it will never settle anything itself."""
+        """Forget what a worker has reserved: the ledger has settled everything it had in flight, and it will settle
+        nothing itself."""
         self._shared.delete_reservations(self._job, self._money_scope, worker)
         await self._reconcile_spend()
 
     async def _reconcile_spend(self) -> None:
-        """Add to the shared spend what only this job's ledger knows: of a run or worker that was killed, or had no book.
+        """Add to the shared spending what only this job's ledger knows: money of a run or worker that was killed, or
+        could not write to the quota store.
 
-        What it had reserved is forgotten before, for the ledger says what became of each of its requests; what others
-        have reserved is not yet in the ledger and not looked at. What is missing of the last ten minutes is dated now, the
-        rest to the beginning of the day or the month.
+        What it had reserved is forgotten first, as the ledger says what became of each of its requests. What others
+        have reserved is not in the ledger yet and not considered. What is missing from the last ten minutes is dated
+        now, the rest to the beginning of the day or the month.
         """
         lanes: dict[str, list[str]] = {}
         for lane in self._routes:
@@ -147,7 +151,8 @@ class JobBudgets:
 
 
 def open_shared_quota(request: RunRequest, routes: Mapping[str, Route]) -> QuotaStore:
-    """One ledger's server counts for all machines; the state folder counts for this host. Raises LedgerError."""
+    """Open the shared quota: a ledger's server counts for all machines, the state folder for this host. Raises
+    LedgerError."""
     settings = request.job.settings
     location = request.server_url or state_folder(settings)
     usual = next(state_folders(settings), None)
@@ -163,16 +168,17 @@ def open_shared_quota(request: RunRequest, routes: Mapping[str, Route]) -> Quota
 
 
 def counts_all_jobs(limits: Limits, providers: Iterable[str], *, emulated: bool) -> bool:
-    """Whether what other jobs spend binds this one. An emulator's money is not real, and each emulated job counts its own."""
+    """Whether what other jobs spend counts for this one. An emulator's money is not real, so each emulated job counts
+    its own."""
     return not emulated and any(map(limits.counts_all_jobs, set(providers)))
 
 
 def remaining_budget(
     job: Job, profiles: Iterable[Profile], reader: Reader | None, max_usd: float | None
 ) -> tuple[float | None, str]:
-    """What `JobBudgets.remaining` will answer, for read-only commands: from the shared quota as it is, or the job's ledger if that
-    knows of more. A tier's month is left out: it is of one account, and looking needs no key. Raises LedgerError when a
-    budget counts all jobs and what they spend cannot be read."""
+    """What `JobBudgets.remaining` will return, for read-only commands: from the shared quota as it is, or from the
+    job's ledger if that knows of more. A tier's monthly limit is left out: it belongs to one account, and looking needs
+    no key. Raises LedgerError if a budget counts all jobs and their spending cannot be read."""
     limits, state = job.manifest.limits, None
     if not job.emulated:
         state = server_address(job.folder, None) or ledger_url(job.settings) or state_folder(job.settings)

@@ -1,4 +1,4 @@
-"""Samples that need pictures of other samples: what they send once these exist, and what becomes of them if they never will."""
+"""Samples that need images of other samples: what they send once these exist, and what happens if they never will."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from batchgen.store.store import Store
 
 
 def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: Callable[[str], str]) -> str:
-    """All that reaches the wire for sample n. file_digest: sha256 by path; made_digest: by the key of another sample."""
+    """Everything that reaches the wire for sample n. file_digest: the sha256 of a path; made_digest: that of another
+    sample's image, by key."""
     digests = [
         made_digest(reference_key(name)) if name.startswith("@") else file_digest(name) for name in item.references
     ]
@@ -28,12 +29,13 @@ def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: 
 
 
 class Dependents:
-    """Lets go what waited, and fetches what it sends. Not thread-safe: the event loop is its only caller."""
+    """Releases samples that waited for images of others, and provides these images. Not thread-safe: call it from the
+    event loop only."""
 
     def __init__(
         self, backlog: Backlog, ledger: Ledger, store: Store, references: References, on_supplied: Callable[[str], None]
     ) -> None:
-        """on_supplied: told of each lane that has got more to do."""
+        """on_supplied: called with each lane that has more to do."""
         self._backlog = backlog
         self._reader: Reader = ledger.reader
         self._store = store
@@ -42,14 +44,15 @@ class Dependents:
         self._on_supplied = on_supplied
 
     def images_made(self, keys: Iterable[str]) -> None:
-        """These samples have their pictures, recorded in the ledger: what waited only for them may start."""
+        """Release the samples that waited only for the images of these samples, which are now in the ledger."""
         for key in keys:
             for lane, sample in self._backlog.release_dependents(key):
                 self._backlog.add(lane, [self.with_fingerprint(sample)])
                 self._on_supplied(lane)
 
     def block(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
-        """These samples end without pictures: what waited for them is blocked, and what waited for that. With reasons."""
+        """Block the samples that waited for these samples, which end without images, and those that waited for the
+        blocked ones. Returns them with reasons."""
         blocked: list[tuple[Sample, str]] = []
         left = [(key, blocked_message(key, state, reason)) for key in keys]
         while left:
@@ -62,9 +65,9 @@ class Dependents:
         return blocked
 
     def locate_reference(self, name: str) -> tuple[References, str]:
-        """Where a reference that is no link lies: a file of the manifest, or the picture of another item.
+        """Where a reference that is not a link is: a file of the manifest, or the image of another item.
 
-        Raises UsageError when that is gone.
+        Raises UsageError if it is gone.
         """
         if not name.startswith("@"):
             return self.references, name
@@ -74,7 +77,7 @@ class Dependents:
         return self._item_images, path
 
     def referenced_image(self, name: str) -> RecordedImage:
-        """Of the reference `@item`. Raises UsageError when it is gone."""
+        """The image that the reference `@item` means. Raises UsageError if it is gone."""
         return self._picture(reference_key(name))
 
     def earlier_turns(self, item: Item, n: int) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class Dependents:
         try:
             wire = wire_of(sample.item, sample.n, self.references.digest, lambda key: self._picture(key).file.sha256)
         except (OSError, UsageError):
-            return sample  # what it sends cannot be read: it fails when its turn comes, and it alone
+            return sample  # its inputs cannot be read: it alone fails, when its turn comes
         return replace(sample, wire=wire, fingerprint=fingerprint(wire))
 
     def _picture(self, key: str) -> RecordedImage:

@@ -1,5 +1,5 @@
-"""The end of a run: whether the pictures that its ledger names are the files that stand there, what it comes to in figures, and
-what ledger and results keep of it."""
+"""Ends a run: compares the images in the ledger with the files, adds up the run's figures, and records them in ledger
+and results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from batchgen.store.local_folder import FileVerdict
 
 READERS = 8
 STAMP_BATCH_FILES = 500  # files
-NOTE_FROM_FILES = 100  # files to read: below, it takes no time worth a word
+NOTE_FROM_FILES = 100  # files to read; fewer take no time worth mentioning
 
 
 async def end_run(
@@ -35,7 +35,8 @@ async def end_run(
     run_forecast: Forecast,
     started: float,
 ) -> Outcome:
-    """Looks for discrepancies between the ledger and the store, records the end and tells of it. started: UTC seconds."""
+    """Look for discrepancies between ledger and store, record the end of the run and report it. started: UTC
+    seconds."""
     ledger, store = state.ledger, state.store
     ending = await _count(request, state, reconciliation, ending)
     seconds = time.time() - started
@@ -54,8 +55,8 @@ async def end_run(
 
 
 async def _count(request: RunRequest, state: JobState, reconciliation: Reconciliation, ending: RunEnding) -> RunEnding:
-    """With what only the ledger knows. It is not compared with the store after a run that was stopped, which does not end
-    with 0, nor while workers are still placing pictures."""
+    """Complete a run's ending with what only the ledger knows. It is not compared with the store after a run that was
+    stopped, which does not end with 0, nor while workers are still moving images into place."""
     discrepancies = Discrepancies()
     if not (ending.stop_reason or ending.with_workers or ending.waiting_uploads):
         discrepancies = await _find_discrepancies(request, state)
@@ -75,7 +76,7 @@ async def _count(request: RunRequest, state: JobState, reconciliation: Reconcili
 
 
 def _saved_usd(request: RunRequest, state: JobState) -> float:
-    """What this run's batches have cost less than the same requests one by one."""
+    """How much less this run's batches cost than the same requests one by one."""
     saved, catalogue = 0.0, request.job.manifest.catalogue
     for lane, usd in state.ledger.reader.usd_by_lane(state.ledger.run_id).items():
         factor = catalogue.resolve(lane.partition("/")[2]).prices.batch_factor if is_batch(lane) else None
@@ -84,7 +85,8 @@ def _saved_usd(request: RunRequest, state: JobState) -> float:
 
 
 def tidy_up(request: RunRequest, state: JobState, outcome: Outcome, *, rebuild: bool) -> None:
-    """Kept answers that served go, and results.jsonl has one line an item, in the manifest's order. Raises StoreError, LedgerError."""
+    """Delete kept answers that are no longer needed, and write results.jsonl with one line per item, in the manifest's
+    order. Raises StoreError, LedgerError."""
     forget_settled_answers(state.ledger.reader, state.store)
     try:
         rebuild = rebuild or outcome.left > 0 or outcome.derived.changed
@@ -92,14 +94,15 @@ def tidy_up(request: RunRequest, state: JobState, outcome: Outcome, *, rebuild: 
         state.results.compact(request.job.manifest.item_ids, rebuild=rebuild)
         state.ledger.set_meta(results_tidy="yes", results_order="manifest")
     except (StoreError, LedgerError):
-        if outcome.stopped_by != "disk":  # else it has been said, and the next run writes the file anew
+        if outcome.stopped_by != "disk":  # then it was reported, and the next run writes the file again
             raise
 
 
 async def _find_discrepancies(request: RunRequest, state: JobState) -> Discrepancies:
-    """Once everything is in its place. A file with the size and the stamp that the ledger knows is taken for what it was; one
-    with another stamp is read, and its stamp remembered when it is the same all the same."""
-    state.ledger.flush()  # placing is not waited for
+    """Compare the ledger with the store, once everything is in its place. A file with the size and the stamp in the
+    ledger is taken to be unchanged. One with another stamp is read, and its stamp recorded if the contents are the
+    same."""
+    state.ledger.flush()  # images may still be on their way to their places
     try:
         missing, changed, doubtful = await asyncio.to_thread(_compare_stamps, state)
         if len(doubtful) >= NOTE_FROM_FILES:
@@ -120,7 +123,8 @@ async def _find_discrepancies(request: RunRequest, state: JobState) -> Discrepan
 
 
 def _compare_stamps(state: JobState) -> tuple[list[str], list[str], list[tuple[CurrentPicture, str]]]:
-    """Paths of pictures that are missing and that have another size; and pictures with another stamp, each with that."""
+    """The paths of images that are missing and of those with another size, and the images with another stamp, each with
+    that stamp."""
     missing, changed, doubtful = list[str](), list[str](), list[tuple[CurrentPicture, str]]()
     stat_lookup, pending_uploads = state.store.stat_lookup(), state.store.pending_uploads
     for picture in state.ledger.reader.current_pictures():
@@ -137,7 +141,7 @@ def _compare_stamps(state: JobState) -> tuple[list[str], list[str], list[tuple[C
 def _verify_contents(
     state: JobState, doubtful: Sequence[tuple[CurrentPicture, str]], interrupted: threading.Event
 ) -> dict[FileVerdict, list[str]]:
-    """Paths by what was found, as far as it came before it was interrupted."""
+    """Paths by what was found, up to the point where the check was interrupted."""
 
     def judge(each: tuple[CurrentPicture, str]) -> FileVerdict | None:
         picture, _ = each

@@ -40,7 +40,7 @@ class Job:
     folder: Path
     settings: Settings
     emulated: bool = False
-    bucket: str = ""  # where its pictures live, when not in the folder
+    bucket: str = ""  # where its images are, if not in the folder
 
     def __repr__(self) -> str:
         kind = "emulated job" if self.emulated else "job"
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def results(self) -> Results:
-        """How each of its samples stands, as far as it has run."""
+        """The state of each of its samples so far."""
         return Results(self)
 
 
@@ -62,11 +62,12 @@ def load(
 ) -> Job:
     """Open a manifest: the path of a file, or data, which is a mapping as in a file, or a list of items or of prompts.
 
-    A file's head is read and checked now, its items when it is planned or run. output: the folder for images and ledger;
-    default what the manifest says, else NAME beside it, and NAME.emulated when emulate is set. The address of a bucket, there
-    or in the manifest, takes the images, and the folder is NAME beside the manifest; an emulated job uses a bucket only when
-    `output` names it. name: required for data, which has no file to be named after; its folder is NAME in the current folder, where its
-    relative paths begin too. environ: instead of the process's environment. Raises ManifestError, SettingsError, UsageError.
+    A file's head is read and checked now, its items when it is planned or run. output: the folder for images and
+    ledger; by default the one that the manifest names, or else NAME beside the manifest, and NAME.emulated if emulate
+    is set. If it is the address of a bucket, here or in the manifest, the bucket gets the images, and the folder is
+    NAME beside the manifest; an emulated job only uses a bucket that `output` names. name: required for data, which has
+    no file to be named after; its folder is NAME in the current folder, which its relative paths are also relative to.
+    environ: replaces the process's environment. Raises ManifestError, SettingsError, UsageError.
     """
     output = None if output is None else os.fspath(output)
     bucket = _bucket_address(output) if output is not None else ""
@@ -100,7 +101,7 @@ def load(
 
 
 def _file_or_data(source: object, name: str | None, output: str | None) -> Path | DataSource:
-    """Raises UsageError for what is neither, and for data that says nowhere which folder it is for."""
+    """Raises UsageError for anything else, and for data without a name or folder."""
     if isinstance(source, str | os.PathLike):
         if name is not None:
             raise UsageError("name= is for data; a file says its own: `name:` in its head")
@@ -120,13 +121,13 @@ def _file_or_data(source: object, name: str | None, output: str | None) -> Path 
 
 
 def _is_asked_itself(provider: str, settings: Settings) -> bool:
-    """Whether requests for a provider reach its vendor. Raises SettingsError, UsageError."""
+    """Whether requests for a provider go to its vendor. Raises SettingsError, UsageError."""
     endpoint = registry.endpoint_of(provider)
     return endpoint.is_vendor_url(settings.access(endpoint).base_url)
 
 
 def _dotenv_leads_elsewhere(settings: Settings) -> bool:
-    """Whether a folder's `.env` says where requests go, be it to a provider that nobody asks."""
+    """Whether a folder's `.env` sets where requests go, even for a provider that is not used."""
     names = settings.dotenv_base_urls
     if any(name.startswith("BATCHGEN_") for name in names):
         return True
@@ -144,8 +145,8 @@ def _bucket_address(output: str) -> str:
 
 
 def open_reader(job: Job, url: str | None = None) -> Reader | None:
-    """A reader of what is known so far, even when this folder is new to a job that a server knows. url: of that server, by default
-    what the job's settings say."""
+    """A reader of what is known so far, also if this folder is new to a job that a server knows. url: the server's, by
+    default from the job's settings."""
     url = url or ledger_url(job.settings)
     if has_ledger(job.folder):
         return reviewed(Reader.open(job.folder, url), job.folder)
@@ -157,8 +158,8 @@ def open_reader(job: Job, url: str | None = None) -> Reader | None:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The samples of a job, an item's beside each other. They are read from its ledger whenever they are asked for, so they
-    take no memory and are those of now. ledger: address of the server that has it, where the settings do not say."""
+    """The samples of a job, those of an item together. They are read from the ledger on each use, so they take no
+    memory and are up to date. ledger: the address of its server, if the settings do not say."""
 
     job: Job
     ledger: str | None = None
@@ -167,7 +168,7 @@ class Results:
         return self.in_states(CURRENT_STATES)
 
     def in_states(self, states: Sequence[str]) -> Iterator[Result]:
-        """Only those: `in_states(("failed", "refused"))`. Raises LedgerError."""
+        """The samples in these states: `in_states(("failed", "refused"))`. Raises LedgerError."""
         opened = open_reader(self.job, self.ledger)
         if opened is None:
             return
@@ -180,7 +181,7 @@ class Results:
         return sum(self.counts().values())
 
     def counts(self) -> Mapping[str, int]:
-        """How many there are in each state."""
+        """The number of samples in each state."""
         opened = open_reader(self.job, self.ledger)
         if opened is None:
             return {}

@@ -1,5 +1,5 @@
-"""Jobs at their vendors, cancelled there because a person wants it. How they end is recorded here while no run is going on, and
-by that run otherwise."""
+"""Cancels jobs at their vendors because a person wants it. How they end is recorded here, or by the run if one is going
+on."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from batchgen.providers.contract import SupportsCancel
 from batchgen.records import PendingJob, Reply, Request, Response, lane_model
 
 CONCURRENCY = 8
-POLLS, POLL_DELAY_S = 5, 1.0  # until a job that was cancelled says so
+POLLS, POLL_DELAY_S = 5, 1.0  # how often and how long to wait for a job to be cancelled
 
 
 @dataclass(frozen=True, slots=True)
 class CancelledJobs:
-    """Jobs by what became of them. cancelled: their vendor has cancelled them, or said that it would; made: their images were
-    there before, and the next run fetches them; going_on: why, by provider or job. running: another run records all this."""
+    """What became of the jobs. cancelled: their vendor cancelled them, or said that it will. made: their images were
+    finished before; the next run fetches them. going_on: the reason, by provider or job. running: another run records
+    all this."""
 
     cancelled: int = 0
     made: int = 0
@@ -38,7 +39,8 @@ class CancelledJobs:
 
 
 async def cancel_jobs(job: Job, *, dry_run: bool = False) -> CancelledJobs:
-    """dry_run: how many would be cancelled; nothing is sent. Raises SettingsError, StoreError, LedgerError."""
+    """Cancel the jobs of a job folder. dry_run: only count those that would be cancelled; nothing is sent. Raises
+    SettingsError, StoreError, LedgerError."""
     with Reader.open(job.folder) as reader:
         taken = reader.open_jobs()
     profiles = {lane: job.manifest.catalogue.resolve(lane_model(lane)) for lane in {each.lane for each in taken}}
@@ -73,7 +75,7 @@ class _Client:
     slots: asyncio.Semaphore
 
     async def cancel(self, taken: OpenAttempt) -> str:
-        """Why it goes on; empty when its vendor has agreed."""
+        """Cancel a job. Returns why it goes on, or an empty string if its vendor agreed."""
         codec, job = cast(SupportsCancel, _codec(self.routes, taken)), cast(PendingJob, taken.job)
         try:
             with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
@@ -83,12 +85,13 @@ class _Client:
         return ""
 
     async def record_ends(self, ledger: Ledger, cancelled: Sequence[OpenAttempt]) -> int:
-        """Those of a worker are its own to record. Answers how many have their images."""
+        """Record how cancelled jobs ended, apart from those of workers, which record their own. Returns how many have
+        their images."""
         ours = {each.id for each in ledger.reader.open_attempts()}
         return sum(await asyncio.gather(*(self._record(ledger, each) for each in cancelled if each.id in ours)))
 
     async def _record(self, ledger: Ledger, taken: OpenAttempt) -> bool:
-        """A job that does not end soon is left to the next run."""
+        """Record how a job ended. One that does not end soon is left to the next run."""
         codec, job = cast(SupportsCancel, _codec(self.routes, taken)), cast(PendingJob, taken.job)
         for number in range(POLLS):
             await asyncio.sleep(POLL_DELAY_S if number else 0.0)

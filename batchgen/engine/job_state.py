@@ -1,4 +1,4 @@
-"""A job opened to be written: what is asked of its run, and its folder, ledger and results behind the job's locks."""
+"""A job opened for writing: what its run is asked to do, and its folder, ledger and results behind the job's locks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchgen.store.store import Store, last_location, open_store
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What is asked of one run, and who hears of it."""
+    """What one run is asked to do, and its observers."""
 
     job: Job
     store: Store
@@ -39,7 +39,7 @@ class RunRequest:
 
     @property
     def manifest_path(self) -> str:
-        """Empty for one that is no file."""
+        """The manifest's path, empty if it is not a file."""
         return "" if self.job.manifest.is_data else os.path.abspath(self.job.manifest.path)
 
     def note(self, message: str) -> None:
@@ -47,14 +47,14 @@ class RunRequest:
 
     @property
     def server(self) -> LedgerServer | None:
-        """Where a new ledger goes, when not into the job folder. Raises SettingsError."""
+        """The server for a new ledger, None if it goes into the job folder. Raises SettingsError."""
         ledger, store = self.options.ledger, self.store
         url = validated_url(ledger) if ledger else ledger_url(self.job.settings)
         return None if url is None else LedgerServer(url, self.job.manifest.name, job_identity(store.url or store.root))
 
     @property
     def server_url(self) -> str:
-        """Of the server that has the ledger, or is to have it; empty for one in the folder."""
+        """The address of the server that has the ledger, or will have it; empty for a ledger in the folder."""
         return server_address(self.store.folder, self.server) or ""
 
 
@@ -64,7 +64,7 @@ def run_request(job: Job, options: RunOptions, observers: Iterable[Observer]) ->
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """was_there: whether the job had a ledger before. results: not yet opened."""
+    """The state of a job. was_there: whether the job had a ledger before. results: not opened yet."""
 
     store: Store
     ledger: Ledger
@@ -74,14 +74,14 @@ class JobState:
     _server_lock: ServerLock
 
     def release_locks(self) -> None:
-        """Before it is closed: nothing is left to be written that another run could cross."""
+        """Release the locks before closing: nothing is left to write that could collide with another run."""
         self._server_lock.release()
         self._lock.release()
 
 
 @contextmanager
 def locked_job(store: Store) -> Iterator[JobLock]:
-    """The folder is made, and this process alone writes there. Raises JobLocked, StoreError."""
+    """Create the folder and lock it for this process. Raises JobLocked, StoreError."""
     store.prepare()
     lock = JobLock(store.folder)
     lock.acquire()
@@ -94,7 +94,8 @@ def locked_job(store: Store) -> Iterator[JobLock]:
 
 @contextmanager
 def open_job_state(store: Store, lock: JobLock, server: LedgerServer | None = None) -> Iterator[JobState]:
-    """server: where a job that has no ledger yet gets one; None: in its folder. Raises JobLocked, LedgerError."""
+    """Open the state of a job. server: for the ledger of a job that has none yet; None puts it in the folder. Raises
+    JobLocked, LedgerError."""
     was_there = has_ledger(store.folder)
     ledger = Ledger(store.folder, server)
     try:
@@ -107,8 +108,8 @@ def open_job_state(store: Store, lock: JobLock, server: LedgerServer | None = No
 
 @contextmanager
 def open_finished_job(folder: Path) -> Iterator[JobState]:
-    """A job that has run, with its pictures where it left them. Raises JobLocked, StoreError, LedgerError."""
-    has_result_lines(folder)  # a user's own results.jsonl is never written over
+    """Open a job that has run, with its images where the run left them. Raises JobLocked, StoreError, LedgerError."""
+    has_result_lines(folder)  # never overwrite a user's own results.jsonl
     store = open_store(folder, last_location(folder))
     with locked_job(store) as lock, open_job_state(store, lock) as state:
         store.load_pending(state.ledger.reader.unplaced())
@@ -116,8 +117,8 @@ def open_finished_job(folder: Path) -> Iterator[JobState]:
 
 
 def absorb_reviews_unless_locked(folder: Path) -> Pending | None:
-    """What people have said goes into the ledger of a job that has run, and into its results; None while a run holds the job, which takes
-    it in by itself. Raises StoreError, LedgerError."""
+    """Record in ledger and results what people said about the images of a job that has run. Returns None while a run
+    holds the job, as the run does it by itself. Raises StoreError, LedgerError."""
     with Reader.open(folder) as reader:
         if not pending_reviews(folder, reader, to_end=True).mark:
             return Pending()

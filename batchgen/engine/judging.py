@@ -1,5 +1,5 @@
-"""Asking the judge about an image: a request in its model's lane like any other, with its own row of the ledger, its retries and its
-place in every budget. What it answers is a verdict."""
+"""Asks the judge about images: with a request in its model's lane like any other, with its own row in the ledger, its
+retries and its place in every budget. The answer is a verdict."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from batchgen.store.spool import discard_files
 
 
 class Judging:
-    """on_judged: hears of each image whose verdict is in the ledger, before the run could end. unjudged: questions that it gave no
-    answer to."""
+    """Asks the judge. on_judged: called for each image whose verdict is in the ledger, before the run could end.
+    unjudged: the number of questions that got no answer."""
 
     def __init__(
         self,
@@ -44,23 +44,23 @@ class Judging:
         self._failures = FailureRecorder(
             context, dispatcher, pipeline.attempts, hold_uncertain=hold_uncertain, given_up=self._give_up
         )
-        self._asked: set[tuple[str, str]] = set()  # samples whose images wait for an answer, and their hashes
+        self._asked: set[tuple[str, str]] = set()  # samples whose images wait for an answer, with hashes
         self.unjudged = 0
 
     @property
     def waiting(self) -> int:
-        """Questions without an answer."""
+        """The number of questions without an answer."""
         return len(self._asked)
 
     def ask(self, sample: JudgeSample) -> None:
-        """In its turn, and once; `on_judged` is called when it has answered."""
+        """Ask about an image in its turn, and once. `on_judged` is called with the answer."""
         key = (sample.key, sample.image.file.sha256)
         if key not in self._asked:
             self._asked.add(key)
             self._dispatcher.add(lane_of(sample), sample)
 
     async def execute(self, ticket: Ticket) -> None:
-        """As `Execution.execute`, for a `JudgeSample`."""
+        """Ask a question. See `Execution.execute`; this is for a `JudgeSample`."""
         try:
             await self._ask(ticket, cast(JudgeSample, ticket.sample))
         except (StoreError, LedgerError, OSError) as error:
@@ -125,7 +125,7 @@ class Judging:
         )
 
     async def _give_up(self, sample: Sample, error: ProviderError, state: str) -> None:
-        """The image stays as it is, and a later run asks again."""
+        """Leave an image unjudged: it stays as it is, and a later run asks again."""
         image = cast(JudgeSample, sample).image
         self._asked.discard((sample.key, image.file.sha256))
         self.unjudged += 1

@@ -1,4 +1,4 @@
-"""The parts of a run whose requests are sent from this process, wired in one place: dispatcher, pipeline, batches, derivatives."""
+"""Wires the parts of a run that sends requests from this process: dispatcher, pipeline, batches, derivatives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OnlineParts:
-    """batches, jobs: not yet at work. derivatives: hear of each picture."""
+    """The parts of a run. batches, jobs: not started yet. derivatives: notified of each image."""
 
     dispatcher: Dispatcher
     pipeline: Pipeline
@@ -46,7 +46,8 @@ async def open_online_parts(
     quota_logs: Mapping[str, SharedQuota],
     parked: Mapping[str, float],
 ) -> AsyncIterator[OnlineParts]:
-    """quota_logs: starts and money of all processes, by lane; parked: lanes that stay closed."""
+    """Open the parts of a run. quota_logs: the starts and money of all processes, by lane; parked: lanes that stay
+    closed."""
     manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
     dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
     reviews = ReviewQueue(dispatcher, survey.reconciliation.rules, remote=store.properties.remote)

@@ -1,4 +1,4 @@
-"""A run whose requests are sent from this process: driven until nothing may start any more, and how that came."""
+"""Drives a run that sends its requests from this process until nothing more may start, and says why it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ NOT_TRIED_BATCH = 500  # samples recorded in one transaction
 async def run_online(
     request: RunRequest, state: JobState, survey: Survey, routes: Mapping[str, Route], engine: Engine
 ) -> tuple[RunEnding, Forecast]:
-    """How the work came to its end, and what was forecast. Raises LedgerError when nothing more can be recorded."""
+    """Do the work of a run. Returns how it ended, and its forecast. Raises LedgerError if nothing more can be
+    recorded."""
     options, limits, reconciliation = request.options, request.job.manifest.limits, survey.reconciliation
     with closing(open_shared_quota(request, routes)) as shared:
         loads, remote = reconciliation.loads, shared.is_remote
@@ -71,8 +72,8 @@ async def run_online(
 async def _drive(
     request: RunRequest, parts: OnlineParts, engine: Engine, *, remote: bool
 ) -> tuple[DerivativeCounts, ReviewCounts, int]:
-    """What became of the derivatives and of the reviews, and how many pictures wait for their bucket. remote: other machines
-    share the quota."""
+    """Drive the work to its end. Returns what became of derivatives and reviews, and how many images wait for their
+    bucket. remote: other machines share the quota."""
     dispatcher, pipeline, execution = parts.dispatcher, parts.pipeline, parts.pipeline.execution
     watching = request.options.install_signal_handlers
     stopping = stop_on_signals(
@@ -92,14 +93,14 @@ async def _drive(
 
 
 def _stop_reason(request: RunRequest, dispatcher: Dispatcher) -> StopReason | None:
-    """Why the run is to end. Its deadline is one for derivatives too, when no request is left to notice it."""
+    """Why the run has to end. Its deadline also counts for derivatives, if no request is left to notice it."""
     if request.options.deadline is not None and time.time() >= request.options.deadline:
         dispatcher.stop(StopReason(StopKind.DEADLINE))
     return dispatcher.stop_reason
 
 
 def _raise_if_ledger_broke(state: JobState, stopper: RunStopper) -> None:
-    """Nothing more can be recorded then, nor reported as recorded. Raises LedgerError."""
+    """Raise LedgerError if nothing more can be recorded: then nothing can be reported as recorded either."""
     if stopper.storage_error is not None:
         with suppress(LedgerError):
             state.ledger.flush()  # whether it can still be written
@@ -108,7 +109,7 @@ def _raise_if_ledger_broke(state: JobState, stopper: RunStopper) -> None:
 
 
 def _record_not_tried(state: JobState, survey: Survey, dispatcher: Dispatcher, message: str) -> None:
-    """What the run did not come to, so that each item has a line in the results."""
+    """Record the samples that the run did not get to, so that each item has a line in the results."""
     waiting = (sample for sample in dispatcher.waiting_samples() if not is_judge_id(sample.item.id))
     left = chain(waiting, (sample for _, sample, _ in survey.backlog.iter_all()))
     while samples := list(islice(left, NOT_TRIED_BATCH)):

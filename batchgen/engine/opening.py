@@ -1,4 +1,4 @@
-"""The beginning of a run: its job is opened, put in order after whoever died, surveyed and checked, and the run recorded."""
+"""Begins a run: opens its job, cleans up after a process that died, surveys and checks the job, and records the run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from batchgen.ledger.server_access import wait_until_reachable
 
 @dataclass(frozen=True, slots=True)
 class OpenedRun:
-    """routes: none when workers elsewhere send. outdated: whether lines of results.jsonl may be."""
+    """A run that was opened. routes: empty if workers elsewhere send the requests. outdated: whether lines of
+    results.jsonl may be."""
 
     state: JobState
     survey: Survey
@@ -45,8 +46,8 @@ class OpenedRun:
 
 @asynccontextmanager
 async def open_run(request: RunRequest, *, remote: bool) -> AsyncIterator[OpenedRun]:
-    """remote: workers elsewhere make the pictures. Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked
-    before anything is sent."""
+    """Open a run. remote: workers elsewhere make the images. Raises ManifestError, SettingsError, StoreError,
+    LedgerError, JobLocked before anything is sent."""
     store = request.store
     if remote and request.server is None:
         raise UsageError(
@@ -55,7 +56,7 @@ async def open_run(request: RunRequest, *, remote: bool) -> AsyncIterator[Opened
         )
     if url := request.server_url:
         await wait_until_reachable(url, request.note, postgresql.RECONNECT_TIMEOUT_S)
-    has_result_lines(store.folder)  # a user's own results.jsonl is never written over
+    has_result_lines(store.folder)  # never overwrite a user's own results.jsonl
     with ExitStack() as stack:
         first = None if has_ledger(store.folder) else _survey_new_job(request, stack, remote=remote)
         lock = stack.enter_context(locked_job(store))
@@ -63,14 +64,15 @@ async def open_run(request: RunRequest, *, remote: bool) -> AsyncIterator[Opened
             store.reserve_space()
             with open_job_state(store, lock, request.server) as state:
                 if state.was_there or state.ledger.reader.last_run() is not None:
-                    first = None  # another process ran this job, or another host: look again at what is left
+                    first = None  # another process or host ran this job: look again
                 yield await _recover_and_survey(request, state, first, stack, remote=remote)
         except LedgerGone as gone:
             raise LedgerGone(f"{gone}. {recovery_advice(request.job.manifest, store)}") from gone
 
 
 def _survey_new_job(request: RunRequest, stack: ExitStack, *, remote: bool) -> Survey:
-    """Read to its end, and its keys found, before a folder is made: a bad manifest leaves nothing behind."""
+    """Read a new job's manifest to the end and find its keys before a folder is created: a bad manifest leaves nothing
+    behind."""
     manifest, store, known = request.job.manifest, request.store, _is_known_to_server(request)
     if not known:
         refuse_lost_results(manifest, store)
@@ -106,7 +108,7 @@ async def _recover_and_survey(
         refuse_remote_review(found.reconciliation)
     check_reconciled(request, reader, found.reconciliation)
     routes, warnings = dict[str, Route](), list[str]()
-    if not remote:  # else it is workers who need the keys
+    if not remote:  # otherwise it is the workers who need the keys
         profiles = found.reconciliation.profiles.values()
         routes, warnings = open_routes(profiles, job.settings, request.options.emulator_url)
     for warning in (*job.settings.warnings, *job.manifest.warnings, *warnings):
@@ -116,7 +118,7 @@ async def _recover_and_survey(
 
 
 def begin_run(request: RunRequest, opened: OpenedRun, *, remote: bool) -> None:
-    """Record that it began, and bring the folder in line with the manifest."""
+    """Record that the run began, and bring the folder in line with the manifest."""
     state, ledger, reconciliation = opened.state, opened.state.ledger, opened.survey.reconciliation
     ongoing = None
     if remote and not reconciliation.wanted:

@@ -1,4 +1,5 @@
-"""What a run would do and cost, with nothing sent and nothing written: the manifest minus what ledger and store have."""
+"""Plans what a run would do and cost: the manifest minus what the ledger and the store have. Nothing is sent or
+written."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ from batchgen.planning.plan import Forecast, Step
 from batchgen.records import Sample
 from batchgen.store.store import Store, open_store, refuse_other_location
 
-REPEATS_LOOKED_FOR_MAX = 100_000  # items, beyond which two more readings would take too long
+REPEATS_LOOKED_FOR_MAX = 100_000  # items; for more, reading the manifest twice more would take too long
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run would do. reconciliation: counts by reason; forecast: requests, images, USD, seconds and the limit that binds;
-    derivatives: files to make of the images, at most, for an image may turn out smaller than a width. ways: by which the
-    requests go and when that ends, for a run that has a time to be done by."""
+    """What a run would do. reconciliation: counts by reason. forecast: requests, images, USD, seconds and the limit
+    that binds. derivatives: the most files that will be made of the images, some of which may turn out smaller than a
+    width. ways: which way the requests go and when that ends, for a run that has to be done by a given time."""
 
     reconciliation: Reconciliation
     forecast: Forecast
@@ -51,7 +52,7 @@ def plan(
     on_step: Callable[[Step], None] | None = None,
     engine: str = "online",
 ) -> Plan:
-    """Manifest minus ledger, nothing sent and nothing written. Raises ManifestError, LedgerError, UsageError.
+    """Plan the manifest minus the ledger; nothing is sent or written. Raises ManifestError, LedgerError, UsageError.
 
     on_step: called with every sample that is not simply kept, in the order of the manifest.
     """
@@ -77,7 +78,8 @@ def plan(
 
 
 def check(job: Job) -> tuple[int, int]:
-    """Items and samples of a manifest that nothing of a plan refuses, as far as neither network nor ledger is needed.
+    """The numbers of items and samples in a manifest, after all checks of a plan that need neither the network nor the
+    ledger.
 
     Raises ManifestError, UsageError.
     """
@@ -93,7 +95,7 @@ def check(job: Job) -> tuple[int, int]:
 def _reconcile(
     job: Job, store: Store, reader: Reader | None, options: RunOptions, on_step: Callable[[Step], None]
 ) -> tuple[Reconciliation, Ways | None]:
-    """Raises LedgerError when state is missing."""
+    """Reconcile the manifest with the ledger. Raises LedgerError if state is missing."""
     if reader is None or reader.last_run() is None:
         refuse_lost_results(job.manifest, store)
     if reader is not None:

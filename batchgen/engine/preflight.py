@@ -1,5 +1,6 @@
-"""What a run checks before anything is sent: whether state is missing, whose pictures the folder holds, what they may cost, and
-whether they fit. A job whose ledger is missing, or knows less than what lies there, is never taken for a new one."""
+"""The checks of a run before anything is sent: whether state is missing, whose images the folder holds, what new ones
+may cost, and whether they fit. A job whose ledger is missing, or knows less than the folder holds, is never mistaken
+for a new one."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ MAX_RECEIPTS_CHECKED = 50
 
 
 def check_owner(request: RunRequest, reader: Reader) -> None:
-    """Raises UsageError when real and emulated pictures would be mixed, LedgerError when the folder has state of a run that
-    the ledger knows nothing of."""
+    """Raises UsageError if real and emulated images would be mixed, LedgerError if the folder has state of a run that
+    the ledger does not know."""
     was = reader.meta("emulated")
     if was is not None and (was == "yes") != request.emulated:
         kinds = ("emulated", "real") if was == "yes" else ("real", "emulated")
@@ -35,17 +36,17 @@ def check_owner(request: RunRequest, reader: Reader) -> None:
 
 
 def check_reconciled(request: RunRequest, reader: Reader, reconciliation: Reconciliation) -> None:
-    """Raises UsageError, LedgerError, StoreError when nothing may be sent."""
+    """Raises UsageError, LedgerError or StoreError if nothing may be sent."""
     manifest, store = request.job.manifest, request.store
     refuse_online_only(reconciliation)
     refuse_lost_pictures(manifest, store, reconciliation, reader)
     _check_price(reconciliation, manifest.limits, request.options.max_usd)
-    if not request.emulated:  # an emulator's pictures cost nothing and may be tiny
+    if not request.emulated:  # emulated images cost nothing and may be tiny
         _check_disk_space(reconciliation, store)
 
 
 def refuse_online_only(reconciliation: Reconciliation) -> None:
-    """With an engine that sends nothing but batches. Raises UsageError."""
+    """Refuse what cannot go by batch, for an engine that sends nothing else. Raises UsageError."""
     if reconciliation.online_only:
         key, reason = reconciliation.online_only[0]
         raise UsageError(
@@ -55,7 +56,7 @@ def refuse_online_only(reconciliation: Reconciliation) -> None:
 
 
 def refuse_remote_review(reconciliation: Reconciliation) -> None:
-    """With an engine whose workers are elsewhere. Raises UsageError."""
+    """Refuse reviews with an engine whose workers are elsewhere. Raises UsageError."""
     if reconciliation.rules.may_reject:
         raise UsageError(
             "a judge, and a check that rejects, are asked in the run itself, which buys rejected images again, and not by workers"
@@ -64,13 +65,13 @@ def refuse_remote_review(reconciliation: Reconciliation) -> None:
 
 
 def refuse_unstartable(reconciliation: Reconciliation) -> None:
-    """Of requests that would wait for ever. Raises UsageError."""
+    """Refuse requests that would wait for ever. Raises UsageError."""
     if (never := spend_rate_problem(list(reconciliation.loads.values()))) is not None:
         raise UsageError(never)
 
 
 def _check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float | None) -> None:
-    """Raises UsageError when a budget cannot be kept."""
+    """Raises UsageError if a budget cannot be kept."""
     refuse_unstartable(reconciliation)
     loads = list(reconciliation.loads.values())
     unknown = ", ".join(dict.fromkeys(load.model for load in loads if load.price_unknown))
@@ -81,16 +82,17 @@ def _check_price(reconciliation: Reconciliation, limits: Limits, max_usd: float 
 
 
 def _check_disk_space(reconciliation: Reconciliation, store: Store) -> None:
-    """Nothing is bought that cannot be stored. Raises StoreError."""
+    """Check that the images fit: nothing is bought that cannot be stored. Raises StoreError."""
     results = MAX_RESULT_BYTES if any(load.batch and load.images for load in reconciliation.loads.values()) else 0
-    loads = [] if store.url else list(reconciliation.loads.values())  # a bucket's pictures only pass through
+    loads = [] if store.url else list(reconciliation.loads.values())  # a bucket's images only pass through
     missing = disk_space_problem(loads, store.free_bytes() - results)
     if missing is not None:
         raise StoreError(f"{store.root}: {missing}. Nothing was sent")
 
 
 def note_other_manifest(request: RunRequest, was: str | None) -> None:
-    """Two manifests of one folder would each move the other's pictures away, run after run. was: that of the last run."""
+    """Warn about two manifests with one folder: each would move the other's images away, run after run. was: the last
+    run's manifest."""
     if was is not None and was != request.manifest_path and os.path.exists(was):
         request.note(
             f"this folder's last run was of {was}: images that only it asks for move to superseded/."
@@ -99,8 +101,8 @@ def note_other_manifest(request: RunRequest, was: str | None) -> None:
 
 
 def refuse_lost_results(manifest: Manifest, store: Store) -> None:
-    """For a job whose ledger knows of no run. Raises LedgerError when the folder says that there was one, StoreError when a
-    file of somebody else's is called as one of ours."""
+    """Check the folder of a job whose ledger knows of no run. Raises LedgerError if the folder says that there was one,
+    StoreError if somebody else's file has the name of one of batchgen's."""
     if found := evidence_of_a_run(store.folder):
         raise lost_ledger_error(store.folder, found, _verify_command(manifest, store))
 
@@ -108,8 +110,9 @@ def refuse_lost_results(manifest: Manifest, store: Store) -> None:
 def refuse_lost_pictures(
     manifest: Manifest, store: Store, reconciliation: Reconciliation, reader: Reader | None
 ) -> None:
-    """reader: of the ledger that the survey was made by. Raises LedgerError when pictures stand under names for which it
-    has never seen a request, or receipts for them lie in the bucket."""
+    """Look for images and receipts that the ledger does not know. reader: of the ledger that the survey used. Raises
+    LedgerError if there are images under names that it has never seen a request for, or receipts for them in the
+    bucket."""
     where = store.url or str(store.folder)
     if reconciliation.unrecorded:
         pictures = (
@@ -129,7 +132,7 @@ def refuse_lost_pictures(
 
 
 def recovery_advice(manifest: Manifest, store: Store) -> str:
-    """What to do once the ledger has gone in the middle of a run."""
+    """What to do if the ledger disappears in the middle of a run."""
     if not store.emergency_spool.is_same_folder():
         return (
             f"Bring {store.folder} back to where it was and run again: it goes on where it stopped. If it is lost, copy the"
@@ -143,7 +146,7 @@ def recovery_advice(manifest: Manifest, store: Store) -> str:
 
 
 def _has_receipts(manifest: Manifest, store: Store) -> bool:
-    """Several jobs may share an address: only receipts that name one of this manifest's items count."""
+    """Whether there are receipts of this manifest's items: several jobs may share a bucket's address."""
     items = {receipt.get("item") for receipt in islice(store.receipts(), MAX_RECEIPTS_CHECKED)}
     return bool(items) and any(item.id in items for item in manifest.items())
 

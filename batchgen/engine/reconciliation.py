@@ -1,4 +1,4 @@
-"""What the walk over a manifest has found: what a run would do and ask of each lane."""
+"""The result of walking over a manifest: what a run would do and request in each lane."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from batchgen.records import Item, Judge, KnownSample, Sample
 from batchgen.review.ruling import ReviewRules, RulesByItem
 from batchgen.scheduling.fallback import sample_for_lane
 
-_UNTRIED = ("wanted", "superseded")  # states of samples that stand as if nobody had ever asked for them
+_UNTRIED = ("wanted", "superseded")  # samples in these states count as never requested
 
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What a run would do. counts_by_reason: samples; removed: (item id, n) the manifest no longer wants."""
+    """What a run would do. counts_by_reason: of samples. removed: (item id, n) that the manifest no longer asks for."""
 
     limits: Limits
     catalogue: Catalogue
     kept: int = 0
     skipped: int = 0
-    rejected: int = 0  # samples whose image an earlier run has rejected, and which are left as they are
+    rejected: int = 0  # samples whose image was rejected earlier and stays so
     counts_by_reason: Counter[Reason] = field(default_factory=Counter)
     loads: dict[str, LaneLoad] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
     removed: list[tuple[str, int, str | None]] = field(default_factory=list)
-    unrecorded: list[str] = field(default_factory=list)  # pictures of samples that the ledger never heard of
-    chain_s: float = 0.0  # of the longest row of pictures of which each needs the one before
-    chain_links: int = 0  # how many there are in the longest such row
+    unrecorded: list[str] = field(default_factory=list)  # images that the ledger never heard of
+    chain_s: float = 0.0  # of the longest chain of images that each need the one before
+    chain_links: int = 0  # the number of images in the longest such chain
     blocked: int = 0  # of the skipped ones: what they need has failed
-    over_limit: int = 0  # of the skipped ones: what they need is beyond the limit that was asked for
+    over_limit: int = 0  # of the skipped ones: what they need is beyond --limit
     items: int = 0
     images: int = 0  # that the manifest asks for
-    left_out: int = 0  # samples without a picture that --only or --limit leaves out
-    untried: Counter[str] = field(default_factory=Counter)  # as `ManifestTotals.left_out`
-    outdated: int = 0  # as in `ManifestTotals`
-    wanted: int = 0  # samples to ask for
-    submitted: int = 0  # samples that are in batches of earlier runs
-    online: Counter[Reason] = field(default_factory=Counter)  # requests that no batch can have, by reason
-    online_only: list[tuple[str, Reason]] = field(default_factory=list)  # (sample, why no batch can have it)
+    left_out: int = 0  # samples without an image that --only or --limit leaves out
+    untried: Counter[str] = field(default_factory=Counter)  # see `ManifestTotals.left_out`
+    outdated: int = 0  # see `ManifestTotals`
+    wanted: int = 0  # samples to request
+    submitted: int = 0  # samples in batches of earlier runs
+    online: Counter[Reason] = field(default_factory=Counter)  # requests that cannot go by batch, by reason
+    online_only: list[tuple[str, Reason]] = field(default_factory=list)  # (sample, why it cannot go by batch)
     rules: RulesByItem = field(default_factory=RulesByItem)  # for the images of each item
-    adopted: int = 0  # of the moves: brought back by a repair that had no manifest, so not fully compared
+    adopted: int = 0  # of the moves: from a repair without a manifest, so not fully compared
     _has_batch: dict[str, bool] = field(default_factory=dict)  # by AI model
 
     def add_item(self, item: Item) -> None:
@@ -68,14 +68,14 @@ class Reconciliation:
             self.load_of(self.profile(item.model))  # also for an image of an earlier run
 
     def leave_out(self, why: str, known: KnownSample | None, *, outdated: bool = True) -> None:
-        """A sample that this run is not to make. outdated: whether a picture that it has is one of an earlier version."""
+        """Count a sample that this run will not make. outdated: whether it has an image of an earlier version."""
         if known is None or known.state in _UNTRIED:
             self.untried[why] += 1
         elif known.state == "succeeded" and outdated:
             self.outdated += 1
 
     def totals(self, manifest: Path, limit: int | None) -> ManifestTotals:
-        """manifest: the file that was read."""
+        """The totals for the ledger. manifest: the file that was read."""
         return ManifestTotals(self.images, dict(self.untried), self.outdated, limit, FileVersion.of(manifest))
 
     def profile(self, model: str) -> Profile:
@@ -85,7 +85,7 @@ class Reconciliation:
         return profile
 
     def has_batch(self, profile: Profile) -> bool:
-        """Whether its codec speaks a batch API."""
+        """Whether a model's codec supports a batch API."""
         if profile.id not in self._has_batch:
             self._has_batch[profile.id] = speaks_batches(profile)
         return self._has_batch[profile.id]
@@ -98,20 +98,21 @@ class Reconciliation:
         return load
 
     def open_lanes_of(self, model: str) -> None:
-        """The lanes of what is out: of the AI model that it was asked of, and of the one that the manifest names now."""
+        """Open the lanes of requests that are out: that of the AI model they were sent to, and that of the model in the
+        manifest now."""
         profile = self.profile(model)
         self.load_of(profile)
         if self.has_batch(profile):
             self.load_of(profile, batch=True)
 
     def open_fallback_lane(self, profile: Profile, sample: Sample) -> None:
-        """A fallback has its lane from the beginning, and no budget may meet a price there that nobody knows."""
+        """Open a fallback's lane at the beginning, so that no budget meets an unknown price there later."""
         load, usd = self.load_of(profile), estimate_usd(profile, sample)
         load.max_request_usd = max(load.max_request_usd, usd or 0.0)
         load.may_be_unpriced = load.may_be_unpriced or usd is None
 
     def add_request(self, group: Sample, *, batch: bool) -> float | None:
-        """USD that it will cost; None when its price is unknown."""
+        """Count a request, and return its cost in USD, None if its price is unknown."""
         item, profile = group.item, self.profile(group.item.model)
         load, usd = self.load_of(profile, batch=batch), estimate_usd(profile, group, batch=batch)
         size = item.image_size or profile.default_size
@@ -131,7 +132,7 @@ class Reconciliation:
         return usd
 
     def _add_questions(self, item: Item, judge: Judge, images: int) -> None:
-        """The judge is asked about each image that is made."""
+        """Count a question to the judge for each image that is made."""
         profile = self.profile(judge.model)
         load, usd = (
             self.load_of(profile),
@@ -144,7 +145,7 @@ class Reconciliation:
         load.unpriced += images if usd is None else 0
 
     def forecast(self, concurrency: int, budget_usd: float | None, budget_of: str) -> Forecast:
-        """budget_of: run, day or month."""
+        """The forecast of a run. budget_of: run, day or month."""
         return forecast(list(self.loads.values()), concurrency, budget_usd, budget_of, chain_s=self.chain_s)
 
     def started_event(self, run_id: int, job: str, run_forecast: Forecast, *, emulated: bool) -> RunStarted:
@@ -168,7 +169,7 @@ class Reconciliation:
 
 
 def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneLoad:
-    """What is known of a lane before anything is asked of it."""
+    """What is known of a lane before anything is requested."""
     account = endpoint_of(profile.provider).base_url or profile.provider  # one key for all its models
     if batch:
         return LaneLoad(profile.id, None, account=account, batch=True)
@@ -178,7 +179,7 @@ def lane_load(profile: Profile, limits: Limits, *, batch: bool = False) -> LaneL
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A request and the lane that it waits in. asked: the same as that lane's model is asked for it."""
+    """A request and the lane that it waits in. asked: the sample as that lane's model is asked for it."""
 
     lane: str
     waiting: Sample
@@ -193,7 +194,7 @@ class Routed:
 
 
 def routed_by_mode(group: Sample, found: Reconciliation, batch_mode: BatchMode, awaited: Sequence[str]) -> Routed:
-    """Of a run that has no time to be done by. awaited: samples that have to be made before it."""
+    """The lane of a request in a run without a time to be done by. awaited: samples that have to be made before it."""
     item = group.item
     online = Routed(lane_key(item.provider, item.model), group)
     if batch_mode == "online":

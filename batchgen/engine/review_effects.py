@@ -1,5 +1,6 @@
-"""What follows from a ruling: an image counts, it is rejected, another one is bought in its place, or another one is chosen. First the
-file, then the ledger: what a crash leaves between the two is put right by the next start, which looks for files that were moved."""
+"""Carries out a ruling: an image counts, is rejected, another one is bought in its place, or another one is chosen.
+First the file is moved, then the ledger updated. After a crash between the two, the next start looks for files that
+were moved."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ ReviewEnd = Literal["accepted", "warned", "rejected", "again"]
 
 
 class ReviewEffects:
-    """on_supplied: told of each lane that has got more to do."""
+    """Carries out rulings. on_supplied: called with each lane that has more to do."""
 
     def __init__(
         self, context: RunContext, pipeline: Pipeline, backlog: Backlog, on_supplied: Callable[[str], None]
@@ -37,8 +38,8 @@ class ReviewEffects:
     async def apply(
         self, decision: Decision, found: Candidates, current: Candidate, rules: ReviewRules, warning: tuple[str, str]
     ) -> ReviewEnd | None:
-        """What became of it, None for nothing. warning: reason and words of what is only noted, empty for nothing. Raises
-        StoreError, LedgerError."""
+        """Carry out a decision, and return what became of the image, None for nothing. warning: reason and message of a
+        finding that is only noted, empty for none. Raises StoreError, LedgerError."""
         key = sample_key(current.item_id, current.n)
         match decision:
             case Accepted(image):
@@ -61,7 +62,7 @@ class ReviewEffects:
                 return "rejected"
             case MakeAnother(reason, message):
                 if (kept := self._backlog.kept(current.item_id)) is None:
-                    return None  # this run does not ask for it: another one decides
+                    return None  # this run does not request it: another one decides
                 await self._context.in_thread(lambda: self._set_aside(current, reason, message))
                 self._tell(found, key, "again", reason, message)
                 feedback = rules.judge is not None and rules.judge.feedback and reason != NOT_CHOSEN
@@ -69,7 +70,7 @@ class ReviewEffects:
                 return "again"
 
     async def _set_state(self, image: Candidate, state: str, reason: str, message: str) -> None:
-        """With its line of the results."""
+        """Set the state of an image and write its line of the results."""
         change = set_review_state(image.item_id, image.n, image.file.sha256, state, reason, message)  # type: ignore[arg-type]
         if await self._ledger.writer.write(change):
             await self._context.in_thread(lambda: self._attempts.update_results(image.item_id))
@@ -82,7 +83,7 @@ class ReviewEffects:
         )
 
     def keep(self, item: Item) -> None:
-        """Another image may be bought of it, unless the run has noted a lane for that already."""
+        """Allow another image of this item to be bought, unless the run has noted a lane for it already."""
         self._backlog.keep(item, lane_key(item.provider, item.model))
 
     def _ask_again(self, item: Item, lane: str, image: Candidate, found: Candidates, remarks: str) -> None:
@@ -92,7 +93,7 @@ class ReviewEffects:
         )
         self._on_supplied(lane)
 
-    # --- in threads: a file gets another name, and the ledger hears of it
+    # In threads: rename a file, then update the ledger
 
     def _set_aside(self, image: Candidate, reason: str, message: str) -> None:
         path = self._draft_path(image)
@@ -100,7 +101,8 @@ class ReviewEffects:
         self._ledger.writer.submit(set_aside(image, path, reason, message)).result()
 
     def _hold(self, image: Candidate, current: Candidate) -> None:
-        """image: under the sample's name, whichever it was before."""
+        """Move an image to drafts/ until somebody accepts it. image: under the sample's name, whatever its name was
+        before."""
         path = current.file.path if image is current else _with_ending(current.file.path, image.file.path)
         if os.path.dirname(path):
             return  # it is held already
@@ -113,7 +115,7 @@ class ReviewEffects:
             await self._context.in_thread(lambda: self._replace(current, image))
 
     def _replace(self, current: Candidate, chosen: Candidate) -> None:
-        """The one that is chosen gets the name of the sample's image, which goes to drafts/."""
+        """Give the chosen image the sample's name, and move the image that has it to drafts/."""
         draft_path = self._draft_path(current)
         self._move(current.file.path, draft_path)
         self._ledger.writer.submit(replace_current(current, draft_path, chosen)).result()
@@ -131,5 +133,5 @@ class ReviewEffects:
 
 
 def _with_ending(path: str, other: str) -> str:
-    """path, with the ending of the other."""
+    """`path` with the ending of `other`."""
     return os.path.splitext(path)[0] + os.path.splitext(other)[1]

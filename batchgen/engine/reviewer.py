@@ -1,5 +1,6 @@
-"""Reviews images beside a run: asks checks and judge about each, and does what follows. A review begins from what the ledger has,
-so that one that was interrupted, at whatever point, goes on where it was, and nothing is judged or bought twice."""
+"""Reviews images during a run: asks the checks and the judge about each, and carries out the ruling. A review starts
+from what the ledger has, so one that was interrupted at any point goes on where it was, and nothing is judged or bought
+twice."""
 
 from __future__ import annotations
 
@@ -36,20 +37,20 @@ from batchgen.review.ruling import (
 )
 from batchgen.scheduling.dispatcher import Dispatcher
 
-CHUNK = 500  # items looked up in the ledger at once
+CHUNK = 500  # items that are looked up in the ledger together
 
 
 class ReviewQueue:
-    """Samples whose images are to be reviewed. An observer: each new image is one, and the run does not end before it was looked
-    at."""
+    """The samples whose images are to be reviewed. An observer: each new image is added, and the run does not end
+    before it was reviewed."""
 
     def __init__(self, dispatcher: Dispatcher, rules: RulesByItem, *, remote: bool) -> None:
-        """remote: images are in a bucket, and are fetched to be looked at only where the manifest says so."""
+        """remote: images are in a bucket, and are only fetched for review if the manifest says so."""
         self._remote = remote
         self._dispatcher = dispatcher
         self.rules = rules
         self._keys: asyncio.Queue[str] = asyncio.Queue()
-        self._open: set[str] = set()  # waiting here, or being looked at
+        self._open: set[str] = set()  # waiting here, or being reviewed
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, SampleSucceeded):
@@ -58,7 +59,7 @@ class ReviewQueue:
                 self.add(event.key)
 
     def add(self, key: str) -> None:
-        """Once, however many say so: while it is open, its image stays the one that it is."""
+        """Add a sample, once, however often this is called: while it is open, its image does not change."""
         if key not in self._open:
             self._open.add(key)
             self._dispatcher.adjust_external(1)
@@ -68,7 +69,7 @@ class ReviewQueue:
         return await self._keys.get()
 
     def done(self, key: str) -> None:
-        """What `get` gave is reviewed, or waits for the judge."""
+        """Mark a sample from `get` as reviewed, or as waiting for the judge."""
         self._open.remove(key)
         self._dispatcher.adjust_external(-1)
 
@@ -79,7 +80,8 @@ class ReviewQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewParts:
-    """only: patterns of what the run selects. hold_uncertain: a judge that may have answered is not asked again."""
+    """What a reviewer works with. only: patterns of what the run selects. hold_uncertain: a judge that may have
+    answered is not asked again."""
 
     queue: ReviewQueue
     checks: ImageChecks
@@ -94,7 +96,8 @@ class ReviewParts:
 
 
 class Reviewer:
-    """Use it as a context: leaving it ends its processes, and what is not reviewed by then is left to the next run."""
+    """Reviews images. A context manager: leaving it ends its processes, and what is not reviewed by then is left to the
+    next run."""
 
     def __init__(self, parts: ReviewParts, manifest: Manifest, earlier: Sequence[tuple[str, int]]) -> None:
         """earlier: samples whose images an earlier run had no time to review."""
@@ -106,7 +109,7 @@ class Reviewer:
         self._broken = self._looked_through = False
 
     async def __aenter__(self) -> Self:
-        self._parts.dispatcher.adjust_external(1)  # until all that was there before is looked through
+        self._parts.dispatcher.adjust_external(1)  # until everything from before has been looked through
         self._tasks = [asyncio.create_task(self._find_earlier())]
         self._tasks += [asyncio.create_task(self._work()) for _ in range(default_workers())]
         return self
@@ -117,7 +120,7 @@ class Reviewer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def finish(self) -> ReviewCounts:
-        """Once nothing is sent any more: what is being looked at is waited for, unless the run is to end at once."""
+        """Finish once nothing more is sent: wait for the reviews in progress, unless the run has to end at once."""
         queue, dispatcher = self._parts.queue, self._parts.dispatcher
         while (queue.unfinished or not self._looked_through) and not self._broken:
             reason = dispatcher.stop_reason
@@ -132,7 +135,7 @@ class Reviewer:
         try:
             for item_id, n in self._earlier:
                 parts.queue.add(sample_key(item_id, n))
-            # What was rejected may have been so by rules that have gone since.
+            # It may have been rejected by rules that no longer exist.
             looks = parts.queue.rules.name_any or parts.view.counts().get("rejected")
             items = self._manifest.items() if looks else iter(())
             while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
@@ -149,7 +152,7 @@ class Reviewer:
             self._looked_through = True
 
     def _unsettled(self, item_ids: Sequence[str]) -> Iterator[str]:
-        """Keys of the samples whose image is not what the rules make of it."""
+        """The keys of samples whose image does not have the state that the rules give it."""
         rules_of, said = self._parts.queue.rules, self._parts.view.verdicts(item_ids)
         for item_id, n, state, wire, sha256 in self._parts.view.current_images(item_ids):
             rules = rules_of[item_id]
@@ -177,7 +180,7 @@ class Reviewer:
                     self._parts.stop(error)
                 except (
                     Exception
-                ) as error:  # of a ledger that cannot be read too: what cannot be written stops the run by itself
+                ) as error:  # a ledger that cannot be read; one that cannot be written stops the run by itself
                     self._leave_to_next_run(error)
                 finally:
                     self._parts.queue.done(key)
@@ -198,7 +201,7 @@ class Reviewer:
         known = {(verdict.by, verdict.name) for verdict in applicable(bases, current.verdicts)}
         if missing := [check for check in rules.checks if ("check", check.name) not in known]:
             verdicts = await parts.checks.run(process, current, found, missing, durable=rules.may_reject)
-            if rules.may_reject:  # by what is recorded by now, of people too
+            if rules.may_reject:  # by what is recorded by now, including people's verdicts
                 found = await in_thread(lambda: parts.view.candidates(item_id, n))
             else:
                 found = found.with_verdicts(verdicts)
@@ -212,7 +215,7 @@ class Reviewer:
         self._counts.update([end] if end else [])
 
     def _ask(self, sample: JudgeSample) -> None:
-        """Unless nothing is sent any more: then the next run asks."""
+        """Ask the judge, unless nothing more is sent: then the next run asks."""
         parts = self._parts
         if parts.hold_uncertain and parts.view.was_maybe_judged(sample.image, sample.fingerprint):
             parts.judging.unjudged += 1

@@ -1,4 +1,4 @@
-"""The pictures of a reply brought to the spool, checked and described: nothing of it is recorded yet."""
+"""Writes the images of a reply to the spool, checks and describes them. Nothing is recorded yet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class SpooledImage:
-    """A picture of an answer, on disk. k: its number in the answer; n: its sample; wanted: whether it is that sample's
-    picture, else it is a draft of it."""
+    """An image of an answer, on disk. k: its number in the answer; n: its sample; wanted: whether it is that sample's
+    image rather than a draft of it."""
 
     k: int
     n: int
@@ -29,13 +29,13 @@ class SpooledImage:
 def spool_images(
     store: Store, attempt: AnsweredAttempt, reply: Reply, spooled: Sequence[SpoolFile]
 ) -> list[SpooledImage]:
-    """Every wanted picture of the answer as a spool file. The n-th `image` belongs to the n-th sample asked for; more than
-    that are drafts."""
+    """Every wanted image of the answer as a spool file. The n-th `image` belongs to the n-th sample of the request;
+    further ones are drafts."""
     parts, sample = list[SpooledImage](), attempt.sample
     k = made = 0
     for number, image in enumerate(reply.images):
         if image.role == "thought" and not (sample.item.keep_thoughts and _is_complete(image, spooled)):
-            continue  # interim pictures are not billed, and none of them may spoil the answer
+            continue  # interim images are free, and none of them may spoil the answer
         wanted = image.role == "image" and made < sample.images
         if number not in reply.unavailable:
             file = _spool_file_of(store, attempt.id, number, image, spooled)
@@ -50,7 +50,7 @@ def spool_images(
 def _spool_file_of(
     store: Store, attempt: int, number: int, image: ReplyImage, spooled: Sequence[SpoolFile]
 ) -> SpoolFile | None:
-    """None when the picture is in neither place."""
+    """The spool file of an image, None if it is in neither place."""
     if image.data is not None:
         file = store.spool_file(attempt, len(spooled) + number)
         file.write(image.data)
@@ -74,7 +74,7 @@ def _is_complete(image: ReplyImage, spooled: Sequence[SpoolFile]) -> bool:
 def describe(
     store: Store, attempt: AnsweredAttempt, parts: Sequence[SpooledImage], usage: Usage | None
 ) -> list[SpooledPicture]:
-    """Check each picture and name it."""
+    """Check each image and give it its name."""
     item = attempt.sample.item
     expected = attempt.profile.expected_pixels(item.aspect_ratio, item.image_size)
     pictures: list[SpooledPicture] = []
@@ -128,7 +128,8 @@ def with_price(picture: SpooledPicture, usd: float | None, made: int) -> Spooled
 def demote_mismatches(
     store: Store, attempt: AnsweredAttempt, pictures: list[SpooledPicture]
 ) -> tuple[list[SpooledPicture], tuple[UndeliveredSample, ...]]:
-    """Under `on_mismatch: fail`, pictures that are not as asked for become drafts: paid for, so kept, and no result."""
+    """Turn images that are not as requested into drafts if the item says `on_mismatch: fail`: they are paid for, so
+    they are kept, but do not count."""
     item, judged, mismatched = attempt.sample.item, list(pictures), list[UndeliveredSample]()
     for number, picture in enumerate(pictures):
         file = picture.file
@@ -143,7 +144,7 @@ def demote_mismatches(
 
 
 def samples_without_image(sample: Sample, reply: Reply, made: set[int]) -> list[UndeliveredSample]:
-    """Samples without a picture: those behind a link that failed, and those that the answer withheld."""
+    """The samples without an image: those behind a link that failed, and those that the answer withheld."""
     asked = range(sample.n, sample.n + sample.images)
     behind = {sample.n + offset: why for offset, why in reply.unavailable.items() if sample.n + offset in asked}
     reasons = list(reply.filtered) or ["the answer holds fewer images than were asked for"]

@@ -1,4 +1,4 @@
-"""The ways of a run that has a time to be done by: what each request could go by, and which of these it is given."""
+"""The ways in which the requests of a run with a deadline can go, and the choice between them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ from batchgen.profiles.profile import Profile
 from batchgen.records import Item, Sample, lane_model
 from batchgen.scheduling.window import quota_day_start
 
-MIN_ANSWERS = 5  # below which the table of models is believed, not the ledger
+MIN_ANSWERS = 5  # with fewer, the table of models is used instead of the ledger
 SAFE_SHARE = 0.9  # of the answers are as quick as that
-MIN_BATCHES, MAX_BATCHES = 3, 10  # whose time says something; that are looked at
+MIN_BATCHES, MAX_BATCHES = 3, 10  # enough to measure by; the last ones that are used
 # "Target turnaround 24 hours" (ai.google.dev/gemini-api/docs/batch-api), "1-15 min" (.../docs/flex-inference).
 BATCH_AIM = Latency(86400.0, Basis.DOCUMENTED)
 FLEX_AIM = Latency(900.0, Basis.DOCUMENTED)
 WAY_WORDS: Mapping[WayKind, str] = {"batch": "by batch", "flex": "by flex", "online": "online"}
 GRACE_S, SUBMIT_GRACE_S = 60.0, 600.0
-USD_DIGITS = 5  # requests whose prices differ by less are dealt with together
+USD_DIGITS = 5  # requests whose prices differ by less are treated alike
 
 
 class Ways:
-    """First asked what each request could go by, which is counted; after `decide`, dealt out in the same order.
+    """Chooses ways. In a first walk each request is asked which ways it could go, and these are counted; after
+    `decide`, the ways are assigned in the same order.
 
     by: UTC seconds.
     """
@@ -61,10 +62,11 @@ class Ways:
         self._dealt: Counter[Demand] = Counter()
 
     def route(self, group: Sample, found: Reconciliation, awaited: Sequence[str], *, chained: bool) -> Routed:
-        """As long as nothing is decided, any way. awaited: samples that have to be made before it; chained: or after it."""
+        """The way of a request; any possible one before `decide`. awaited: samples that have to be made before it;
+        chained: or after it."""
         way = self._deal(Demand(tuple(self._ways(group, found, awaited)), group.images, chained))
         if way.kind == "batch":
-            found.load_of(found.profile(lane_model(way.lane)))  # its online lane, to go on in
+            found.load_of(found.profile(lane_model(way.lane)))  # its online lane, to fall back on
             return Routed(batch_lane(*way.lane.split("/", 1)), group)
         return Routed(way.lane, _at_flex(group, self.by - way.latency.seconds) if way.kind == "flex" else group)
 
@@ -79,10 +81,10 @@ class Ways:
             if number < choice.requests:
                 return choice.way
             number -= choice.requests
-        return ways[-1]  # the manifest changed between two walks: as if nobody had chosen
+        return ways[-1]  # the manifest changed between the two walks
 
     def _ways(self, group: Sample, found: Reconciliation, awaited: Sequence[str]) -> Iterator[Way]:
-        """To the models that the item names, the plain one of its own last."""
+        """The ways to the models that the item names, the plain one of its own model last."""
         item, by_price = group.item, "price" in group.item.fallback_on
         lanes = [lane_key(item.provider, item.model)]
         lanes += item.fallback if by_price or "quota" in item.fallback_on else ()
@@ -99,7 +101,7 @@ class Ways:
             yield Way("online", lane, _rounded(estimate_usd(profile, group)), latency, rank)
 
     def _latency(self, profile: Profile, item: Item, tier: str) -> Latency | None:
-        """As measured, at the tier that served; None when too little was."""
+        """The measured latency at the service tier that served, None if too little was measured."""
         lane, size = lane_key(profile.provider, profile.id), item.image_size or profile.default_size
         key = lane, tier, size
         if key not in self._measured:
@@ -110,7 +112,7 @@ class Ways:
         return self._measured[key]
 
     def _batch_latency(self, profile: Profile) -> Latency:
-        """The longest of the last batches."""
+        """The longest time of the last batches."""
         lane = batch_lane(profile.provider, profile.id)
         if lane not in self._batches:
             times = self._reader.batch_durations(lane, MAX_BATCHES) if self._reader is not None else []
@@ -119,11 +121,11 @@ class Ways:
         return self._batches[lane]
 
     def decide(self, reconciliation: Reconciliation, concurrency: int) -> None:
-        """reconciliation: of the walk that has counted."""
+        """Choose between the ways. reconciliation: of the walk that counted."""
         lanes = {way.lane for demand in self.demands for way in demand.ways}
         rooms = {lane: self._room(reconciliation.profile(lane_model(lane)), reconciliation) for lane in lanes}
         seconds = max(0.0, self.by - time.time())
-        seconds += min(GRACE_S, seconds * 0.01)  # `--by 24h` is time for a batch, though reading has taken a moment
+        seconds += min(GRACE_S, seconds * 0.01)  # `--by 24h` leaves time for a batch although reading took a moment
         self.terms = Terms(seconds, concurrency, rooms, max(1, reconciliation.chain_links))
         self.choices = choose(self.demands, self.terms)
 
@@ -138,7 +140,7 @@ class Ways:
         return totals(self.choices)
 
     def totals_with(self, more_s: float = 0.0, times_in_flight: int = 1) -> list[WayTotal]:
-        """As if there were so many seconds more, or so many times as many requests in flight."""
+        """The totals if there were this many seconds more, or this many times as many requests in flight."""
         if self.terms is None:
             return []
         seconds, concurrency = self.terms.seconds + more_s, self.terms.concurrency * times_in_flight
@@ -156,7 +158,7 @@ class Ways:
 
     @property
     def submit_until(self) -> float | None:
-        """UTC seconds after which a batch would be late; None without batches."""
+        """UTC seconds after which a batch would be late, None without batches."""
         batches = [
             each.way.latency for choices in self.choices.values() for each in choices if each.way.kind == "batch"
         ]
@@ -165,7 +167,7 @@ class Ways:
 
 
 def requests_left(load: LaneLoad, lane: str, reader: Reader | None) -> int | None:
-    """Of the day's declared requests, as far as this job's ledger knows; None without a limit."""
+    """How many of the day's declared requests are left, as far as this job's ledger knows; None without a limit."""
     if load.rpd is None or reader is None:
         return load.rpd
     return max(0, load.rpd - reader.sent_count_since(lane, quota_day_start(time.time())))
@@ -184,7 +186,7 @@ def _expected(profile: Profile, item: Item) -> Latency:
 
 
 def _answer_times(reader: Reader | None) -> Mapping[tuple[str, str, str], Sequence[float]]:
-    """Seconds, by lane, service tier and size that was asked for, empty when none was."""
+    """Times in seconds by lane, service tier and requested size, which is empty if none was requested."""
     found = defaultdict[tuple[str, str, str], list[float]](list)
     for lane, usage, wire, seconds in reader.recent_latencies() if reader is not None else ():
         tier, size = json.loads(usage).get("tier") or "standard", json.loads(wire or "{}").get("image_size") or ""
