@@ -1,4 +1,5 @@
-"""Pictures behind the links of answers that an earlier process received: fetched again by every run, bought by none."""
+"""Downloads images behind the links of answers that an earlier process received. Every run tries again, none buys
+them."""
 
 from __future__ import annotations
 
@@ -25,21 +26,21 @@ from batchgen.records import Reply
 from batchgen.store.spool import SpoolFile, discard_files
 from batchgen.store.store import Store
 
-LINK_TRIES = 3  # of a link in each run that finds it
+LINK_TRIES = 3  # tries of a link in each run that finds it
 CONCURRENCY = 8
-STALL_TIMEOUT_S = 60.0  # without a picture from any link; then the others are left to the next run
-# A link that answers like this is dead, but not on its first day: hosts have a picture late, and have faults of their own.
+STALL_TIMEOUT_S = 60.0  # without an image from any link; the rest is left to the next run
+# A link that gets one of these answers is dead, but not on its first day: hosts may have an image late, or have faults.
 GONE_STATUSES, GONE_AFTER_S = (403, 404, 410), 86400.0
-GIVE_UP_AFTER_S = 30 * 86400.0  # whatever it answers; how long links live is documented nowhere
+GIVE_UP_AFTER_S = 30 * 86400.0  # whatever it answers; no vendor documents how long links live
 
 
 def is_link_dead(error: DownloadFailed, age_s: float) -> bool:
-    """Whether a link is not worth another try. age_s: since its answer was asked for. Pure."""
+    """Whether a link is not worth another try. age_s: time since its answer was requested. Pure."""
     return age_s > (GONE_AFTER_S if error.http_status in GONE_STATUSES else GIVE_UP_AFTER_S)
 
 
 def settle_downloaded(ledger: Ledger, store: Store, catalogue: Catalogue, attempts: Iterable[OpenAttempt]) -> None:
-    """What a process had fetched into this spool when it died is not fetched again: its link may be dead by now."""
+    """Settle images that a process had downloaded to this spool before it died, as their links may be dead by now."""
     for attempt in attempts:
         if not attempt.links:
             continue
@@ -47,14 +48,14 @@ def settle_downloaded(ledger: Ledger, store: Store, catalogue: Catalogue, attemp
         if fetched := dict(_spooled_images(store, attempt)):
             left = DownloadFailed("the run ended before the image was fetched from its link")
             failed = dict.fromkeys(attempt.links.keys() - fetched.keys(), left)
-            with suppress(DownloadFailed):  # a bug of ours: its link is fetched again
+            with suppress(DownloadFailed):  # a bug in batchgen: its link is downloaded again
                 _settle(ledger, store, catalogue.resolve(attempt.lane.split("/", 1)[1]), attempt, fetched, failed)
         for path in stranded:
             os.unlink(path)
 
 
 def _spooled_images(store: Store, attempt: OpenAttempt) -> Iterable[tuple[int, SpoolFile]]:
-    """Whole pictures of an answer that are not recorded, by number."""
+    """The whole images of an answer that are not recorded, by number."""
     left = set(range(attempt.answer.pictures)) - attempt.answer.recorded if attempt.answer else set[int]()
     for name, _ in complete_images(store, attempt.id):
         if (k := int(name.partition(".")[2])) in left:
@@ -64,14 +65,14 @@ def _spooled_images(store: Store, attempt: OpenAttempt) -> Iterable[tuple[int, S
 async def fetch_pending_links(
     ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Callable[[str], None]
 ) -> None:
-    """All that is left of earlier runs, several at once. Raises StoreError and LedgerError."""
+    """Download everything left by earlier runs, several at once. Raises StoreError and LedgerError."""
     exchange, slots, loop = (
         Exchange(transport, store, LINK_TRIES),
         asyncio.Semaphore(CONCURRENCY),
         asyncio.get_running_loop(),
     )
     waiting = [attempt for attempt in ledger.reader.open_attempts() if attempt.links]
-    random.shuffle(waiting)  # each gets its turn, however many of the others keep us waiting
+    random.shuffle(waiting)  # gives each its turn, even if many others are slow
     failures: list[str] = []
 
     async def one(attempt: OpenAttempt) -> bool:
@@ -106,9 +107,10 @@ async def fetch_pending_links(
 async def fetch_attempt_links(
     ledger: Ledger, store: Store, exchange: Exchange, route: Route | None, attempt: OpenAttempt
 ) -> None:
-    """Fetch what is left of an answer, and settle what comes. route: None when its API has no address any more.
+    """Download the missing images of an answer, and settle those that come. route: None if its API no longer has an
+    address.
 
-    Raises DownloadFailed when a picture is still missing; the ledger knows by then.
+    Raises DownloadFailed if an image is still missing, after recording that.
     """
     fetched: dict[int, SpoolFile] = {}
     failed: dict[int, DownloadFailed] = {}
@@ -146,7 +148,8 @@ def _settle(
     fetched: Mapping[int, SpoolFile],
     failed: Mapping[int, DownloadFailed],
 ) -> None:
-    """Raises DownloadFailed for a bug of ours: the links stay, and a newer version may do better."""
+    """Settle the images of an answer. Raises DownloadFailed for a bug in batchgen: the links stay, and a newer version
+    may succeed."""
     spooled: list[SpoolFile] = []
     answer = attempt.answer or LinkedAnswer({}, frozenset(), 0)
     reply = merge_fetched(Reply(usage=answer.usage, text=answer.text), spooled, answer.pictures, fetched, failed)

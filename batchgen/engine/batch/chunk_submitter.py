@@ -1,4 +1,4 @@
-"""From waiting samples to a batch at the vendor's, in steps that each are durable before the next begins."""
+"""Turns waiting samples into a batch at the vendor, in steps that are each durable before the next begins."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from batchgen.scheduling.window import BudgetReached, Reserved
 from batchgen.store.spool import NO_FOLLOW, sync_folder
 
 WRITE_BUFFER_BYTES = 1 << 20
-MAX_PAGES = 200  # of the list of batches, a hundred each
+MAX_PAGES = 200  # of the list of batches, with a hundred each
 
 
 class EnqueuedQuotaFull(Exception):
     """The quota for enqueued work has no room for a chunk. for_size: a smaller one might fit.
 
-    retry_after_s: as the vendor says, 0 when it does not.
+    retry_after_s: from the vendor, 0 if not stated.
     """
 
     def __init__(self, error: RateLimited | DailyQuotaReached) -> None:
@@ -52,22 +52,22 @@ class EnqueuedQuotaFull(Exception):
 
 
 class ChunkSubmitter:
-    """Makes chunks of what waits in batch lanes, and takes each chunk on to its batch."""
+    """Groups what waits in batch lanes into chunks, and takes each chunk through the steps to its batch."""
 
     def __init__(self, context: BatchContext, outcomes: BatchOutcomes) -> None:
         self._context = context
         self._outcomes = outcomes
-        self.quota_slots: dict[int, int | None] = {}  # of each chunk's money in the log of all processes
-        self._file_checked: set[int] = set()  # chunks whose uploaded file was asked for, and may be uploaded anew once
-        self.exhausted_budget = ""  # whose budget had no room: day, month; empty for the run's own
+        self.quota_slots: dict[int, int | None] = {}  # by chunk, its money in the shared log
+        self._file_checked: set[int] = set()  # chunks whose file was looked for, and may be uploaded once more
+        self.exhausted_budget = ""  # the budget without room: day, month; empty for the run's own
 
-    # --- recorded: the samples of a chunk and their money
+    # Recorded: the samples of a chunk and their money
 
     async def record_chunk(self, lane: str, limits: ChunkLimits) -> Chunk | None:
-        """The next chunk of a lane; None when nothing waits, or no budget has room."""
+        """Record the next chunk of a lane. Returns None if nothing waits, or if no budget has room."""
         context = self._context
         samples, held_usd = self._select_samples(lane, limits)
-        context.outstanding.dispatcher.adjust_external(0, held_usd)  # at once: requests online draw on the same budget
+        context.outstanding.dispatcher.adjust_external(0, held_usd)  # at once: online requests use the same budget
         samples, quota_slot = await self._reserve_budget(lane, samples)
         if not samples:
             context.outstanding.dispatcher.adjust_external(0, -held_usd)
@@ -115,7 +115,7 @@ class ChunkSubmitter:
             found.append(context.outstanding.take_next(lane))
 
     async def _reserve_budget(self, lane: str, samples: list[Sample]) -> tuple[list[Sample], int | None]:
-        """As many of them as the budgets of all processes have room for; the others stay."""
+        """As many of the samples as the shared budgets have room for; the rest stays."""
         context = self._context
         while samples:
             usd = reserved_usd(sum(context.price_usd(sample, lane) or 0.0 for sample in samples))
@@ -128,7 +128,7 @@ class ChunkSubmitter:
             samples = samples[:half]
         return [], None
 
-    # --- written: one line for each
+    # Written: one line for each
 
     async def _write_lines(self, chunk: Chunk, samples: Sequence[Sample], numbers: Sequence[int]) -> Chunk:
         context = self._context
@@ -156,10 +156,11 @@ class ChunkSubmitter:
             return chunk
         return await context.chunks.update(chunk, step="written")
 
-    # --- uploaded
+    # Uploaded
 
     async def upload(self, chunk: Chunk) -> Chunk:
-        """An upload that broke off, in this run or an earlier one, is gone on with. Raises ProviderError."""
+        """Upload a chunk's file. An upload that broke off, in this run or an earlier one, is resumed. Raises
+        ProviderError."""
         context, to = self._context, self._context.destination(chunk.lane)
         with os.fdopen(os.open(context.file(chunk, "jsonl"), os.O_RDONLY | NO_FOLLOW), "rb") as file:
             url, granularity, offset = chunk.upload_url, 1, 0
@@ -179,12 +180,13 @@ class ChunkSubmitter:
             remote = await context.run.uploads.resume_upload(to, file, url, granularity, offset)
         return await context.chunks.update(chunk, step="uploaded", input_file=remote.name, upload_url="")
 
-    # --- asked and created
+    # Requested and created
 
     async def create(self, chunk: Chunk) -> Chunk:
-        """Asked at most once as far as anybody can tell: whatever is in doubt is looked for before it is asked again.
+        """Request a batch, at most once as far as anybody can tell: if in doubt, it is looked for before it is
+        requested again.
 
-        Raises Full, and ProviderError when the vendor will not have it.
+        Raises EnqueuedQuotaFull, and ProviderError if the vendor refuses it.
         """
         context, codec = self._context, self._context.codec(chunk.lane)
         chunk = await context.chunks.mark_asked(chunk)
@@ -194,7 +196,8 @@ class ChunkSubmitter:
             await context.chunks.update(chunk, step="uploaded")
             raise
         except (Unanswered, ServerFault, Malformed) as error:
-            # Perhaps it exists. Only from now on can it be missed in the list: the answer may have been long in coming.
+            # It may exist. Only from now on can its absence from the list mean anything: the answer may have taken
+            # long.
             return await context.chunks.update(chunk, message=error.message, asked_at=time.time())
         except (RateLimited, DailyQuotaReached) as error:
             await context.chunks.update(chunk, step="uploaded", message=error.message)
@@ -207,7 +210,8 @@ class ChunkSubmitter:
         return await self._record_created(chunk, batch)
 
     async def _file_is_gone(self, chunk: Chunk) -> bool:
-        """Files live for two days. One that goes a second time in a run is no matter of its age."""
+        """Whether an uploaded file is gone. Files live for two days; one that disappears twice in a run does not do so
+        because of its age."""
         if chunk.id in self._file_checked:
             return False
         self._file_checked.add(chunk.id)
@@ -215,7 +219,8 @@ class ChunkSubmitter:
         return found.status in (403, 404)
 
     async def reconcile(self, chunk: Chunk) -> Chunk:
-        """Of a chunk that was asked for and never heard of: does its batch exist? Raises ProviderError."""
+        """Find out whether the batch of a chunk exists that was requested without ever getting an answer. Raises
+        ProviderError."""
         batch = await self._find_batch(chunk)
         if batch is not None:
             return await self._record_created(chunk, batch)
@@ -250,17 +255,17 @@ class ChunkSubmitter:
         )
         return chunk
 
-    # --- not at all
+    # Dropped
 
     async def drop_chunk(self, chunk: Chunk, why: str) -> None:
-        """A chunk that was never created. Its samples are not put back: `requeue_samples` does that for those that are in the chunk."""
+        """Drop a chunk that was never created. `requeue_samples` puts its samples back."""
         context = self._context
         await context.chunks.drop(chunk, why)
         self.release_reservation(chunk, 0.0)
         context.delete_files(chunk)
 
     async def requeue_samples(self, chunk: Chunk, lane: str) -> None:
-        """The samples of a chunk that is about to be dropped wait in `lane` again."""
+        """Put the samples of a chunk that is about to be dropped back into `lane`."""
         reader, after = self._context.run.ledger.reader, 0
         while numbers := reader.unanswered_ids(chunk.id, after, 500):
             after = numbers[-1]
@@ -270,7 +275,7 @@ class ChunkSubmitter:
             self._outcomes.requeue(lane, [sample for sample in back if sample is not None])
 
     def release_reservation(self, chunk: Chunk, spent_usd: float) -> None:
-        """The chunk is over: its reservation becomes what it has cost."""
+        """Settle the reservation of a finished chunk with what it cost."""
         quota_slot = self.quota_slots.pop(chunk.id, None)
         log = self._context.quota_logs.get(chunk.lane)
         if quota_slot is not None and log is not None:

@@ -1,4 +1,4 @@
-"""What handling batches needs of a run, what it was told, and where its chunks have their files."""
+"""What handling batches needs from a run, and where chunks have their files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from batchgen.scheduling.window import SharedQuota
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchContext:
-    """tier: the vendor's usage tier, None when the manifest does not say. prefix: of the display names of this job's batches.
-    quota_logs: money of all processes, by lane."""
+    """What handling batches needs. tier: the vendor's usage tier, None if the manifest does not say. prefix: begins the
+    display names of this job's batches. quota_logs: the money of all processes, by lane."""
 
     run: RunContext
     pipeline: Pipeline
@@ -49,7 +49,7 @@ class BatchContext:
         return cast(SupportsBatches, self.routes[lane].codec).batch
 
     async def ask(self, lane: str, request: Request) -> Response:
-        """Raises ConnectFailed, Unanswered, Malformed."""
+        """Send a short request in a lane. Raises ConnectFailed, Unanswered, Malformed."""
         route = self.routes[lane]
         return await self.run.transport.request(route.base_url, request, route.credentials)
 
@@ -58,16 +58,16 @@ class BatchContext:
         return Destination(cast(SupportsBatches, route.codec).files, route.base_url, route.credentials)
 
     def price_usd(self, sample: Sample, lane: str) -> float | None:
-        """USD at the batch price, estimated."""
+        """The estimated USD at the batch price."""
         return estimate_usd(self.routes[lane].profile, sample, batch=True)
 
     def batch_folder(self) -> str:
-        """Raises StoreError."""
+        """The folder for chunks' files. Raises StoreError."""
         return self.run.store.plain_folder(os.path.join(STATE_FOLDER, BATCH_FOLDER), 0o700)
 
     def file(self, chunk: Chunk, kind: str) -> str:
-        """kind: `jsonl` for what is sent, `results` for what came back, `inline` for an operation that holds it, `strange` for
-        lines that belong to nothing."""
+        """The path of a chunk's file. kind: `jsonl` for what is sent, `results` for what came back, `inline` for an
+        operation that contains it, `strange` for lines that belong to nothing."""
         return os.path.join(self.batch_folder(), f"{chunk.id}.{kind}")
 
     def delete_files(self, chunk: Chunk) -> None:

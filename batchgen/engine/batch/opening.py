@@ -1,4 +1,4 @@
-"""The part of a run that handles its batches, wired in one place."""
+"""Wires the part of a run that handles its batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch_runner(
     run: RunContext,
     quota_logs: Mapping[str, SharedQuota],
 ) -> BatchRunner:
-    """Not yet at work. quota_logs: starts and money of all processes, by lane."""
+    """The runner of a run's batches, not started yet. quota_logs: the starts and money of all processes, by lane."""
     local = any(route.loopback for route in run.routes.values())
     context = BatchContext(
         run=run,
@@ -43,7 +43,8 @@ def batch_runner(
 
 
 def _name_prefix(ledger: Ledger) -> str:
-    """Of the display names of a job's batches, by which they are known again: unlike that of any other ledger."""
+    """The beginning of the display names of a job's batches, by which they are recognised. It differs from that of any
+    other ledger."""
     token = ledger.reader.meta("batches") or secrets.token_hex(6)
     ledger.set_meta(batches=token)
     return f"batchgen {token}"

@@ -1,4 +1,4 @@
-"""How a request of a batch ended: settled as a picture, asked for again, or given up."""
+"""Records how each request of a batch ended: settled as an image, requested again, or given up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from batchgen.scheduling.retry import RetryState, retry_delay_s
 
 
 class BatchOutcomes:
-    """The event loop is its only caller. tries: of samples that have failed in this run, by key."""
+    """Records the outcomes of batch requests. Call it from the event loop only. tries: of samples that failed in this
+    run, by key."""
 
     def __init__(self, context: BatchContext) -> None:
         self._context = context
@@ -40,11 +41,11 @@ class BatchOutcomes:
             attempt, reply, settled_reply, sent_at=sent.attempt.started_at, release_dependents=not changed
         )
         if changed and wanted is not None and context.options.resend:
-            # The manifest has changed since: this picture was paid for, and is not it.
+            # The manifest has changed since: this image was paid for but is no longer wanted.
             self.requeue(self._retry_lane(wanted), [wanted])
 
     async def record_failure(self, sent: ChunkRequest, lane: str, sample: Sample, error: ProviderError) -> bool:
-        """Whether it is asked for again."""
+        """Record a failed request. Returns whether it is sent again."""
         context = self._context
         if error.maybe_billed and isinstance(error, BatchLost) and context.options.hold_uncertain:
             error = HeldUncertain(error.message, reason=error.reason)
@@ -73,9 +74,9 @@ class BatchOutcomes:
 
     def _should_retry(self, sample: Sample, error: ProviderError) -> bool:
         if error.reason == "batch_cancelled" and self._context.outstanding.fallen_back:
-            return True  # we did that
+            return True  # batchgen did that itself
         self._retry_states[sample.key] = retry_state = self.retry_state(sample).after(error)
-        self._failures[sample.key] += 1  # also of what is no fault of the sample: each round may take a day
+        self._failures[sample.key] += 1  # also if it was not the sample's fault: each round may take a day
         return (
             self._failures[sample.key] < self._context.outstanding.dispatcher.limits.policy.attempts
             and retry_delay_s(error, retry_state, self._context.outstanding.dispatcher.limits.policy, self.rng)
@@ -83,7 +84,8 @@ class BatchOutcomes:
         )
 
     def _retry(self, sample: Sample, error: ProviderError) -> None:
-        """By batch once more; with `auto`, what a batch has failed at twice, or a batch that came to nothing, online."""
+        """Send a request again by batch. With `auto`, it goes online once two batches failed at it, or if its batch
+        came to nothing."""
         lost = isinstance(error, BatchLost)
         batch_mode = self._context.options.batch_mode
         self.requeue(
@@ -91,7 +93,7 @@ class BatchOutcomes:
         )
 
     def _retry_lane(self, sample: Sample, *, online: bool = False) -> str:
-        """Where it is asked for again; the manifest may name another AI model by now than the batch was for."""
+        """The lane for a repeat. By now the manifest may name another AI model than the batch was for."""
         item, batch_mode = sample.item, self._context.options.batch_mode
         lane = batch_lane(item.provider, item.model)
         route = self._context.routes.get(lane)

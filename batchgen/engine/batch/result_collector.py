@@ -1,4 +1,5 @@
-"""From a batch that has ended to settled samples: fetch its results, read them line by line, account for every key."""
+"""Settles the samples of a batch that has ended: downloads its results, reads them line by line, and accounts for every
+key."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from batchgen.store.spool import NO_FOLLOW, SpoolFile, discard_files, sync_folde
 
 LINES_AT_ONCE = 16
 MAX_FETCH_TRIES = 6
-MAX_COPIES = 3  # of results that are not whole; two that are alike are what the vendor has
+MAX_COPIES = 3  # of results that are not whole; two identical ones are what the vendor has
 LOST_REASONS = {
     "expired": ("batch_expired", "the batch expired at the vendor's before it came to this request"),
     "cancelled": ("batch_cancelled", "the batch was cancelled before it came to this request"),
@@ -53,18 +54,18 @@ class ChunkCounts:
 
 
 class ResultCollector:
-    """Takes a chunk whose batch has ended on to its end."""
+    """Takes a chunk whose batch has ended through its last steps."""
 
     def __init__(self, context: BatchContext, outcomes: BatchOutcomes, submitter: ChunkSubmitter) -> None:
         self._context = context
         self._outcomes = outcomes
         self._submitter = submitter
 
-    # --- fetched: the results in a file of ours
+    # Fetched: the results are in a local file
 
     async def fetch(self, chunk: Chunk) -> Chunk:
-        """A download that breaks off goes on where it was, in this run or the next; one that has brought something else than
-        the results, or not all of them, starts over. Raises DownloadFailed."""
+        """Download the results. A download that broke off is resumed, in this run or the next; one that brought
+        something else than the results, or not all of them, starts over. Raises DownloadFailed."""
         if chunk.results_file:
             with self._open_chunk_file(chunk, "results") as file:
                 await self._fetch_complete(chunk, file)
@@ -73,7 +74,7 @@ class ResultCollector:
         return await self._context.chunks.update(chunk, step="fetched")
 
     async def read_status(self, chunk: Chunk) -> bytes:
-        """How a batch stands whose answers are in its own operation, which may be long. Raises DownloadFailed."""
+        """Read the operation of a batch whose answers are in it, which may be long. Raises DownloadFailed."""
         with self._open_chunk_file(chunk, "inline") as operation:
             await self._download_rest(chunk, operation, chunk.batch)
             return await self._context.run.in_thread(lambda: without_answers(operation))
@@ -83,7 +84,8 @@ class ResultCollector:
         return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o600), "r+b")
 
     async def _fetch_complete(self, chunk: Chunk, file: IO[bytes]) -> None:
-        """What it lacks would be asked for again, and be paid twice: so what came is looked at first."""
+        """Download until the results are complete. Anything missing would be requested and paid for again, so the copy
+        is checked first."""
         before = b""
         for copies in range(1, MAX_COPIES + 1):
             await self._download_with_retries(chunk, file)
@@ -92,14 +94,14 @@ class ResultCollector:
             if not why or (found.answers and not found.truncated and found.sha256 == before):
                 return
             before = found.sha256
-            # Whether it was cut off where a line ends can only be learnt by asking for what follows.
+            # Only asking for more can show whether a copy that ends with a line was cut off.
             file.truncate(found.complete_bytes if found.answers and (found.truncated or not found.malformed) else 0)
             if copies == MAX_COPIES:
                 raise DownloadFailed(f"its results could not be fetched: {why}", http_status=200)
             await self._back_off(copies)
 
     async def _download_with_retries(self, chunk: Chunk, file: IO[bytes]) -> None:
-        """Raises DownloadFailed after the last try."""
+        """Download with retries. Raises DownloadFailed after the last."""
         for failures in range(MAX_FETCH_TRIES):
             file.seek(0, os.SEEK_END)
             try:
@@ -115,7 +117,7 @@ class ResultCollector:
                 return
 
     async def _extract_inline_answers(self, chunk: Chunk, file: IO[bytes]) -> None:
-        """Write the answers that an operation holds as lines."""
+        """Write the answers in an operation as lines."""
         with self._open_chunk_file(chunk, "inline") as operation:
             await self._download_rest(chunk, operation, chunk.batch)
             await self._context.run.in_thread(lambda: extract_answers(operation, file))
@@ -127,21 +129,21 @@ class ResultCollector:
         context, route = self._context, self._context.routes[chunk.lane]
         request = context.codec(chunk.lane).download(name, file.tell())
         response = await context.run.transport.download(route.base_url, request, route.credentials, file)
-        if response.status == 416:  # asked from its end on: all of it is here
+        if response.status == 416:  # asked for more at the end: it is complete
             return
         if response.status not in (200, 206):
             error = context.codec(chunk.lane).read_error(response)
             raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=response.status)
 
-    # --- collected: every request of the chunk has ended
+    # Collected: every request of the chunk has ended
 
     async def collect(self, chunk: Chunk) -> Chunk:
         context, counts = self._context, ChunkCounts()
-        await context.chunks.adopt(chunk)  # what it costs and brings counts for the run that reads it
+        await context.chunks.adopt(chunk)  # the run that reads a chunk accounts for its cost and images
         path = context.file(chunk, "results")
         try:
             file = open_results(path)
-        except FileNotFoundError:  # the batch named no results, or somebody deleted our copy, which is fetched again
+        except FileNotFoundError:  # the batch named no results, or somebody deleted the copy
             if chunk.results_file:
                 return await context.chunks.update(chunk, step="ended")
         else:
@@ -175,7 +177,7 @@ class ResultCollector:
         context = self._context
         number = int(line.key) if line.key and line.key.isascii() and line.key.isdecimal() and len(line.key) < 16 else 0
         if chunk.requests == 1 and line.key is None and answered_key(line.pieces()) == "":
-            number = next(iter(context.run.ledger.reader.unanswered_ids(chunk.id, 0, 1)), 0)  # it can be nobody else's
+            number = next(iter(context.run.ledger.reader.unanswered_ids(chunk.id, 0, 1)), 0)  # the only one it can be
         sent = context.run.ledger.reader.chunk_request(number) if number else None
         if sent is None or sent.chunk != chunk.id:
             why = (
@@ -190,7 +192,7 @@ class ResultCollector:
         if sent.ended:
             return  # settled by a run that was stopped in between
         attempt = AnsweredAttempt.from_record(sent.attempt, context.routes[chunk.lane].profile, sent.attempt.facts)
-        # Its line may stand in the results already.
+        # Its line may be in the results already.
         attempt = replace(attempt, sample=replace(attempt.sample, known=True))
         try:
             reply, settled_reply = await context.run.in_thread(lambda: self._settle(attempt, sent, line))
@@ -202,7 +204,7 @@ class ResultCollector:
         await self._outcomes.record_success(sent, attempt, reply, settled_reply)
 
     def _settle(self, attempt: AnsweredAttempt, sent: ChunkRequest, line: RawLine) -> tuple[Reply, SettledReply]:
-        """In a thread: a line is settled as an answer that came over HTTP is. Raises ProviderError."""
+        """Settle a line like an answer that came over HTTP. Runs in a thread. Raises ProviderError."""
         context, store, turn = self._context, self._context.run.store, attempt.sample.item.turn
         codec = context.routes[sent.attempt.lane].codec
         spooled: list[SpoolFile] = []
@@ -229,13 +231,13 @@ class ResultCollector:
         return reply, settled_reply
 
     async def _keep_unmatched(self, chunk: Chunk, line: RawLine, why: str) -> None:
-        """Perhaps paid for, and nobody's: kept as it came."""
+        """Keep a line that belongs to no request unchanged: it may have been paid for."""
         path = self._context.file(chunk, "strange")
         await self._context.run.in_thread(lambda: _append_line(path, line))
         self._context.run.note(f"{chunk.batch}: a line of its results {why}; it is kept in {path}")
 
     async def _fail_unanswered(self, chunk: Chunk, counts: ChunkCounts) -> None:
-        """Requests that no line has answered, with the reason."""
+        """Fail the requests that no line has answered, with the reason."""
         reader, after = self._context.run.ledger.reader, 0
         reason, words = LOST_REASONS.get(
             chunk.state, ("missing_line", "the results of the batch do not mention this request")
@@ -254,10 +256,11 @@ class ResultCollector:
                     )
                     counts.again, counts.ended = counts.again + again, counts.ended + (not again)
 
-    # --- done: nothing of it is left at the vendor's
+    # Done: nothing is left at the vendor
 
     async def delete_remote_files(self, chunk: Chunk) -> Chunk:
-        """What cannot be deleted now is tried again by the next run; it goes by itself within weeks."""
+        """Delete the vendor's files. What cannot be deleted now is tried again by the next run; it expires within weeks
+        anyway."""
         context, codec = self._context, self._context.codec(chunk.lane)
         for name in dict.fromkeys((chunk.input_file, chunk.results_file, chunk.batch)):
             try:

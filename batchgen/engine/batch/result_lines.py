@@ -1,4 +1,5 @@
-"""The results of a batch, line by line out of our own copy: memory holds what is read of each line at work, and no more."""
+"""Reads the results of a batch line by line from the local copy. Only what is read of the current lines is in
+memory."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ _LEADING_KEY = re.compile(rb'\s*\{\s*"key"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){0,200
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """Where a line is in its file, in bytes. key: None when it names none, or is not JSON."""
+    """A line's position in its file, in bytes. key: None if it names none, or is not JSON."""
 
     path: str
     start: int
@@ -41,14 +42,15 @@ class RawLine:
 
 
 def open_results(path: str) -> IO[bytes]:
-    """Raises FileNotFoundError."""
+    """Open a file of results. Raises FileNotFoundError."""
     return os.fdopen(os.open(path, os.O_RDONLY | NO_FOLLOW), "rb")
 
 
 @dataclass(frozen=True, slots=True)
 class ResultsCheck:
-    """What a copy of results holds. answers: to how many requests; malformed: lines that are none; truncated: whether the copy ends
-    inside a line, and complete_bytes: where the line before that ends. sha256: of all its bytes."""
+    """What a copy of results contains. answers: the number of requests answered. malformed: lines that cannot be read.
+    truncated: whether the copy ends inside a line; complete_bytes: where the line before that ends. sha256: of all its
+    bytes."""
 
     answers: int
     malformed: int
@@ -58,7 +60,7 @@ class ResultsCheck:
 
 
 def check_results(file: IO[bytes]) -> ResultsCheck:
-    """Of the whole file, from its start, in memory that does not grow with its lines."""
+    """Check a whole file from its start, in memory that does not grow with it."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
     keys, keyless, malformed, start = set[str](), 0, 0, 0
@@ -71,19 +73,20 @@ def check_results(file: IO[bytes]) -> ResultsCheck:
             keys.add(key or "")
     end = file.tell()
     file.seek(max(0, end - 1))
-    truncated = key is None and file.read(1) != b"\n"  # of the last line
+    truncated = key is None and file.read(1) != b"\n"  # for the last line
     return ResultsCheck(len(keys - {""}) + keyless, malformed, truncated, start if truncated else end, digest)
 
 
 def _rest_of_line(file: IO[bytes], piece: bytes) -> Iterator[bytes]:
-    """What belongs to the line that begins with `piece`."""
+    """The rest of the line that begins with `piece`."""
     yield piece
     while not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
         yield piece
 
 
 def describe_defect(found: ResultsCheck, expected: int) -> str:
-    """Why a copy is not all of a batch's results, in words; empty when it is. expected: answers, by the batch's own count.
+    """Why a copy does not have all of a batch's results, in words; empty if it does. expected: the number of answers by
+    the batch's own count.
 
     Pure.
     """
@@ -99,7 +102,8 @@ def describe_defect(found: ResultsCheck, expected: int) -> str:
 
 
 def answered_key(pieces: Iterable[bytes]) -> str | None:
-    """The key of the request that a line answers, empty when it names none; None when it answers nothing: cut off, a page."""
+    """The key of the request that a line answers, empty if it names none; None if the line answers nothing (cut off, or
+    a web page)."""
     decoder, first, last = StreamingBase64Decoder(), None, b""
     for piece in pieces:
         first = first if last else _LEADING_KEY.match(piece, 0, 1000)
@@ -116,7 +120,7 @@ def answered_key(pieces: Iterable[bytes]) -> str | None:
 
 
 def extract_answers(operation: IO[bytes], file: IO[bytes]) -> None:
-    """Make `file` the answers that an operation holds, as lines. Raises DownloadFailed when it breaks off."""
+    """Write the answers in an operation to `file`, as lines. Raises DownloadFailed if they break off."""
     try:
         json.loads(without_answers(operation))
     except ValueError:
@@ -137,7 +141,7 @@ def without_answers(operation: IO[bytes]) -> bytes:
 
 
 def read_lines(file: IO[bytes], path: str, max_lines: int) -> list[RawLine]:
-    """The next lines of a file that is open, at most so many; none at the end. Empty lines are passed over."""
+    """The next lines of an open file, at most `max_lines`; none at the end. Empty lines are skipped."""
     found: list[RawLine] = []
     while len(found) < max_lines:
         start = file.tell()
@@ -155,7 +159,7 @@ def read_lines(file: IO[bytes], path: str, max_lines: int) -> list[RawLine]:
 
 
 def _read_key(head: bytes, line: RawLine) -> str | None:
-    """Of a line, without decoding its pictures: where it stands first that is quick."""
+    """The key of a line, without decoding its images; quick if the key comes first."""
     first = _LEADING_KEY.match(head, 0, 1000)
     try:
         if first is not None:
@@ -166,7 +170,7 @@ def _read_key(head: bytes, line: RawLine) -> str | None:
 
 
 def decode_line(line: RawLine, open_sink: Callable[[int], Sink], *, signatures: bool = False) -> ResultLine:
-    """A line with its pictures decoded to sinks. Raises Malformed, and what the sinks raise."""
+    """Decode a line, with its images going to sinks. Raises Malformed, and what the sinks raise."""
     decoder = StreamingBase64Decoder(open_sink, signatures=signatures)
     for piece in line.pieces():
         decoder.feed(piece)

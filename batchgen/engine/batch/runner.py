@@ -1,4 +1,5 @@
-"""The loop of a run's batches: submit what waits, look after what is out, collect what has ended, until nothing is left."""
+"""The loop of a run's batches: submits what waits, polls what is out, and collects what has ended, until nothing is
+left."""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ from batchgen.records import Response
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.scheduling.window import Reserved
 
-MISSING_BATCH_GRACE_S = 600.0  # for which a batch that is not there is looked for: it may have just been created
-NO_RESULTS_GRACE_S = 900.0  # for which a batch that succeeded and names no results is looked at again
-MAX_REFUSALS = 3  # of a chunk while none of ours is out: then it is too large by itself
-CANCEL_GRACE_S = 600.0  # within which a batch that was cancelled should have ended
-RESULTS_KEPT_S = 3 * 86400.0  # results that are not there so long after their batch began are gone
-NOTE_AFTER_ERRORS = 5  # troubles of one kind with a chunk, then they are mentioned
+MISSING_BATCH_GRACE_S = 600.0  # how long to look for a missing batch, which may have just been created
+NO_RESULTS_GRACE_S = 900.0  # how long to poll a batch that succeeded without naming results
+MAX_REFUSALS = 3  # of a chunk with no batch out: then it is too large by itself
+CANCEL_GRACE_S = 600.0  # within which a cancelled batch should have ended
+RESULTS_KEPT_S = 3 * 86400.0  # results that are missing this long after their batch began are gone
+NOTE_AFTER_ERRORS = 5  # of one kind with a chunk, then they are mentioned
 
 
 class BatchRunner:
-    """Runs together with the online engine, whose `external_samples` keep it from ending while samples may come back."""
+    """Runs beside the online engine, whose `external_samples` keep it from ending while samples may come back."""
 
     def __init__(self, context: BatchContext) -> None:
         self._context = context
@@ -43,39 +44,39 @@ class BatchRunner:
         self._chunks = context.outstanding.chunks
         self._dispatcher = context.outstanding.dispatcher
         self._poll_counts: Counter[int] = Counter()
-        self._next_poll_at: dict[int, float] = {}  # UTC seconds, before which a chunk is not looked at again
-        self._error_counts: Counter[tuple[int, str]] = Counter()  # refusals, failed fetches, other troubles
+        self._next_poll_at: dict[int, float] = {}  # by chunk, UTC seconds of its next poll
+        self._error_counts: Counter[tuple[int, str]] = Counter()  # refusals, failed downloads, other errors
         self._limits = {lane: self._limits_of(lane) for lane in context.outstanding.lanes}
         self._not_before: dict[str, float] = {}  # by lane, UTC seconds: the quota for enqueued work was full
         self._cancelled_at = 0.0
-        self._failing_since = 0.0  # UTC seconds from which on every call has failed
+        self._failing_since = 0.0  # UTC seconds since which every call has failed
         self._cancelled: set[int] = set()
-        self.stopped_lanes: dict[str, str] = {}  # lanes that the vendor makes no batches for, with the reason
+        self.stopped_lanes: dict[str, str] = {}  # lanes for which the vendor makes no batches, with the reason
         self._runner_task: asyncio.Future[None] | None = None
         self.unsubmitted = 0  # samples that no batch has taken yet
-        self.left = 0  # the same, and those of lanes that were stopped
+        self.left = 0  # the same, with those of lanes that were stopped
 
     def _limits_of(self, lane: str) -> ChunkLimits:
-        """No chunk holds more tokens than the usage tier may have enqueued at once."""
+        """The limits for a lane's chunks: none has more tokens than the usage tier may have enqueued at once."""
         limits, tier = self._context.options.limits, self._context.tier
         known = None if tier is None else self._context.routes[lane].profile.batch_tokens.get(tier)
         return replace(limits, tokens=known) if limits.tokens is None else limits
 
     async def __aenter__(self) -> BatchRunner:
         if self._outstanding.lanes:
-            self._outstanding.report(busy=True)  # before that could find that nothing is left
+            self._outstanding.report(busy=True)  # before that could find nothing left
             self._runner_task = asyncio.ensure_future(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """What is out stays out; each step was made so that it can be broken off."""
+        """Stop. What is out stays out: each step is made to be interrupted."""
         if self._runner_task is not None:
             self._runner_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._runner_task
 
     async def _run(self) -> None:
-        """Until the run stops, or has nothing left; without waiting, one round."""
+        """Work until the run stops or nothing is left; without waiting, one round."""
         context = self._context
         try:
             await self._resume_open_chunks()
@@ -97,7 +98,7 @@ class BatchRunner:
             self._outstanding.report_over()
 
     async def _resume_open_chunks(self) -> None:
-        """What earlier runs have left out; its money counts again."""
+        """Resume what earlier runs left out; its money counts again."""
         context = self._context
         for chunk in context.run.ledger.reader.uncleaned_chunks():
             if chunk.lane in context.routes:
@@ -121,15 +122,15 @@ class BatchRunner:
             for lane in self._outstanding.lanes:
                 await self._submit_waiting(lane)
 
-    # --- waiting
+    # Waiting
 
     async def _wait_for_next_poll(self) -> None:
-        """Until the next look is due, something was supplied, or the fallback's time has come."""
+        """Wait until the next poll is due, something was added, or it is time to fall back."""
         options, now = self._context.options, time.time()
         waits = [self._next_poll_at.get(number, 0.0) - now for number in self._chunks]
         waits += [until - now for until in self._not_before.values() if until > now]
         if not waits and self._outstanding.waiting_count(*self._outstanding.lanes):
-            waits.append(options.poll_s)  # for money that requests online hold
+            waits.append(options.poll_s)  # for money that online requests hold
         if options.fallback_at is not None and not self._outstanding.fallen_back:
             waits.append(options.fallback_at - now)
         if options.submit_until is not None and not self._outstanding.closed:
@@ -137,7 +138,7 @@ class BatchRunner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._outstanding.grown.wait(), max(0.01, min(waits)) if waits else None)
 
-    # --- submitting
+    # Submitting
 
     async def _submit_waiting(self, lane: str) -> None:
         while self._outstanding.waiting_count(lane) and self._may_open_chunk(lane) and not self._dispatcher.stop_reason:
@@ -153,10 +154,10 @@ class BatchRunner:
     def _may_open_chunk(self, lane: str) -> bool:
         return len(self._chunks) < MAX_OPEN_BATCHES and self._not_before.get(lane, 0.0) <= time.time()
 
-    # --- one chunk, as far as it goes now
+    # One chunk, as far as it goes now
 
     async def _advance(self, number: int) -> None:
-        """Through its steps until it has to wait for something, and that is not before its next look is due."""
+        """Take a chunk through its steps until it has to wait, but not before its next poll is due."""
         await self._take_steps(number)
         self._next_poll_at[number] = time.time() + poll_delay_s(self._poll_counts[number], self._context.options.poll_s)
 
@@ -181,7 +182,7 @@ class BatchRunner:
                 return
 
     def _abandon_reason(self, chunk: Chunk) -> tuple[str, str] | None:
-        """Why no batch is to be made of it any more, in words, and the lane in which its samples wait instead."""
+        """Why a chunk gets no batch any more, in words, and the lane in which its samples wait instead."""
         if self._outstanding.closed:
             return "the time for batches was up", online_lane(chunk.lane)
         if self._context.options.batch_mode == "online":
@@ -191,7 +192,7 @@ class BatchRunner:
         return None
 
     async def _step(self, chunk: Chunk) -> Chunk:
-        """Raises Full, ProviderError."""
+        """Take one step. Raises EnqueuedQuotaFull, ProviderError."""
         match chunk.step:
             case "written":
                 return await self._submitter.upload(chunk)
@@ -219,7 +220,7 @@ class BatchRunner:
         except Malformed as error:
             if error.reason != "too_large":
                 raise
-            response = Response(200, {}, await self._collector.read_status(chunk))  # so long with its answers alone
+            response = Response(200, {}, await self._collector.read_status(chunk))  # long only because of its answers
         if codec.is_missing(response):
             return await self._keep_waiting(chunk, MISSING_BATCH_GRACE_S) or await context.chunks.update(
                 chunk, step="ended", state="gone"
@@ -250,14 +251,14 @@ class BatchRunner:
         )
 
     async def _keep_waiting(self, chunk: Chunk, max_s: float) -> Chunk | None:
-        """The chunk while it is not yet for so long that looks bring nothing, whichever run looks; else None."""
+        """The chunk if this long has not passed in vain yet, counting all runs; else None."""
         since = chunk.ended_at or time.time()
         if time.time() - since >= max_s * min(1.0, self._context.options.poll_s / 5.0):
             return None
         return chunk if chunk.ended_at else await self._context.chunks.update(chunk, ended_at=since)
 
     async def _abandon_if_not_cancelled(self, chunk: Chunk) -> Chunk:
-        """A batch that goes on long after it was cancelled is waited for no more: what it does may be billed."""
+        """Stop waiting for a batch that goes on long after it was cancelled. What it does may be billed."""
         patience_s = CANCEL_GRACE_S * min(1.0, self._context.options.poll_s / 5.0)
         if not self._cancelled_at or time.time() - self._cancelled_at < patience_s:
             return chunk
@@ -266,10 +267,11 @@ class BatchRunner:
         )
         return await self._context.chunks.update(chunk, step="ended", state="gone")
 
-    # --- what goes wrong with a chunk as a whole
+    # Problems with a chunk as a whole
 
     async def _on_quota_full(self, chunk: Chunk, full: EnqueuedQuotaFull) -> None:
-        """No room for enqueued work: wait for what is out; a chunk refused with nothing out is too large by itself."""
+        """Wait for what is out, as there is no room for enqueued work. A chunk that is refused with nothing out is too
+        large by itself."""
         context = self._context
         self._chunks[chunk.id] = replace(chunk, step="uploaded")
         self._error_counts[chunk.id, "full"] += 1
@@ -294,7 +296,7 @@ class BatchRunner:
         elif now.step in UNSENT_STEPS and not error.retryable:
             await self._stop_lane(now, error)
         else:
-            self._poll_counts[chunk.id] += 1  # the network, or a fault of the server: later
+            self._poll_counts[chunk.id] += 1  # the network or the server: later
             self._error_counts[chunk.id, error.reason] += 1
             if self._error_counts[chunk.id, error.reason] == (
                 1 if isinstance(error, DownloadFailed) else NOTE_AFTER_ERRORS
@@ -306,7 +308,7 @@ class BatchRunner:
                 self._dispatcher.stop(StopReason(StopKind.STALLED))
 
     async def _stop_lane(self, chunk: Chunk, error: ProviderError) -> None:
-        """The vendor will have no such batch: the lane stops, and what it held waits for another run."""
+        """Stop a lane whose batches the vendor refuses. Its samples wait for another run."""
         context, model = self._context, self._context.routes[chunk.lane].profile.id
         await self._abandon_chunk(chunk, error.message, chunk.lane)
         left = self._outstanding.waiting_count(chunk.lane)
@@ -324,10 +326,10 @@ class BatchRunner:
         await self._submitter.drop_chunk(chunk, why)
         del self._chunks[chunk.id]
 
-    # --- the fallback
+    # The fallback
 
     def _close_if_due(self) -> None:
-        """Once a new batch would be late. What is out is paid for, and waited for."""
+        """Stop submitting once a new batch would be late. What is out is paid for, so it is waited for."""
         until = self._context.options.submit_until
         if until is not None and not self._outstanding.closed and time.time() >= until:
             unsent = sum(chunk.requests for chunk in self._chunks.values() if chunk.step in UNSENT_STEPS)
@@ -338,7 +340,7 @@ class BatchRunner:
             self._outstanding.close()
 
     async def _fall_back_if_due(self) -> None:
-        """At its time: cancel what is out, collect what it has brought, and make the rest online."""
+        """When it is time, cancel what is out, collect what it has brought, and make the rest online."""
         context, at = self._context, self._context.options.fallback_at
         if at is None or self._outstanding.fallen_back or time.time() < at:
             return
@@ -353,11 +355,11 @@ class BatchRunner:
 
     async def _cancel(self, chunk: Chunk) -> None:
         codec = self._context.codec(chunk.lane)
-        with contextlib.suppress(ProviderError):  # tried again at the next look
+        with contextlib.suppress(ProviderError):  # tried again at the next poll
             codec.check_removed(await self._context.ask(chunk.lane, codec.cancel(chunk.batch)))
             self._cancelled.add(chunk.id)
 
 
 def _results_expired(error: ProviderError, age_s: float) -> bool:
-    """Whether results will not be had any more. age_s: of their batch. Pure."""
+    """Whether results cannot be had any more. age_s: that of their batch. Pure."""
     return isinstance(error, DownloadFailed) and error.http_status in (403, 404, 410) and age_s > RESULTS_KEPT_S

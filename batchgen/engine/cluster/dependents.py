@@ -1,4 +1,4 @@
-"""What a worker has in place of what a run has: what waits for other samples, and the lines of results."""
+"""What a worker uses in place of a run's dependents and results file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from batchgen.store.store import Store
 
 
 class QueuedDependents(Dependents):
-    """The ledger lets go what waited for a picture, in the transaction that records the picture."""
+    """Dependents of a worker: the ledger releases what waited for an image, in the same transaction that records the
+    image."""
 
     def __init__(self, ledger: FencedLedger, store: Store, references: References) -> None:
         super().__init__(Backlog(), ledger, store, references, lambda lane: None)
@@ -30,7 +31,7 @@ class QueuedDependents(Dependents):
 
 
 class NoResultsFile(ResultsFile):
-    """The lines are written by the run that submitted the work, from the ledger."""
+    """Stands in for the results file: the run that submitted the work writes the lines, from the ledger."""
 
     def __init__(self) -> None: ...
 

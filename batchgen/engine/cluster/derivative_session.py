@@ -1,4 +1,4 @@
-"""The derivatives of one submission's pictures, made by one worker: so many pictures at once as it has processes for them."""
+"""Makes the derivatives of one submission's images in one worker, as many images at once as it has processes for."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from batchgen.ledger.work_queue import DerivativeOrder, Submission
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
-PLACEMENT_GRACE_S = 2.0  # within which a picture that was recorded stands under its name, when its worker lives
+PLACEMENT_GRACE_S = 2.0  # how long a living worker needs to move a recorded image into place
 POLL_S = 0.02
 
 
 def derivative_spool(worker: str) -> str:
-    """Where a worker writes files before they have their names; not where its pictures come in, which goes with their session."""
+    """The spool in which a worker writes derivatives before they have their names. Images it receives go into the spool
+    of their session."""
     return f"post-{SPOOL}-{worker}"
 
 
 class RenderPool:
-    """The processes of a worker, whichever submission they work for."""
+    """The processes of a worker that make derivatives, whichever submission they work for."""
 
     def __init__(self, size: int) -> None:
         self._idle = [RenderProcess() for _ in range(size)]
@@ -37,8 +38,8 @@ class RenderPool:
         self._abandoned = False
 
     async def render(self, due: RenderTask, store: Store) -> list[DerivativeRow]:
-        """Raises Requeue when somebody has to take it up later."""
-        # As many are claimed at once as there are, but for the moment in which one is given back.
+        """Make the files of one image. Raises Requeue if somebody has to try again later."""
+        # No more are claimed than there are processes, except while one is being given back.
         if self._abandoned or not self._idle:
             raise Requeue(0.0 if self._abandoned else 1.0)
         process = self._idle.pop()
@@ -47,7 +48,7 @@ class RenderPool:
         try:
             return await task
         except asyncio.CancelledError:
-            await process.close()  # else its answer would be the next task's
+            await process.close()  # or its answer would go to the next task
             if self._abandoned:
                 raise Requeue(0.0) from None
             raise
@@ -56,7 +57,7 @@ class RenderPool:
             self._idle.append(process)
 
     def abandon(self) -> None:
-        """Give back what is being made."""
+        """Stop the processes and give back what they were making."""
         self._abandoned = True
         for task in self._tasks:
             task.cancel()
@@ -67,10 +68,10 @@ class RenderPool:
 
 
 class DerivativeSession(Session[DerivativeOrder]):
-    """Needs no key."""
+    """Makes derivatives for one submission. It needs no key."""
 
     def __init__(self, worker: WorkerContext, schema: str, run_id: int, facts: Submission, pool: RenderPool) -> None:
-        """For a thread. Raises LedgerError, StoreError."""
+        """Open the session. Call it in a thread. Raises LedgerError, StoreError."""
         super().__init__(worker.ledger(schema, run_id))
         try:
             self._store = open_submitted_store(worker, facts, schema, derivative_spool(worker.name))
@@ -88,7 +89,7 @@ class DerivativeSession(Session[DerivativeOrder]):
         return await self.ledger.claim_derivatives(max_count, tuple(self.keys), queue.STALE_S)
 
     async def _process(self, order: DerivativeOrder) -> None:
-        """All files of one picture."""
+        """Make all files of one image."""
         await self._wait_until_placed(order)
         if self._store.free_bytes() < MIN_FREE_BYTES:
             self._note("the disk is nearly full: derivatives wait for room")
@@ -99,7 +100,8 @@ class DerivativeSession(Session[DerivativeOrder]):
         await self.ledger.record_derivatives(order.key, rows, found.stale, found.touched, removed=removed)
 
     async def _wait_until_placed(self, order: DerivativeOrder) -> None:
-        """The picture was recorded before it was moved to its name. Raises Requeue while it may still be."""
+        """Wait until an image that was recorded has been moved into place. Raises Requeue if that may still happen
+        later."""
         give_up_s = time.monotonic() + PLACEMENT_GRACE_S
         while (at := await in_thread(lambda: self.ledger.unplaced_since(order.item_id, order.n))) is not None:
             if time.monotonic() > give_up_s:
@@ -109,7 +111,7 @@ class DerivativeSession(Session[DerivativeOrder]):
             await asyncio.sleep(POLL_S)
 
     def _diff(self, order: DerivativeOrder) -> DerivativeDiff:
-        """Of this sample alone. For a thread."""
+        """The derivatives that this sample lacks or has too many of. Call it in a thread."""
         found = self._differ.diff([(order.item_id, order.post)])
         key = (order.item_id, order.n)
         return DerivativeDiff(

@@ -1,4 +1,5 @@
-"""The engine `cluster`: hands a run's samples to the queue in one transaction with the ledger, and watches what comes of them."""
+"""The engine `cluster`: hands a run's samples to the queue in one transaction with the ledger, and watches their
+progress."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ ROWS_AT_ONCE = 2000
 
 class ClusterEngine:
     async def run_remotely(self, run: RemoteRun) -> RunEnding:
-        """Returns when nothing of the job is left in the queue, or when somebody wants to leave it there."""
+        """Submit a run and wait until nothing of its job is left in the queue, or until the user leaves it there."""
         location = read_pointer(run.store.folder)
         if location is None:
             raise UsageError(
@@ -44,7 +45,7 @@ class ClusterEngine:
         plan = await asyncio.to_thread(
             lambda: plan_derivatives(run.manifest, run.ledger, run.store, run.options.only, emulated=emulated)
         )
-        # In this thread, which the backlog belongs to; nothing else goes on yet.
+        # In this thread, which owns the backlog. Nothing else is running yet.
         ended_by_workers = _submit(run, location.schema, plan)
         run.release_lock()
         monitor = ClusterMonitor(run.url, location.schema, run.ledger.reader, run.emit)
@@ -69,8 +70,8 @@ def _note(run: RemoteRun, message: str) -> None:
 
 
 def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> int | None:
-    """All of it or nothing: rows of the ledger, work and queue. Answers the exit code with which workers have ended the last
-    submission, when this one adds nothing. Raises LedgerError."""
+    """Submit everything or nothing: rows of the ledger, work and queue. Returns the exit code of the last submission if
+    workers have ended it and this run adds nothing. Raises LedgerError."""
     limits, options = run.manifest.limits, run.options
     budget_usd = options.max_usd if options.max_usd is not None else limits.budget_usd
     facts = Submission(
@@ -109,7 +110,7 @@ def _submit(run: RemoteRun, schema: str, plan: DerivativePlan) -> int | None:
 
 
 def _hand_over_end(run: RemoteRun, schema: str, *, taken_back: bool) -> None:
-    """Whether workers end what is in the queue, or this run has seen the end of it. Raises LedgerError."""
+    """Record whether workers will end what is in the queue, or this run has seen its end. Raises LedgerError."""
 
     def change(db: Connection) -> None:
         if taken_back:
@@ -122,7 +123,8 @@ def _hand_over_end(run: RemoteRun, schema: str, *, taken_back: bool) -> None:
 
 
 def _notify_facts(run: RemoteRun) -> dict[str, Any]:
-    """Whom the manifest wants messages to go to, for whoever ends this. An address that is itself a secret is not left on the server."""
+    """Where the manifest wants messages to go, for the worker that ends the submission. An address that is itself a
+    secret is not left on the server."""
     wanted = run.manifest.notify
     if wanted is None:
         return {}
@@ -131,7 +133,7 @@ def _notify_facts(run: RemoteRun) -> dict[str, Any]:
 
 
 def _detach_on_signal(run: RemoteRun, stop: asyncio.Event) -> AbstractContextManager[object]:
-    """A signal ends the watching; the work goes on."""
+    """End the watching on a signal; the work goes on."""
 
     def detach(number: int) -> None:
         if not stop.is_set():

@@ -1,4 +1,5 @@
-"""A worker among those of its server: under a name of its own, heard of every few seconds, and woken when there is work."""
+"""A worker's membership of its server: it registers under a name of its own, sends a heartbeat every few seconds, and
+is woken when there is work."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from batchgen.ledger.lease import CHANNEL, SERVER_NOW
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.postgresql import PostgreSQL
 
-LISTEN_S = 0.5  # at a time, so that the end of a worker need not wait for longer
-FORGOTTEN_S = 7 * 86400.0  # of silence, after which a name is free again: a machine may have been asleep for as long
+LISTEN_S = 0.5  # at a time, so that a worker can end without waiting longer
+FORGOTTEN_S = 7 * 86400.0  # then a silent worker's name is free again: a machine may sleep that long
 _REGISTER = (
     f"INSERT INTO {SHARED_SCHEMA}.worker VALUES (?, ?, ?, ?, {SERVER_NOW}, {SERVER_NOW}, ?) ON CONFLICT DO NOTHING"
     " RETURNING name"
@@ -33,7 +34,7 @@ _SAY = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What others may know of a worker."""
+    """What others can see of a worker."""
 
     name: str
     concurrency: int
@@ -43,24 +44,24 @@ class Member:
 
     @property
     def values(self) -> tuple[object, ...]:
-        """Of its row, but for the times."""
+        """The values of its row, apart from the times."""
         return (self.name, self.host, self.pid, self.concurrency, self.post_processes)
 
 
 @dataclass(slots=True)
 class Pulse:
-    """What a worker knows of its own heartbeat. at: UTC seconds of the last one that the server took, 0 before the first;
-    problem: why the server cannot be asked, empty while it can."""
+    """A worker's own view of its heartbeat. at: UTC seconds of the last one that the server accepted, 0 before the
+    first. problem: why the server cannot be asked, empty if it can."""
 
     at: float = 0.0
     problem: str = ""
-    _at_s: float = -math.inf  # by the clock that nobody sets
+    _at_s: float = -math.inf  # by the monotonic clock, which nobody sets
 
     def beat(self) -> None:
         self.at, self._at_s, self.problem = time.time(), time.monotonic(), ""
 
     def state(self) -> str:
-        """What is wrong, in words; empty while the server hears of this worker."""
+        """What is wrong, in words; empty while the server hears from this worker."""
         if self.problem:
             return f"the ledger's server cannot be asked: {self.problem}"
         if not self.at:
@@ -70,8 +71,8 @@ class Pulse:
 
 
 def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) -> Member:
-    """Under a name that no other worker has, be it as silent as it may: one that was suspended, and comes back, takes what is
-    claimed in its name for its own. Raises LedgerError."""
+    """Register under a name that no other worker has, however silent that one is: a suspended worker that comes back
+    regards everything claimed under its name as its own. Raises LedgerError."""
     server.execute(f"DELETE FROM {SHARED_SCHEMA}.worker WHERE at < {SERVER_NOW} - ?", (FORGOTTEN_S,))
     member = wanted
     while server.execute(_REGISTER, member.values).fetchone() is None:
@@ -81,16 +82,17 @@ def register(server: PostgreSQL, wanted: Member, note: Callable[[str], None]) ->
 
 
 def unregister(server: PostgreSQL, member: Member) -> None:
-    """What it has claimed is free from here on, unless its name is another's by now."""
+    """Release everything that this worker has claimed, unless another worker has its name now."""
     with contextlib.suppress(LedgerError):
         sql = f"DELETE FROM {SHARED_SCHEMA}.worker WHERE name = ? AND host = ? AND pid = ?"
         server.execute(sql, (member.name, member.host, member.pid))
 
 
 async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: Pulse) -> None:
-    """Until it is cancelled. A connection and a thread of its own: nothing that takes long makes this worker look dead.
+    """Send heartbeats until cancelled, with a connection and a thread of their own, so that no long operation makes
+    this worker look dead.
 
-    wake: called when the server says that there is work. Behind a pooler it never says so.
+    wake: called when the server says that there is work. Behind a pooler it never does.
     """
     loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "heartbeat")
     connection: PostgreSQL | None = None
@@ -108,7 +110,7 @@ async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: 
                 if await loop.run_in_executor(thread, connection.wait_for_notification, _listen_s()):
                     wake()
             except LedgerError as error:
-                # A new one is tried at this pace, where one that comes back by itself waits longer each time.
+                # Connect anew at this pace; a connection that reconnects by itself waits longer each time.
                 pulse.problem = str(error)
                 if connection is not None:
                     thread.submit(connection.close)
@@ -126,5 +128,5 @@ def _listen_s() -> float:
 
 def _say_and_listen(connection: PostgreSQL, member: Member) -> None:
     connection.execute(_SAY, member.values)
-    if not connection.pooled:  # else another client's session would listen
-        connection.execute(f"LISTEN {CHANNEL}")  # each time: one that came back by itself listens to nothing
+    if not connection.pooled:  # or another client's session would listen
+        connection.execute(f"LISTEN {CHANNEL}")  # each time: a new connection listens to nothing

@@ -1,4 +1,5 @@
-"""Looking on at work that others do: what changes in the ledger becomes the events that a run of our own would have."""
+"""Watches work that others do, and turns changes in the ledger into the events that a run in this process would
+emit."""
 
 from __future__ import annotations
 
@@ -34,16 +35,17 @@ from batchgen.records import sample_key
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 POLL_S = 0.5
-NO_WORKER_GRACE_S = 5.0  # after which it is said that no worker is there
-BLOCKED_LOOK_S = 5.0  # between looks for samples that are blocked, when no request has ended without an image
+NO_WORKER_GRACE_S = 5.0  # then it is reported that there is no worker
+BLOCKED_LOOK_S = 5.0  # between looks for blocked samples, if no request has ended without an image
 
 _STARTED_COLUMNS = "id, item_id, n, lane, number, coalesce(sent_as, ''), started_at"
 _ENDED_COLUMNS = (
     "id, item_id, n, lane, outcome, coalesce(reason, ''), coalesce(message, ''), coalesce(maybe_billed, 0), started_at"
 )
-# Found by an index however many wait: PostgreSQL would walk the table for EXISTS, and all that was deleted since its last vacuum.
+# An index finds these however many samples wait. For EXISTS, PostgreSQL would walk the table, including everything
+# deleted since its last vacuum.
 _FIRST = f"(SELECT lane FROM work WHERE missing = 0 AND lane {{}} '{work_queue.DERIVATIVES_LANE}' ORDER BY lane LIMIT 1) IS NOT NULL"
-# Answers in the order of `Look`. ?: seconds of silence; submissions that are known to have come to their end.
+# Returns the columns of `Look`. ?: seconds of silence; submissions that are known to have ended.
 _LOOK = (
     "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,"
     f" {_FIRST.format('<')} OR {_FIRST.format('>')} OR EXISTS (SELECT 1 FROM need d JOIN work k ON k.id = d.work_id WHERE k.images > 0),"
@@ -61,8 +63,8 @@ _LANES_WITH_READY_SAMPLES = (
 
 
 class Look(NamedTuple):
-    """How the queue stands. xmin, xmax: bounds of its snapshot. samples, derivatives: whether there are any; workers: alive;
-    renderers: their processes for derivatives; stopped: whether samples may have to be withdrawn."""
+    """The state of the queue. xmin, xmax: bounds of its snapshot. samples, derivatives: whether there are any. workers:
+    alive. renderers: their processes for derivatives. stopped: whether samples may have to be withdrawn."""
 
     xmin: int
     xmax: int
@@ -74,16 +76,16 @@ class Look(NamedTuple):
 
 
 class ClusterMonitor:
-    """Reads what has changed. What a look costs does not grow with the samples that wait."""
+    """Reads what has changed. The cost of a look does not grow with the number of waiting samples."""
 
     def __init__(
         self, server: str | SharedConnection, schema: str, reader: Reader, emit: Callable[[Event], None]
     ) -> None:
-        """server: its address, or a connection to the job that is shared and left open."""
+        """server: its address, or a shared connection to the job, which is left open."""
         self._db = PostgreSQL(server, schema, "batchgen watches") if isinstance(server, str) else server
         self._reader = reader
         self._emit = emit
-        self._failed: dict[str, str] = {}  # key -> model, of samples whose last request brought nothing
+        self._failed: dict[str, str] = {}  # by key, the models of samples whose last request failed
         self._parked: dict[str, float] = {}
         self._cooling: dict[str, float] = {}
         self._settled: set[int] = set()  # submissions that were stopped and have nothing left
@@ -103,8 +105,8 @@ class ClusterMonitor:
         return self._db.execute(sql, values).fetchall()
 
     async def wait_until_ended(self, stop: asyncio.Event, run_id: int, deadline: float | None = None) -> RunEnding:
-        """When nothing is left but what waits for another day, or when `stop` is set. Derivatives are not waited for beyond
-        the deadline."""
+        """Wait until nothing is left except what waits for another day, or until `stop` is set. Derivatives are not
+        waited for beyond the deadline."""
         while True:
             try:
                 left, waits_for_quota, derivatives = await asyncio.to_thread(self._poll)
@@ -124,8 +126,8 @@ class ClusterMonitor:
         return Look(*self._rows(_LOOK, list(self._settled), queue.STALE_S)[0])
 
     def _poll(self) -> tuple[bool, bool, bool]:
-        """(whether samples are left in the queue, whether all of them wait for a quota of another day or for those that do,
-        whether derivatives are in the queue)."""
+        """Look once. Returns (whether samples are left in the queue, whether all of them wait, directly or through
+        others, for a quota of another day, whether derivatives are in the queue)."""
         look = self._look()
         if look.stopped:
             (settled,) = self._db.transact([lambda db: stop_expired(db, self._settled)])
@@ -142,13 +144,14 @@ class ClusterMonitor:
         return True, bool(parked) and self._waits_for(parked), look.derivatives
 
     def _waits_for(self, parked: set[str]) -> bool:
-        """Whether nothing is left but what waits for these lanes, or for what does, and nothing of it is being made."""
+        """Whether everything that is left waits for these lanes, directly or through others, and nothing is being
+        made."""
         ready = {lane for (lane,) in self._rows(_LANES_WITH_READY_SAMPLES)}
         sent = "SELECT 1 FROM attempt WHERE outcome IS NULL AND worker IS NOT NULL AND chunk IS NULL LIMIT 1"
         return bool(ready) and ready <= parked and not self._rows(sent)
 
     def _unplaced(self) -> int:
-        """Pictures that workers who are alive have recorded and are about to move to their names."""
+        """How many images living workers have recorded and are about to move into place."""
         sql = (
             "SELECT count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id"
             f" JOIN {SHARED_SCHEMA}.worker w ON w.name = a.worker AND {WORKER_IS_ALIVE} WHERE i.placed = 0"
@@ -168,7 +171,7 @@ class ClusterMonitor:
             self._emit(AttemptStarted(at=at, attempt=number, key=key, model=model, number=which, sent_as=sent_as))
 
     def _emit_ended(self) -> bool:
-        """Whether a request has ended without an image."""
+        """Emit what ended. Returns whether a request ended without an image."""
         rows, made = list[Any](), dict[int, tuple[str, float]]()
         if self._open_attempts:
             sql = (
@@ -191,14 +194,14 @@ class ClusterMonitor:
         return len(made) < len(rows)
 
     def _emit_failed(self, number: int, key: str, model: str, outcome: str, *end: Any) -> None:
-        """end: reason, message, and whether it may have been billed."""
+        """Emit a failed request."""
         reason, message, maybe_billed = end
         self._failed[key] = model
         how = {"outcome": outcome, "reason": reason, "message": message, "maybe_billed": bool(maybe_billed)}
         self._emit(AttemptFailed(at=time.time(), attempt=number, key=key, model=model, retry_in_s=None, **how))
 
     def _emit_pictures(self, made: Mapping[int, tuple[str, float]]) -> None:
-        """made: model and seconds by attempt."""
+        """Emit new images. made: model and seconds, by attempt."""
         if not made:
             return
         rows = self._rows(
@@ -222,7 +225,8 @@ class ClusterMonitor:
         return self._rows("SELECT item_id, n, model, message FROM sample WHERE state = 'blocked'")
 
     def _emit_blocked(self, *, at_once: bool) -> None:
-        """Mostly they are blocked when a request ends without an image, now and then later, by who takes over from the dead."""
+        """Emit blocked samples. Most are blocked when a request ends without an image, a few later, by whoever takes
+        over from a dead worker."""
         if not at_once and time.monotonic() - self._looked_for_blocked_s < BLOCKED_LOOK_S:
             return
         self._looked_for_blocked_s = time.monotonic()
@@ -265,7 +269,7 @@ class ClusterMonitor:
         if self._no_worker_since_s is None:
             self._no_worker_since_s = now_s
         elif 0 < self._no_worker_since_s < now_s - NO_WORKER_GRACE_S:
-            self._no_worker_since_s = -1.0  # said
+            self._no_worker_since_s = -1.0  # reported
             pictures, _ = work_queue.derivative_progress(self._db, 0)
             no_worker = look.samples and not look.workers
             what = f"{self._samples_left()} sample(s)" if no_worker else f"derivatives of {pictures} image(s)"
@@ -274,11 +278,11 @@ class ClusterMonitor:
             self._emit(Notice(at=time.time(), message=words))
 
     def _samples_left(self) -> int:
-        """Walks the queue."""
+        """The number of samples in the queue. Walks the whole queue."""
         return int(self._rows("SELECT coalesce(sum(images), 0) FROM work WHERE images > 0")[0][0])
 
     async def wait_until_derived(self) -> None:
-        """When no derivatives are left in the queue."""
+        """Wait until no derivatives are left in the queue."""
         while (look := await asyncio.to_thread(self._look)).derivatives:
             await asyncio.to_thread(self._note_if_no_worker, look._replace(samples=False))
             await asyncio.sleep(POLL_S)
@@ -290,7 +294,7 @@ class ClusterMonitor:
         return DerivativeCounts(*counts, sum(each.get("failed", 0) for each in states), not pictures, pictures)
 
     def ending_of(self, run_id: int, *, waits_for_quota: bool = False, late: bool = False) -> RunEnding:
-        """As far as the queue knows it. late: the run's time is up."""
+        """How the run ended, as far as the queue knows. late: the run's time is up."""
         left = self._samples_left() or self._unplaced()
         row = next(iter(self._rows("SELECT stopped_by, message FROM submission WHERE run_id = ?", run_id)), ("", ""))
         derived = self.tally(run_id)

@@ -1,4 +1,4 @@
-"""What dead workers left behind: taken up by whoever is alive, and never from one that is."""
+"""Recovers what dead workers left behind, and never touches what belongs to a living one."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
 Note = Callable[[str], None]
-_ADOPTING = threading.Lock()  # a worker has one connection more while it adopts, however many jobs it has
+_ADOPTING = threading.Lock()  # a worker uses one more connection while it adopts, however many jobs it has
 
 
 def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> FileLock:
-    """Make a worker's own spool and hold it. One worker of the same name may have been here before and died.
+    """Create a worker's own spool and lock it. A worker of the same name may have been here before and died.
 
     Raises JobLocked, LedgerError, StoreError.
     """
@@ -48,13 +48,14 @@ def take_and_adopt_spool(ledger: FencedLedger, store: Store, catalogue: Catalogu
 
 
 def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note, *, died: bool = False) -> None:
-    """Place what was recorded, and record what is whole, in all spools whose worker has died. One process at a time. died:
-    whether one has that is not among these any more: this worker's own forerunner. Raises JobLocked, LedgerError, StoreError."""
+    """Place what was recorded and record what is whole in the spools of all workers that have died. One process at a
+    time. died: whether a worker has died that is no longer listed, such as this worker's predecessor. Raises JobLocked,
+    LedgerError, StoreError."""
     state = os.path.join(store.root, STATE_FOLDER)
     with _ADOPTING, contextlib.closing(ledger.without_waiting()) as ledger, adoption_lock(store, note):
         spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
         for orphan in spools:
-            with contextlib.suppress(StoreError):  # its worker lives
+            with contextlib.suppress(StoreError):  # its worker is alive
                 lock, died = lock_spool(orphan), True
                 try:
                     adopt_spool(ledger, orphan, catalogue, note)
@@ -68,7 +69,7 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
 
 
 def adopt_spool(ledger: FencedLedger, orphan: Store, catalogue: Catalogue, note: Note) -> None:
-    """orphan: the spool of somebody who has died, which is ours now."""
+    """Settle what is in a dead worker's spool. orphan: that spool, which this process now holds."""
     names = (entry.partition(".")[0] for entry in os.listdir(orphan.spool))
     numbers = {int(name) for name in names if name.isdigit()}
     move_unplaced(
@@ -80,12 +81,12 @@ def adopt_spool(ledger: FencedLedger, orphan: Store, catalogue: Catalogue, note:
             continue
         adopt_spooled(ledger, orphan, attempt, note, "spool of a worker that has died")
     ledger.flush()
-    waits = ledger.reader.unplaced_by_workers() if orphan.url else ()  # a bucket that is away has not taken them
+    waits = ledger.reader.unplaced_by_workers() if orphan.url else ()  # an unreachable bucket has not accepted these
     orphan.clean_spool({image.spool for image in waits})
 
 
 def _settle_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) -> None:
-    """Pictures that stand under their names, of workers that died before they could say so."""
+    """Record as placed the images that dead workers moved into place without recording it."""
     for attempt, found in groupby(ledger.reader.unplaced_by_workers(), key=lambda image: image.attempt):
         images = list(found)
         waits = any(os.path.exists(each.spooled(image.spool)) for each in spools for image in images)
@@ -94,8 +95,8 @@ def _settle_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) 
 
 
 def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
-    """What a run does for those who died, before it looks at how things stand. Requests that no queue knows of any more
-    are as if a run had sent them."""
+    """Recover from dead workers before a run surveys its job. Requests that no queue knows any more are treated as a
+    run's own."""
     ledger = FencedLedger(url, schema, 0, f"run {os.getpid()}")
     try:
         if not ledger.reader.has_work_table():
@@ -107,7 +108,7 @@ def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalo
 
 
 def settle_after_workers(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
-    """The same with a ledger that is open, of a job that has a queue."""
+    """Recover from dead workers with an open ledger, for a job that has a queue."""
     adopt_orphans(ledger, store, catalogue, note)
     ledger.writer.submit(stop_expired).result()
     ledger.unassign_open_attempts()

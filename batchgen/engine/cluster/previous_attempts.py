@@ -1,4 +1,4 @@
-"""A sample that somebody else had before: what became of the requests for it is found out before another one is sent."""
+"""Finds out what became of earlier requests for a sample, which another worker had before, before a new one is sent."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class PreviousAttempts:
         self._note = note
 
     async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | OpenAttempt | None:
-        """(state, reason) when the sample has come to its end; its request when the API has taken that as a job, to be asked
-        about; None when it has to be asked for.
+        """(state, reason) if the sample has ended; its request if the API accepted that as a job, which has to be asked
+        about; None if it has to be requested.
 
-        Never sent costs nothing. What was sent and has no end is looked for: behind the link of its answer, in the spools that
-        no worker has any more, in its vendor's list of jobs. What is found nowhere is uncertain: it is asked for once more, or
-        held.
+        A request that was never sent costs nothing. One that was sent and has no end is looked for behind the link of
+        its answer, in the spools that no worker holds any more, and in its vendor's list of jobs. If it is found
+        nowhere it is uncertain: the sample is requested once more, or held.
         """
         end, uncertain_count = claimed.unreported_end, claimed.uncertain_count
         for attempt in claimed.open_attempts:
@@ -55,11 +55,11 @@ class PreviousAttempts:
                 end = ("uncertain", "interrupted")
                 uncertain_count += 1
         if end is not None and end[0] == "uncertain" and uncertain_count == 1 and not self._hold_uncertain:
-            return None  # a sample that ends its workers is not asked for without end
+            return None  # a sample that kills its workers is not requested endlessly
         return end
 
     async def _find_result(self, attempt: OpenAttempt) -> tuple[str, str] | None:
-        """How it ended, when its picture exists. A link that cannot be fetched now is fetched by the next run."""
+        """How a request ended, if its image exists. If a link cannot be downloaded now, the next run does it."""
         if attempt.links:
             try:
                 await fetch_attempt_links(
@@ -78,7 +78,7 @@ class PreviousAttempts:
         return attempt if attempt.job is not None else None
 
     def _recover_stored(self, attempt: OpenAttempt) -> bool:
-        """What bucket and disk hold of it; what a worker that is alive has not recorded yet, it will."""
+        """Settle what the bucket and the disk hold of a request. What a living worker has not recorded yet, it will."""
         if settle_by_receipt(self._ledger, self._store, attempt, self._note):
             return True
         adopt_orphans(self._ledger, self._store, self._catalogue, self._note)

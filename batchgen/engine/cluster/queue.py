@@ -1,4 +1,5 @@
-"""The queue of the cluster: its tables on the ledger's server, those of earlier versions brought along, and what its workers go by."""
+"""The cluster's queue: its tables on the ledger's server, the migration of earlier versions, and the settings of its
+workers."""
 
 from __future__ import annotations
 
@@ -14,14 +15,12 @@ from batchgen.ledger.runs import WORKER_SILENT_AFTER_S
 from batchgen.ledger.work_queue import TABLES_DDL
 
 HEARTBEAT_S = 5.0
-CONNECTIONS = (
-    4  # of a worker at most: one to write, one to read, its heartbeat, and one while it adopts what others left
-)
-STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still brings is checked
-VERSION = "batchgen 1"  # of the tables; those before were of procrastinate, and said so by its migration's name
-_PROCRASTINATE = "batchgen_queue"  # the schema of its tables
+CONNECTIONS = 4  # at most, for one worker: to write, to read, its heartbeat, and one while it adopts
+STALE_S = WORKER_SILENT_AFTER_S  # what a worker taken for dead still delivers is checked
+VERSION = "batchgen 1"  # of the tables; earlier ones were procrastinate's, with its migration's name
+_PROCRASTINATE = "batchgen_queue"  # the schema of procrastinate's tables
 _VERSION_TABLE = f"{SHARED_SCHEMA}.queue_tables"
-# A worker of an earlier version that is started now finds tables of a procrastinate that it does not know, and leaves.
+# A worker of an earlier version that starts now finds tables of a procrastinate that it does not know, and leaves.
 _REFUSE_EARLIER_WORKERS = (
     f"DROP SCHEMA IF EXISTS {_PROCRASTINATE} CASCADE",
     f"CREATE SCHEMA {_PROCRASTINATE}",
@@ -32,7 +31,7 @@ _REFUSE_EARLIER_WORKERS = (
 
 
 class Requeue(Exception):
-    """The work goes back into the queue, and nobody takes it up before so many seconds have passed."""
+    """The work goes back into the queue, and nobody takes it before this many seconds have passed."""
 
     def __init__(self, delay_s: float) -> None:
         super().__init__(f"again in {delay_s} s")
@@ -45,9 +44,9 @@ def open_server(url: str, application: str) -> PostgreSQL:
 
 
 def migrate(url: str) -> None:
-    """Make the queue's tables where there are none, and take over what an earlier version has put into its own.
+    """Create the queue's tables if there are none, and take over what an earlier version has in its own.
 
-    Raises LedgerError, UsageError when they are of a newer version.
+    Raises LedgerError, and UsageError if the tables belong to a newer version.
     """
     server = open_server(url, "batchgen queue")
     try:
@@ -55,14 +54,14 @@ def migrate(url: str) -> None:
             server.transact([_migrate])
         parts = "SELECT to_regprocedure(?), to_regclass(?)"
         if None in server.execute(parts, (DEPTH_FUNCTION, endings.TABLE)).fetchone():
-            with contextlib.suppress(LedgerError):  # whose user may make nothing here leaves it to one who may
+            with contextlib.suppress(LedgerError):  # a user without the right leaves it to one who has it
                 server.transact([lock_schema_changes, _add_later_parts])
     finally:
         server.close()
 
 
 def _add_later_parts(db: Connection) -> None:
-    """What workers of this version do without when it is not there, and so of no other version of the tables."""
+    """Add tables that workers of this version can do without, so they are not part of the tables' version."""
     db.execute(DEPTH_FUNCTION_DDL)
     db.execute(to_postgresql_ddl(endings.TABLE_DDL))
 
@@ -70,7 +69,7 @@ def _add_later_parts(db: Connection) -> None:
 def _migrate(db: Connection) -> None:
     lock_schema_changes(db)
     version = schema_version(db)
-    if version == VERSION:  # somebody else was quicker
+    if version == VERSION:  # another process was quicker
         return
     if is_newer(version):
         raise UsageError(
@@ -78,7 +77,7 @@ def _migrate(db: Connection) -> None:
         )
     db.execute(f"CREATE SCHEMA IF NOT EXISTS {SHARED_SCHEMA}")
     db.execute(f"CREATE TABLE IF NOT EXISTS {_VERSION_TABLE} (version TEXT NOT NULL)")
-    db.execute(f"DROP TABLE IF EXISTS {SHARED_SCHEMA}.queue")  # it named lanes alone
+    db.execute(f"DROP TABLE IF EXISTS {SHARED_SCHEMA}.queue")  # it only named lanes
     for statement in _statements(QUEUE_DDL):
         db.execute(statement)
     for schema in _schemas_of_earlier_versions(db):
@@ -89,13 +88,13 @@ def _migrate(db: Connection) -> None:
 
 
 def create_work_tables(db: Connection) -> None:
-    """Those of one job, in whose schema the transaction is."""
+    """Create the tables of one job, in whose schema the transaction is."""
     for statement in _statements(TABLES_DDL):
         db.execute(statement)
 
 
 def schema_version(db: Connection) -> str | None:
-    """Of the queue's tables; None when there is nothing about it."""
+    """The version of the queue's tables, None if there are none."""
     if db.execute("SELECT to_regclass(?)", (_VERSION_TABLE,)).fetchone()[0] is None:
         return None
     found = db.execute(f"SELECT max(version) FROM {_VERSION_TABLE}").fetchone()[0]
@@ -115,8 +114,8 @@ def _schemas_of_earlier_versions(db: Connection) -> list[str]:
 
 
 def _take_over(db: Connection, schema: str) -> None:
-    """A job that an earlier version has submitted. With the column's new name its workers finish what they have sent, and can
-    claim nothing more: they would not ask who holds it."""
+    """Take over a job that an earlier version submitted. Because a column is renamed, old workers finish what they have
+    sent but claim nothing more: they would not check who holds it."""
     db.execute(f"SET LOCAL search_path = {schema}")
     db.execute("ALTER TABLE work RENAME COLUMN claim TO worker")
     db.execute(to_postgresql_ddl("ALTER TABLE work ADD COLUMN ready_at REAL NOT NULL DEFAULT 0"))

@@ -1,4 +1,4 @@
-"""References that travel with the work: workers on other machines have no manifest beside them."""
+"""Sends references along with the work: workers on other machines do not have the manifest's folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def bundle_folder(store: Store) -> str:
 
 
 class ReferencePacker:
-    """The submitter's side: each file once, under the hash of what is in it, so that an edit meanwhile changes nothing."""
+    """The submitter's side: stores each file once, under the hash of its contents, so that an edit in the meantime
+    changes nothing."""
 
     def __init__(self, store: Store, references: References) -> None:
         self._store = store
@@ -34,7 +35,7 @@ class ReferencePacker:
         self._packed: dict[str, str] = {}
 
     def pack(self, sample: Sample) -> Sample:
-        """The sample with its files by their place in the job's state. Raises StoreError, UsageError."""
+        """The sample with its files replaced by their places in the job's state. Raises StoreError, UsageError."""
         if not sample.item.references:
             return sample
         names = tuple(
@@ -69,7 +70,7 @@ class ReferencePacker:
 
 
 class ReferenceUnpacker:
-    """The worker's side: what the submitter has left for it, fetched from the bucket when it is not here."""
+    """The worker's side: uses what the submitter stored, and downloads it from the bucket if it is not here."""
 
     def __init__(self, store: Store) -> None:
         """Raises StoreError."""
@@ -82,7 +83,7 @@ class ReferenceUnpacker:
         self.references = References(self._folder)
 
     def unpack(self, sample: Sample) -> Sample:
-        """With its files where this machine has them. Raises StoreError, FileNotFoundError."""
+        """The sample with its files where this machine has them. Raises StoreError, FileNotFoundError."""
         if not self._store.properties.remote or not sample.item.references:
             return sample
         names = tuple(
@@ -94,9 +95,7 @@ class ReferenceUnpacker:
         name = os.path.basename(path)
         target = os.path.join(self._folder, name)
         if not os.path.exists(target):
-            temp_path = (
-                f"{target}.{uuid.uuid4().hex}"  # several samples, or workers of this machine, may want it at once
-            )
+            temp_path = f"{target}.{uuid.uuid4().hex}"  # several samples or workers may need it at once
             self._store.fetch_state(f"{BUNDLE_FOLDER}/{name}", temp_path)
             os.replace(temp_path, target)
             self.references.expect_digest(target, name.partition("-")[0])

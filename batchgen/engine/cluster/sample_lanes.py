@@ -1,4 +1,4 @@
-"""The lanes of one submission in a worker: its models, how they are reached, and under which quotas and budgets."""
+"""The lanes of one submission in a worker: its models, how to reach them, and their quotas and budgets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from batchgen.scheduling.lane import SampleSource
 
 
 class LaneEvents:
-    """Notes which samples have ended and that lanes have closed, for all workers where they are told, and passes events on."""
+    """Records, where all workers can see it, which samples have ended and which lanes have closed, and passes events
+    on."""
 
     def __init__(self, ledger: FencedLedger, lanes: Iterable[str], emit: Callable[[Event], None]) -> None:
         self.ended_keys: set[str] = set()
@@ -49,7 +50,7 @@ class LaneEvents:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a submission asks of the worker that makes its samples. options: as a run of its own would have them."""
+    """The terms under which a submission wants its samples made. options: those of a run."""
 
     catalogue: Catalogue
     routes: Mapping[str, Route]
@@ -58,7 +59,7 @@ class Terms:
 
 
 def terms_of(facts: Submission, worker: WorkerContext) -> Terms:
-    """Raises SettingsError when this worker lacks a key."""
+    """The terms from the facts of a submission. Raises SettingsError if this worker lacks a key."""
     catalogue = load_catalogue().with_overrides(facts.models)
     profiles = [catalogue.resolve(lane.partition("/")[2]) for lane in facts.lanes]
     routes, warnings = open_routes(profiles, worker.settings, facts.emulator_url)
@@ -87,6 +88,6 @@ async def open_lanes(
     pacing = Pacing(ledger, loads, terms.routes, terms.limits, terms.options, events, shared.is_remote)
     emulated = facts.emulator_url is not None
     budgets = JobBudgets(facts.folder, ledger.reader, shared, terms.limits, terms.routes, emulated, ledger.worker)
-    # 1: whatever the queue still has
+    # 1: there may be more in the queue
     dispatcher = pacing.dispatcher(source, await budgets.quota_logs(loads), pacing.still_parked(), external_samples=1)
     return SampleLanes(dispatcher, budgets, pacing.concurrency)

@@ -1,4 +1,4 @@
-"""Everything through which a worker makes the samples of one submission, built once and closed in one place."""
+"""Everything with which a worker makes the samples of one submission, built once and closed in one place."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SampleParts:
 async def open_parts(
     worker: WorkerContext, schema: str, run_id: int, facts: Submission, shared: QuotaStore
 ) -> AsyncIterator[SampleParts]:
-    """Raises BatchgenError when this worker cannot make this job's pictures."""
+    """Raises BatchgenError if this worker cannot make this job's images."""
     async with AsyncExitStack() as stack:
         name = re.sub(r"[^\w.-]", "_", worker.name)
         store = await asyncio.to_thread(open_submitted_store, worker, facts, schema, f"{SPOOL}-{name}-{run_id}")

@@ -1,4 +1,4 @@
-"""The samples of one submission that a worker has been given: each is claimed, sent, and ended or given back."""
+"""Makes samples of one submission in a worker: each is claimed, sent, and then ended or given back."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from batchgen.records import Sample, sample_key
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
-WORKER_STOPS = {StopKind.DISK, StopKind.SIGNAL, StopKind.CLOSED, StopKind.BUG}  # this worker's affair, not the job's
+WORKER_STOPS = {StopKind.DISK, StopKind.SIGNAL, StopKind.CLOSED, StopKind.BUG}  # reasons of this worker, not of the job
 
-RETURN_RETRY_S = 1.0  # when the ledger could not be asked until when a lane is closed
+RETURN_RETRY_S = 1.0  # before the ledger is asked again until when a lane is closed
 
 
 async def open_sample_session(
     worker: WorkerContext, schema: str, run_id: int, facts: Submission, shared: QuotaStore
 ) -> SampleSession:
-    """Raises BatchgenError when this worker cannot make this job's pictures."""
+    """Open a session. Raises BatchgenError if this worker cannot make this job's images."""
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(open_parts(worker, schema, run_id, facts, shared))
         return SampleSession(worker, facts.name, parts, stack.pop_all())
@@ -41,7 +41,7 @@ async def open_sample_session(
 
 class SampleSession(Session[ClaimedSample]):
     def __init__(self, worker: WorkerContext, job: str, parts: SampleParts, closing_stack: AsyncExitStack) -> None:
-        """closing_stack: closes the parts. Needs a running loop, where the lanes are driven from now on."""
+        """closing_stack: closes the parts. Needs a running loop, which drives the lanes from now on."""
         super().__init__(parts.ledger)
         self._worker = worker
         self._job = job
@@ -49,8 +49,8 @@ class SampleSession(Session[ClaimedSample]):
         self._closing_stack = closing_stack
         self._dispatcher = parts.lanes.dispatcher
         self._execution, self._stopper = parts.pipeline.execution, parts.pipeline.stopper
-        self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key; UTC seconds before which to try again
-        self._in_flight_keys: set[str] = set()  # keys whose requests are on their way
+        self._waiting: dict[str, asyncio.Future[float | None]] = {}  # by key: UTC seconds until which to wait
+        self._in_flight_keys: set[str] = set()  # keys whose requests are in flight
         self._adopted_s = time.monotonic()
         self._dispatch_task = asyncio.create_task(self._run_dispatch())
         self._lane_watch = asyncio.create_task(self._return_when_lanes_close())
@@ -74,7 +74,8 @@ class SampleSession(Session[ClaimedSample]):
         await self.ledger.writer.write(lambda db: stop_submission(db, self.ledger.run_id, reason, message))
 
     async def poll(self) -> None:
-        """What others have found out: the submission was stopped, its time is up, or a lane answers nobody."""
+        """React to what others found out: the submission was stopped, its time is up, or a lane does not answer
+        anybody."""
         if time.monotonic() - self._adopted_s > queue.STALE_S:
             self._adopted_s = time.monotonic()
             parts = self._parts
@@ -118,7 +119,7 @@ class SampleSession(Session[ClaimedSample]):
             self._requeue_at(key, time.time())
 
     def abandon_in_flight(self) -> None:
-        """What was asked for is uncertain."""
+        """Give up what is in flight: it is uncertain."""
         self._execution.cancel_in_flight()
 
     async def close(self) -> None:
@@ -129,10 +130,11 @@ class SampleSession(Session[ClaimedSample]):
             self._worker.note(f"{left} image(s) wait in {self._parts.store.spool} for {self._parts.store.url}")
         await self._closing_stack.aclose()
 
-    # --- one sample
+    # One sample
 
     async def _claim(self, lane: str, max_count: int) -> list[ClaimedSample]:
-        """None when nothing more of the submission may start: its time is up, or it was stopped."""
+        """Claim samples for a lane; none if nothing more of the submission may start, because its time is up or it was
+        stopped."""
         claimed = await self.ledger.claim(lane, max_count, tuple(self.keys), queue.STALE_S)
         if claimed and await self._stopped():
             for each in claimed:
@@ -170,7 +172,7 @@ class SampleSession(Session[ClaimedSample]):
         await self.ledger.cancel(sample)
 
     def _unpark_if_due(self, key: str) -> None:
-        """A lane whose quota is free again."""
+        """Reopen a lane whose quota is free again."""
         lane = self._dispatcher.lanes[key]
         if lane.parked and self.ledger.reader.parked().get(key, (0.0, ""))[0] <= time.time():
             lane.parked = False
@@ -178,8 +180,8 @@ class SampleSession(Session[ClaimedSample]):
     async def _dispatch_sample(
         self, lane: str, sample: Sample, resumed: tuple[Ticket, Awaitable[None]] | None
     ) -> float | None:
-        """None when the sample has come to its end, else UTC seconds before which nobody is to take it up. resumed: the wait
-        for the job that it is at its API."""
+        """Work on a sample. Returns None once it has ended, or else UTC seconds before which nobody should take it
+        again. resumed: the wait for its job at the API."""
         waiting = self._waiting[sample.key] = asyncio.get_running_loop().create_future()
         try:
             if resumed is None:
@@ -210,7 +212,7 @@ class SampleSession(Session[ClaimedSample]):
             return
         finally:
             self._in_flight_keys.discard(key)
-        # Another has it by now, or brought its picture.
+        # Another worker has it now, or brought its image.
         late = not self._dispatcher.stop_reason and not self._is_waiting(key)
         if late or self._parts.events.ended_keys.intersection(_sample_keys(ticket.sample)):
             self._mark_done(key)
@@ -222,7 +224,7 @@ class SampleSession(Session[ClaimedSample]):
         return any(each.sample.key == key for lane in lanes for each in lane.waiting_samples())
 
     def _return_queued(self, *, everything: bool = False) -> None:
-        """What waits in lanes that have closed goes back into the queue, or out of it."""
+        """Return what waits in closed lanes to the queue, or remove it from there."""
         now = time.time()
         for lane in self._dispatcher.lanes.values():
             if lane.accepts_work and not self._dispatcher.stop_reason and not everything:
@@ -243,7 +245,7 @@ class SampleSession(Session[ClaimedSample]):
             waiting.set_result(at)
 
     async def _block_dependents(self, sample: Sample, state: str, reason: str) -> None:
-        """Somebody else's sample that has ended, and nobody has told what waits for it."""
+        """Block what waits for another worker's sample that has ended, if nobody has done so."""
         keys = _sample_keys(sample)
         blocked = await asyncio.to_thread(self._parts.dependents.block, keys, state, reason)
         if blocked:

@@ -1,4 +1,4 @@
-"""A submission as one worker sees it: what its samples and its derivatives have in common, whichever of them it makes."""
+"""A submission as one worker sees it: what making its samples and making its derivatives have in common."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from batchgen.store.spool import disk_error
 from batchgen.store.store import Store, open_store
 
 LOCK_SUFFIX = ".lock"
-ADOPTION_WAIT_S = 60.0  # whoever adopts loses its connection before then when its server is away: KEEPALIVE_OPTIONS
-ADOPTION_NOTE_S = 3.0  # after which people hear for whom they wait
-RETRY_DELAY_S = 30.0  # before work is taken up again whose worker cannot do it
-CLOSING_DELAY_S = 1.0  # before what a session was given at its end is taken up again
+ADOPTION_WAIT_S = 60.0  # a worker that adopts loses its connection earlier if its server is away: KEEPALIVE_OPTIONS
+ADOPTION_NOTE_S = 3.0  # then people are shown what is being waited for
+RETRY_DELAY_S = 30.0  # before work is taken again that its worker could not do
+CLOSING_DELAY_S = 1.0  # before work is taken again that a session got as it ended
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Where a worker is and what it has. name: unlike any other worker's; connections: of all its jobs."""
+    """Where a worker runs and what it has. name: different from any other worker's. connections: shared by all its
+    jobs."""
 
     url: str
     connections: WorkerConnections
@@ -47,7 +48,7 @@ class WorkerContext:
     emit: Callable[[Event], None]
 
     def ledger(self, schema: str, run_id: int) -> FencedLedger:
-        """Of one job."""
+        """The ledger of one job."""
         return FencedLedger(self.url, schema, run_id, self.name, connections=self.connections)
 
     @property
@@ -56,9 +57,10 @@ class WorkerContext:
 
 
 def open_submitted_store(worker: WorkerContext, facts: Submission, schema: str, spool: str) -> Store:
-    """spool: the name of the worker's own; for pictures in a bucket it is in the user's state folder.
+    """Open the store of a submission. spool: the name of the worker's own; for images in a bucket it is in the user's
+    state folder.
 
-    Raises StoreError when this machine does not see the job's folder or has no place for one, SettingsError.
+    Raises StoreError if this machine cannot see the job's folder or has no room for one, SettingsError.
     """
     if facts.bucket:
         if worker.state_folder is None:
@@ -73,9 +75,9 @@ def open_submitted_store(worker: WorkerContext, facts: Submission, schema: str, 
 
 
 def take_spool(store: Store, note: Callable[[str], None]) -> FileLock:
-    """Make a worker's own spool and hold it. Raises JobLocked, and StoreError, also when another worker has it.
+    """Create a worker's own spool and lock it. Raises JobLocked, and StoreError, also if another worker has it.
 
-    Adoption deletes spools that nobody holds, so it may not come between making one and locking it.
+    Adoption deletes spools that nobody holds, so it must not happen between creating and locking one.
     """
     try:
         Path(store.root, STATE_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,9 +90,9 @@ def take_spool(store: Store, note: Callable[[str], None]) -> FileLock:
 
 @contextlib.contextmanager
 def adoption_lock(store: Store, note: Callable[[str], None]) -> Iterator[None]:
-    """One process at a time adopts, and waits for no server while it does. For a thread: others are waited for.
+    """Let one process at a time adopt, which waits for no server meanwhile. Call it in a thread: it waits for others.
 
-    Raises JobLocked, naming who has it, when that takes longer than ADOPTION_WAIT_S, and StoreError.
+    Raises JobLocked, naming the holder, if that takes longer than ADOPTION_WAIT_S, and StoreError.
     """
     path = Path(store.root, STATE_FOLDER, f"heirs{LOCK_SUFFIX}")
     lock, holder = FileLock(path, mode=PRIVATE_MODE), path.with_suffix(".json")
@@ -122,7 +124,8 @@ def _acquire_or_say_who_has_it(lock: FileLock, holder: Path, note: Callable[[str
 
 
 def lock_spool(store: Store) -> FileLock:
-    """Hold a worker's spool until the end of its process, however it ends. Raises StoreError when another has it."""
+    """Lock a worker's spool until its process ends, however that happens. Raises StoreError if another worker has
+    it."""
     lock = FileLock(f"{store.spool}{LOCK_SUFFIX}", mode=PRIVATE_MODE, timeout=0)
     try:
         lock.acquire()
@@ -134,7 +137,7 @@ def lock_spool(store: Store) -> FileLock:
 
 
 def unlock_spool(store: Store, lock: FileLock) -> None:
-    """Leave nothing behind that nobody needs."""
+    """Unlock a spool and delete what is not needed any more."""
     with contextlib.suppress(OSError):
         os.rmdir(store.spool)
         os.unlink(lock.lock_file)
@@ -150,15 +153,16 @@ W = TypeVar("W", bound=Work)
 
 
 class Session(ABC, Generic[W]):
-    """`claim` when there is room, `process` for each piece of work that it brought, `poll` now and then, `close` at the end."""
+    """Call `claim` when there is room, `process` for each piece of work that it returns, `poll` now and then, and
+    `close` at the end."""
 
     def __init__(self, ledger: FencedLedger) -> None:
         self.ledger = ledger
         self.last_used_s = time.monotonic()
-        self.keys: set[str] = set()  # of the work that this worker is at, from claim to end
+        self.keys: set[str] = set()  # of the work this worker is doing, from claim to end
 
     async def claim(self, lane: str, max_count: int) -> Sequence[W]:
-        """Work of this submission that is this worker's from here on; each piece of it is to be processed. Raises LedgerError."""
+        """Claim work of this submission for this worker; each piece has to be processed. Raises LedgerError."""
         claimed = await self._claim(lane, max_count)
         self.keys.update(work.key for work in claimed)
         return claimed
@@ -167,7 +171,8 @@ class Session(ABC, Generic[W]):
     async def _claim(self, lane: str, max_count: int) -> Sequence[W]: ...
 
     async def process(self, work: W) -> None:
-        """Returns when the work needs nobody any more or has gone back into the queue, where it goes whatever is raised."""
+        """Do a piece of work. Returns once it is done or back in the queue, where it also goes if anything is
+        raised."""
         try:
             if self.closing:
                 raise Requeue(CLOSING_DELAY_S)
@@ -190,19 +195,19 @@ class Session(ABC, Generic[W]):
 
     @property
     def closing(self) -> bool:
-        """Whether it can make nothing more: what there is goes to a new one."""
+        """Whether this session cannot make anything more, so that a new one gets the work."""
         return self.ledger.writer.broken is not None
 
     async def poll(self) -> None:
-        """Look for what others have found out."""
+        """React to what others found out."""
         return
 
     def stop(self, reason: StopReason) -> None:
-        """Start nothing more, and give back what is not under way."""
+        """Start nothing more, and give back what is not in progress."""
         return
 
     def abandon_in_flight(self) -> None:
-        """Wait no longer for what is under way."""
+        """Stop waiting for what is in progress."""
         return
 
     @abstractmethod

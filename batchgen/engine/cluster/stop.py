@@ -1,4 +1,4 @@
-"""Ending a submission before its work is done: by its budget, its deadline, a refused key, or a person."""
+"""Ends a submission before its work is done, because of its budget, its deadline, a refused key, or a person."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from batchgen.ledger.location import SHARED_SCHEMA, open_schema
 
 
 def stop_submission(db: Connection, run_id: int, reason: str, message: str) -> int:
-    """No more requests of a submission start, on no machine. The first reason stays. Answers how many samples are withdrawn;
-    what a worker has that is alive is finished, and so are files of pictures that are there. May be repeated for those who
-    have died since."""
+    """Start no more requests of a submission on any machine. The first reason is kept. Returns how many samples are
+    withdrawn. What a living worker has is finished, and so are the derivatives of existing images. May be repeated for
+    workers that have died since."""
     db.execute(
         "UPDATE submission SET stopped_by = ?, message = ? WHERE run_id = ? AND stopped_by = ''",
         (reason, message, run_id),
@@ -28,8 +28,8 @@ def stop_submission(db: Connection, run_id: int, reason: str, message: str) -> i
 
 
 def stop_expired(db: Connection, settled: Collection[int] = ()) -> set[int]:
-    """Submissions whose time is up, and what is left of stopped ones with workers that have died. settled: those known to have
-    nothing left. Answers which others have nothing left."""
+    """Stop submissions whose time is up, and withdraw what stopped ones still have with workers that died since.
+    settled: submissions known to have nothing left. Returns the others that have nothing left."""
     rows = db.execute(
         f"SELECT run_id, stopped_by, EXISTS (SELECT 1 FROM work k WHERE k.run_id = submission.run_id AND k.images > 0)"
         f" FROM submission WHERE (stopped_by <> '' OR {work_queue.DEADLINE_PASSED_SQL}) AND run_id <> ALL(?::bigint[])",
@@ -42,9 +42,9 @@ def stop_expired(db: Connection, settled: Collection[int] = ()) -> set[int]:
 
 
 def cancel(url: str, schema: str, *, dry_run: bool = False) -> tuple[int, int]:
-    """(samples withdrawn, samples that workers finish) of all submissions of a job. Raises LedgerError.
+    """Cancel all submissions of a job. Returns (samples withdrawn, samples that workers finish). Raises LedgerError.
 
-    dry_run: how many it would be; nothing changes.
+    dry_run: count them only; nothing changes.
     """
     database = open_schema(url, schema)
 

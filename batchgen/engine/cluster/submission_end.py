@@ -1,4 +1,4 @@
-"""The end of a submission that nobody watches: one worker writes its results and how it ended, and tells people, once."""
+"""Ends a submission that nobody watches: one worker writes its results and its end, and sends the message, once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from batchgen.store.lock import JobLock
 from batchgen.store.store import Store
 
 HEAD_BYTES = 100
-SPOOL_NAME = "end"  # never made: nothing is received here
+SPOOL_NAME = "end"  # never created: nothing is received here
 
 
 @dataclass(frozen=True, slots=True)
 class EndedSubmission:
-    """How it ended. notify: as its manifest says. ledger: open while this is told."""
+    """A submission that has ended. notify: from its manifest. ledger: open while the message is sent."""
 
     name: str
     outcome: Outcome
@@ -42,18 +42,18 @@ class EndedSubmission:
 
 
 class SubmissionEnds:
-    """Of all jobs of a server, as one of its workers sees them. For a thread."""
+    """Ends the submissions of all jobs of a server, as one of its workers. Call it in a thread."""
 
     def __init__(self, worker: WorkerContext, send_message: Callable[[EndedSubmission], None]) -> None:
-        """send_message: to whom it was asked for; raises nothing."""
-        self.pending = False  # whether one was due at the last look that a submitter or another worker still has
+        """send_message: sends what the manifest asked for; raises nothing."""
+        self.pending = False  # at the last look, one was due that a submitter or another worker has
         self._lock = threading.Lock()
         self._worker = worker
         self._send_message = send_message
         self._not_before_s: dict[str, float] = {}  # by schema, of jobs that this worker could not end
 
     def look(self, server: PostgreSQL) -> None:
-        """Ends what is due. Raises LedgerError."""
+        """End the submissions that are due. Raises LedgerError."""
         with self._lock:
             found = endings.due(server, queue.STALE_S)
             mine = [one for one in found if time.monotonic() >= self._not_before_s.get(one[0].schema, 0.0)]
@@ -70,7 +70,7 @@ class SubmissionEnds:
             exit_code = self._end(ending)
         except Exception as error:  # another worker may reach the job's folder
             if not isinstance(error, JobLocked):  # a run that has the job ends it itself
-                bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # of ours
+                bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # a bug in batchgen
                 self._worker.note(f"{ending.schema}: its end was not written: {bug}{error}")
             self._not_before_s[ending.schema] = time.monotonic() + RETRY_DELAY_S
             endings.give_back(server, ending, name)
@@ -78,7 +78,7 @@ class SubmissionEnds:
             endings.record_end(server, ending, name, exit_code)
 
     def _end(self, ending: Ending) -> int:
-        """Raises BatchgenError."""
+        """End one submission. Raises BatchgenError."""
         with contextlib.closing(self._worker.ledger(ending.schema, ending.run_id)) as ledger:
             facts = ledger.submission()
             if facts is None:
@@ -107,7 +107,7 @@ class SubmissionEnds:
 
 @contextlib.contextmanager
 def _locked(store: Store) -> Iterator[None]:
-    """No run begins meanwhile. Raises JobLocked, StoreError."""
+    """Keep any run from beginning in the meantime. Raises JobLocked, StoreError."""
     lock = JobLock(store.folder)
     lock.acquire()
     try:
@@ -117,7 +117,8 @@ def _locked(store: Store) -> Iterator[None]:
 
 
 def _write_results(ledger: FencedLedger, store: Store, note: Callable[[str], None]) -> None:
-    """Beside the images. The submitter's own file of a job in a bucket is written again by the next run. Raises StoreError."""
+    """Write the results beside the images. The submitter's own file of a job in a bucket is written again by the next
+    run. Raises StoreError."""
     order = list(results_order(store.folder, ledger.reader.meta)())
     ResultsFile(store.folder, ledger.reader).rebuild(lambda: order)
     if not store.properties.remote:

@@ -1,4 +1,5 @@
-"""Handing work over in one transaction with the job's ledger: samples, and the derivatives that are missing or will be."""
+"""Hands work over to workers in one transaction with the job's ledger: samples, and the derivatives that are or will be
+missing."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from batchgen.planning.plan import is_selected
 from batchgen.records import Item, Post
 from batchgen.store.store import Store
 
-NO_RUN = 0  # what is submitted without a run
+NO_RUN = 0  # for what is submitted without a run
 ANALYZED_FROM = 1000  # pieces of work
 
 
 def submit(url: str, schema: str, change: Change) -> None:
-    """All or nothing: what `change` writes into the job's tables, and workers hear of it. change: answers how many pieces of work
-    it adds. Raises LedgerError."""
+    """Write everything that `change` writes into the job's tables or nothing, then notify workers. change: returns how
+    many pieces of work it adds. Raises LedgerError."""
     database = open_schema(url, schema)
     try:
         _, added, _ = database.transact([queue.create_work_tables, change, lambda db: lease.announce(db, schema)])
@@ -40,7 +41,8 @@ def submit(url: str, schema: str, change: Change) -> None:
 
 @dataclass(slots=True)
 class DerivativePlan:
-    """ready: of samples that have their pictures. item_posts: of items that say other than the manifest. removed: files."""
+    """The derivatives to submit. ready: those of samples that have their images. item_posts: of items that differ from
+    the manifest. removed: files."""
 
     default_post: Post | None = None
     item_posts: dict[str, Post | None] = field(default_factory=dict)
@@ -52,8 +54,8 @@ class DerivativePlan:
         return self.default_post is not None or any(self.item_posts.values())
 
     def insert(self, db: Connection, run_id: int, *, awaits_pictures: bool = True) -> int:
-        """Into a submission that is there. awaits_pictures: also of all samples in the queue, those of earlier runs too. Answers
-        how many orders these are."""
+        """Add the derivatives to a submission. awaits_pictures: add those of all samples in the queue too, including
+        those of earlier runs. Returns the number of orders."""
         work_queue.insert_derivatives(db, run_id, self.ready, awaited=False)
         awaited = list[work_queue.DerivativeOrder]()
         if awaits_pictures and self.derives:
@@ -69,7 +71,7 @@ class DerivativePlan:
 
 
 def submit_derivatives(url: str, schema: str, plan: DerivativePlan, facts: work_queue.Submission) -> None:
-    """Those of pictures that are there, without a run. Raises LedgerError."""
+    """Submit the derivatives of existing images, without a run. Raises LedgerError."""
 
     def change(db: Connection) -> int:
         work_queue.add_submission(db, NO_RUN, facts, None, None)
@@ -82,9 +84,10 @@ def submit_derivatives(url: str, schema: str, plan: DerivativePlan, facts: work_
 def plan_derivatives(
     manifest: Manifest, ledger: Ledger, store: Store, only: Sequence[str], *, emulated: bool
 ) -> DerivativePlan:
-    """Compares what is wanted with what is there, and deletes files that no picture wants any more. For a thread.
+    """Compare the derivatives that are wanted with the files, and delete files that no image wants any more. Call it in
+    a thread.
 
-    The manifest has been walked once, so it is known to be whole. Raises LedgerError.
+    The manifest was read once, so it is known to be complete. Raises LedgerError.
     """
     view = DerivativeReader.from_reader(ledger.reader)
     plan = DerivativePlan(manifest.post)
@@ -102,7 +105,7 @@ def plan_derivatives(
 
 
 def _delete_unfinished(ledger: Ledger, store: Store) -> None:
-    """Half files of workers that are gone."""
+    """Delete unfinished files of workers that are gone."""
     rows = ledger.reader._query(
         f"SELECT name FROM {SHARED_SCHEMA}.worker WHERE at > {lease.SERVER_NOW} - ?", queue.STALE_S
     )
@@ -111,7 +114,7 @@ def _delete_unfinished(ledger: Ledger, store: Store) -> None:
         if folder.name not in alive:
             for unfinished in folder.glob(f"{UNFINISHED_PREFIX}*"):
                 unfinished.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it is of no use to others either
+            with contextlib.suppress(OSError):  # others have no use for it either
                 folder.rmdir()
 
 
@@ -119,7 +122,7 @@ def _add_due(plan: DerivativePlan, items: Sequence[Item], differ: DerivativeDiff
     found = differ.diff([(item.id, item.post) for item in items])
     posts = {item.id: item.post for item in items}
     for due in found.due:
-        if (post := posts[due.picture.item_id]) is not None:  # else nothing would be due
+        if (post := posts[due.picture.item_id]) is not None:  # or nothing would be due
             plan.ready.append(work_queue.DerivativeOrder(*due.key, post))
     if found.touched:
         ledger.writer.submit(upsert_derivatives(found.touched)).result()

@@ -1,4 +1,4 @@
-"""Derivatives alone, handed over to workers: `batchgen post JOB --engine cluster`."""
+"""Hands derivatives alone to workers: `batchgen post JOB --engine cluster`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from batchgen.store.store import last_location, open_store
 async def submit_and_wait(
     manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]
 ) -> DerivativeCounts:
-    """All that is missing of the pictures that are there, made by workers; returns when nothing is left in the queue.
+    """Let workers make all missing derivatives of the existing images, and wait until none are left in the queue.
 
     Raises ManifestError, JobLocked, StoreError, LedgerError, SettingsError, UsageError.
     """
     location = read_pointer(folder)
     if location is None:
         raise UsageError(f"{folder} has its ledger in a file, which workers cannot reach: leave out --engine cluster")
-    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+    for _ in manifest.items():  # to the end, so that half a manifest removes nothing
         pass
-    has_result_lines(folder)  # a user's own results.jsonl is never written over
+    has_result_lines(folder)  # never overwrite a user's own results.jsonl
     url = server_address(folder, None) or ""
     await asyncio.to_thread(queue.migrate, url)
     await asyncio.to_thread(_submit, manifest, folder, only, url, location)

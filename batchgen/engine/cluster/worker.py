@@ -1,4 +1,4 @@
-"""`batchgen worker`: takes samples and derivatives from the queue of a server and makes them, for whichever job they are."""
+"""`batchgen worker`: takes samples and derivatives of all jobs from a server's queue and makes them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.settings import Settings
 
 ENDING_LOOK_S = 2.0  # between looks for submissions that have ended
-POLL_S = 1.0  # between looks for work of which nothing was heard
-GATHER_S = 0.05  # between looks however much is heard
+POLL_S = 1.0  # between looks for work, without notifications
+GATHER_S = 0.05  # between looks, however many notifications come
 TIDY_EVERY_S = 60.0
-CLOSE_IDLE_AFTER_S = 60.0  # after which a job's connections are closed
+CLOSE_IDLE_AFTER_S = 60.0  # then a job's connections are closed
 DEFAULT_CONCURRENCY = 5
 SessionKey = tuple[str, int, bool]  # a job's schema, its run, and whether it is for derivatives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """concurrency: requests in flight for one job at most, None: as its manifest says. until_empty: leave when the queue
-    has nothing more. health_file: touched from when the worker has joined the queue until it leaves. post_processes: of
-    derivatives; 0: it makes none."""
+    """concurrency: the most requests in flight for one job, None for what its manifest says. until_empty: leave when
+    the queue has nothing more. health_file: touched from joining the queue until leaving it. post_processes: for
+    derivatives; with 0 it makes none."""
 
     concurrency: int | None = None
     until_empty: bool = False
@@ -54,7 +54,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class JoinedQueue:
-    """What a worker has of the server from when it has joined the queue until it leaves."""
+    """What a worker has from its server while it is in the queue."""
 
     connections: WorkerConnections
     shared: QuotaStore
@@ -63,7 +63,8 @@ class JoinedQueue:
 
 
 class Worker:
-    """One process. It claims as much of each lane as it has room for, so that no AI model's work waits behind another's quota."""
+    """The worker process. It claims as many samples of each lane as it has room for, so that no AI model waits for
+    another's quota."""
 
     def __init__(
         self,
@@ -73,7 +74,8 @@ class Worker:
         emit: Callable[..., None],
         send_message: Callable[[EndedSubmission], None] = lambda ended: None,
     ) -> None:
-        """emit: called with an event, and with `job` and `run` where it is one of a job. send_message: as of SubmissionEnds."""
+        """emit: called with an event, and with `job` and `run` if the event belongs to one. send_message: see
+        SubmissionEnds."""
         self._url = url
         self._settings = settings
         self._options = options
@@ -81,8 +83,8 @@ class Worker:
         self._send_message = send_message
         self._sessions: dict[SessionKey, Session[Any]] = {}
         self._opening: dict[SessionKey, asyncio.Task[None]] = {}
-        self._not_before_s: dict[SessionKey, float] = {}  # of sessions that could not be opened
-        self._tasks: dict[asyncio.Task[None], str] = {}  # with the lane whose room each takes
+        self._not_before_s: dict[SessionKey, float] = {}  # by session that could not be opened
+        self._tasks: dict[asyncio.Task[None], str] = {}  # with the lane whose room each uses
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()  # there may be work, or room for it
         self._noted_s: dict[str, float] = {}
@@ -91,7 +93,8 @@ class Worker:
         self.pulse = Pulse()
 
     async def queue_depths(self) -> tuple[int, list[lease.QueueDepth]]:
-        """Of the whole server: workers that are alive, and what there is to do. Raises LedgerError, also before it has joined."""
+        """The number of living workers and the depth of the queue, of the whole server. Raises LedgerError, also before
+        this worker has joined."""
         if self._joined is None or self.pulse.problem:
             raise LedgerError(self.pulse.state())
         server = self._joined.connections.reading
@@ -99,7 +102,7 @@ class Worker:
         return alive, await asyncio.to_thread(lease.queue_depths, server)
 
     def stop(self) -> None:
-        """Once: give back what is not on its way, and finish what is. Twice: give that up too."""
+        """Called once, give back what is not in flight and finish what is. Called twice, give that up too."""
         if not self._stop.is_set():
             self._stop.set()
             self._wake.set()
@@ -109,7 +112,7 @@ class Worker:
         self._render_pool.abandon()
 
     async def _wait_for_server(self) -> bool:
-        """Waits for a server that is not up yet; False when it was stopped meanwhile. Raises LedgerError, UsageError."""
+        """Wait for a server that is not up yet. Returns False if stopped meanwhile. Raises LedgerError, UsageError."""
         waiting = asyncio.create_task(wait_until_reachable(self._url, self._note))
         stopped = asyncio.create_task(self._stop.wait())
         await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,18 +124,19 @@ class Worker:
         return not self._stop.is_set()
 
     async def run(self) -> None:
-        """Until it is stopped, or the queue is empty when that was asked for. Raises LedgerError, UsageError."""
+        """Work until stopped, or until the queue is empty if that was requested. Raises LedgerError, UsageError."""
         while await self._wait_for_server():
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     self._joined = await self._join(stack)
                     await self._work_until_stopped(self._joined)
                 return
-            except LedgerUnreachable as error:  # it came, and was away again before this worker had joined
+            except LedgerUnreachable as error:  # it went away again before this worker had joined
                 self._note_throttled(str(error))
 
     async def _join(self, stack: contextlib.AsyncExitStack) -> JoinedQueue:
-        """stack: what is opened here is closed with it, and leaves the queue again. Raises LedgerUnreachable, LedgerError, UsageError."""
+        """Join the queue. stack: closes what is opened here and leaves the queue again. Raises LedgerUnreachable,
+        LedgerError, UsageError."""
         options = self._options
         await asyncio.to_thread(queue.migrate, self._url)
         server = await asyncio.to_thread(queue.open_server, self._url, f"batchgen worker {options.name}")
@@ -167,7 +171,7 @@ class Worker:
 
         stack.push_async_callback(end)
 
-    # --- looking after
+    # Housekeeping
 
     async def _work_until_stopped(self, joined: JoinedQueue) -> None:
         looked_s = tidied_s = -math.inf
@@ -215,14 +219,15 @@ class Worker:
         return set() if self._options.post_processes else {DERIVATIVES_LANE}
 
     async def _touch_health_file(self) -> None:
-        """From the loop that does the work, and also while the server is away: what is in flight may have been paid for."""
+        """Touch the health file from the loop that does the work, also while the server is away: what is in flight may
+        be paid for."""
         while self._options.health_file is not None:
             with contextlib.suppress(OSError):
                 os.close(os.open(self._options.health_file, os.O_WRONLY | os.O_CREAT, 0o644))
                 os.utime(self._options.health_file)
             await asyncio.sleep(POLL_S)
 
-    # --- work
+    # Work
 
     def _slots(self, lane: str) -> int:
         # More than are in flight: some wait for their quota.
@@ -256,7 +261,7 @@ class Worker:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         lane = self._tasks.pop(task)
-        if self._room(lane) >= max(1, self._slots(lane) // 3):  # else each sample would be claimed by itself
+        if self._room(lane) >= max(1, self._slots(lane) // 3):  # or each sample would be claimed by itself
             self._wake.set()
 
     async def _process(self, session: Session[Any], work: Work) -> None:
@@ -267,7 +272,8 @@ class Worker:
             self._note_error(f"derivatives of {work.key.partition('/')[2]}" if of_derivatives else work.key, error)
 
     def _session_of(self, joined: JoinedQueue, key: SessionKey) -> Session[Any] | None:
-        """None while there is none that can make anything; one that is being opened wakes this worker."""
+        """The session for some work, None while there is none that can make anything. One that is being opened wakes
+        this worker."""
         session = self._sessions.get(key)
         if session is not None:
             return None if session.closing else session
@@ -299,11 +305,11 @@ class Worker:
         member, concurrency = joined.member.name, self._options.concurrency
         context = WorkerContext(self._url, joined.connections, member, concurrency, self._settings, note, emit)
         if of_derivatives:
-            context = replace(context, note=self._note_throttled)  # it says the same of each picture
+            context = replace(context, note=self._note_throttled)  # it says the same about each image
             return await asyncio.to_thread(DerivativeSession, context, schema, run, facts, self._render_pool)
         return await open_sample_session(context, schema, run, facts, joined.shared)
 
-    # --- the end
+    # The end
 
     async def _shutdown(self) -> None:
         for opening in self._opening.values():
@@ -320,11 +326,11 @@ class Worker:
         self._emit(Notice(at=time.time(), message=message))
 
     def _note_error(self, name: str, error: Exception) -> None:
-        bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # of ours
+        bug = "" if isinstance(error, BatchgenError) else f"{type(error).__name__}: "  # a bug in batchgen
         self._note_throttled(f"{name}: {bug}{error}")
 
     def _note_throttled(self, message: str) -> None:
-        """Once a minute at most for the same words."""
+        """Show the same message at most once a minute."""
         if time.monotonic() - self._noted_s.get(message, -60.0) >= 60.0:
             self._noted_s[message] = time.monotonic()
             self._note(message)

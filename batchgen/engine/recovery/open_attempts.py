@@ -1,5 +1,5 @@
-"""Requests and pictures that a dead process left: what is recorded gets its place, what is whole is adopted, the rest is
-uncertain."""
+"""Settles requests and images that a dead process left: what is recorded is moved into place, what is whole is adopted,
+and the rest is uncertain."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Note = Callable[[str], None]
 
 
 def finish_moves(ledger: Ledger, store: Store, note: Note) -> None:
-    """Pictures that were recorded and not moved to their names."""
+    """Move images into place that were recorded and not moved."""
     move_unplaced(ledger, store, ledger.reader.unplaced(), note)
 
 
 def move_unplaced(ledger: Ledger, store: Store, images: Sequence[RecordedImage], note: Note) -> None:
-    """What a bucket does not take now waits on, and is tried again while the run goes on."""
+    """Move images into place. Those that a bucket refuses now go on waiting, and are tried again during the run."""
     store.load_pending(images)
     for attempt, found in groupby(images, key=lambda image: image.attempt):
         recorded = list(found)
         spooled = [image for image in recorded if os.path.exists(store.spooled(image.spool))]
         in_place = [image for image in recorded if image not in spooled and is_in_place(store, image)]
         if not spooled and not in_place:
-            ledger.record_placed(attempt)  # gone from both: the survey sees that it is missing
+            ledger.record_placed(attempt)  # in neither place: the survey sees that it is missing
             store.discard_spooled(attempt, [(image.spool, image.file.path) for image in recorded])
         elif place_recorded(ledger, store, attempt, spooled, in_place) and spooled:
             names = ", ".join(image.file.path for image in spooled)
@@ -45,20 +45,20 @@ def move_unplaced(ledger: Ledger, store: Store, images: Sequence[RecordedImage],
 
 
 def is_in_place(store: Store, image: RecordedImage) -> bool:
-    """Compare the bytes: another picture of the same size may have the name."""
+    """Whether an image is in its place. Compares the bytes: another image of the same size may have the name."""
     file = image.file
     return store.verify(file.path, file.sha256) == "right"
 
 
 def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
-    """Requests that were sent and whose end was not recorded. Answers how many are uncertain now.
+    """Settle requests that were sent and whose end was not recorded. Returns how many are now uncertain.
 
-    Whole pictures in the spool are adopted, their usage unknown and their price estimated. Answers with a link stay open
-    to be fetched, and so do jobs, to be asked about. The rest is uncertain: it may have been billed.
+    Whole images in the spool are adopted, with their usage unknown and their price estimated. Answers with a link stay
+    open to be downloaded, and jobs to be asked about. The rest is uncertain: it may have been billed.
     """
     uncertain = 0
     for attempt in ledger.reader.open_attempts():
-        partly = attempt.answer is not None and attempt.answer.recorded  # else its receipt tells nothing new
+        partly = attempt.answer is not None and attempt.answer.recorded  # or its receipt says nothing new
         if not partly and settle_by_receipt(ledger, store, attempt, note):
             continue
         if attempt.links:
@@ -80,7 +80,7 @@ def settle_open_attempts(ledger: Ledger, store: Store, note: Note) -> int:
 
 
 def adopt_spooled(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note, origin: str = "spool") -> bool:
-    """Whether the spool has the whole answer to a request, which is settled then."""
+    """Settle a request if the spool has its whole answer, and return whether it has."""
     found = complete_images(store, attempt.id)
     if found and _may_be_incomplete(ledger, store, attempt):
         _move_to_drafts(ledger, store, attempt, found, note)
@@ -91,7 +91,8 @@ def adopt_spooled(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note
 
 
 def settle_by_receipt(ledger: Ledger, store: Store, attempt: OpenAttempt, note: Note) -> bool:
-    """Whether a process deposited this attempt and died before the ledger heard of it. Its pictures are read again."""
+    """Settle a request by its receipt, if a process uploaded that and died before recording it. Its images are read
+    again. Returns whether there was one."""
     facts = store.read_receipt(attempt.id)
     receipt = None if facts is None else receipt_from_json(facts, attempt)
     if receipt is None:
@@ -119,8 +120,8 @@ def _record_and_place(
 
 
 def _may_be_incomplete(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bool:
-    """Whether what is in the spool cannot be taken for the answer: the answer may go on behind an interim picture, and a
-    picture of a conversation without what the model said serves nobody, for the next turn could not be asked for."""
+    """Whether the images in the spool may not be the whole answer: more may follow an interim image, and an image of a
+    conversation is useless without what the model said, as the next turn could not be requested."""
     wire = json.loads(ledger.reader.wire(attempt.item_id, attempt.n) or "{}")
     return "keep_thoughts" in wire or ("turn" in wire and not os.path.exists(store.turn_path(attempt.id)))
 
@@ -128,7 +129,7 @@ def _may_be_incomplete(ledger: Ledger, store: Store, attempt: OpenAttempt) -> bo
 def _move_to_drafts(
     ledger: Ledger, store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note
 ) -> None:
-    """They may have been paid for, so they stay to be looked at."""
+    """Move images to drafts/: they may have been paid for, so people can look at them."""
     drafts = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found)]
     _make_durable(store, found)
     ledger.record_drafts(attempt, drafts)
@@ -143,14 +144,14 @@ def _draft(store: Store, attempt: OpenAttempt, k: int, spool: str, file: ImageFi
 
 
 def _make_durable(store: Store, found: Sequence[tuple[str, ImageFile]]) -> None:
-    """A process that was killed may have written and not synced it."""
+    """Sync images that a killed process may have written and not synced."""
     for name, _ in found:
         sync_file(store.spooled(name))
     sync_folder(store.spool)
 
 
 def complete_images(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
-    """Spool files of an attempt that are whole pictures, in the order in which they came."""
+    """The spool files of an attempt that are whole images, in the order in which they came."""
     prefix = f"{attempt}."
     there = os.listdir(store.spool) if os.path.isdir(store.spool) else []
     names = sorted((entry for entry in there if entry.startswith(prefix)), key=lambda name: int(name[len(prefix) :]))
@@ -182,7 +183,7 @@ def complete_images(store: Store, attempt: int) -> list[tuple[str, ImageFile]]:
 def _adopt(
     ledger: Ledger, store: Store, attempt: OpenAttempt, found: list[tuple[str, ImageFile]], note: Note, where: str
 ) -> None:
-    """Rescued pictures. The last ones are the answer's own, earlier ones its drafts."""
+    """Record rescued images. The last ones are the answer's own, earlier ones its drafts."""
     drafts = max(0, len(found) - attempt.images)
     usd = attempt.estimate_usd
     pictures = [_draft(store, attempt, k, name, file) for k, (name, file) in enumerate(found[:drafts])]

@@ -1,4 +1,5 @@
-"""What a bucket keeps of an attempt beside its pictures: all that settling needs, written before the ledger hears of it."""
+"""The receipts that a bucket keeps beside the images of an attempt: everything that settling needs, written before the
+ledger records it."""
 
 from __future__ import annotations
 
@@ -15,17 +16,17 @@ from batchgen.records import ImageFile, Usage
 from batchgen.store.store import STORE_META_KEY, Store, note_location, refuse_other_location
 
 VERSION = 1
-RECEIPTS_META = "receipts"  # the ledger's name for what tells its receipts from another job's at the same address
+RECEIPTS_META = "receipts"  # the name in the ledger for what tells this job's receipts from another's
 
 
 def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
-    """As JSON holds it."""
+    """A receipt as a JSON value."""
     return {"version": VERSION, **dataclasses.asdict(dataclasses.replace(receipt, beside=dict(receipt.beside)))}
 
 
 def receipt_from_json(facts: Mapping[str, Any], attempt: OpenAttempt) -> Receipt | None:
-    """None when these are not the facts of this attempt, or of another version. Whoever may write into the bucket may
-    have made them up: they name no file but this attempt's."""
+    """A receipt from JSON, None if it is not of this attempt or of another version. Anybody who can write to the bucket
+    may have made it up, so it can name no files but this attempt's."""
     try:
         fields = {name: value for name, value in facts.items() if name != "version"}
         usage = None if fields["usage"] is None else Usage(**fields["usage"])
@@ -47,7 +48,7 @@ def _picture(facts: Mapping[str, Any]) -> SpooledPicture:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path stays in the job folder: whoever may write results or receipts may have made it up."""
+    """Whether a path stays in the job folder. Anybody who can write results or receipts may have made it up."""
     return posixpath.normpath(path) == path and not path.startswith((".", "/"))
 
 
@@ -57,8 +58,8 @@ def _belongs_to_attempt(picture: SpooledPicture, attempt: OpenAttempt) -> bool:
 
 
 def bind_store(ledger: Ledger, store: Store, *, remote_workers: bool = False) -> None:
-    """The ledger says where the pictures are, and the store by which name its receipts go. Raises UsageError when the job's
-    pictures are elsewhere. Only a bucket, or a job that left one, is worth a write."""
+    """Record in the ledger where the images are, and give the store the name of its receipts. Raises UsageError if the
+    job's images are elsewhere. Writes only for a bucket, or for a job that was in one."""
     refuse_other_location(ledger.reader, store)
     if store.url != (ledger.reader.meta(STORE_META_KEY) or ""):
         ledger.set_meta(**{STORE_META_KEY: store.url})

@@ -1,4 +1,4 @@
-"""What earlier runs and workers left behind is put in order before a run plans anything."""
+"""Cleans up what earlier runs and workers left behind, before a run plans anything."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from batchgen.records import lane_model
 
 
 async def recover(request: RunRequest, state: JobState) -> bool:
-    """Whether lines of results.jsonl may be out of date."""
+    """Clean up. Returns whether lines of results.jsonl may be out of date."""
     ledger, store, note, catalogue = state.ledger, state.store, request.note, request.job.manifest.catalogue
     if (pointer := read_pointer(store.folder)) is not None:  # workers write this ledger, and may have died
         from batchgen.engine.cluster.orphan_recovery import recover_after_workers  # needs psycopg, an extra
 
         recovery = (store, request.server_url, pointer.schema, catalogue, note)
-        await asyncio.to_thread(recover_after_workers, *recovery)  # which may wait for others
+        await asyncio.to_thread(recover_after_workers, *recovery)  # may have to wait for others
     repairs = bool(ledger.reader.open_attempts())
     finish_moves(ledger, store, note)
     repairs = read_kept_answers(ledger, store, catalogue, note) > 0 or repairs
     settle_downloaded(ledger, store, catalogue, ledger.reader.open_attempts())
     await _find_lost_jobs(request, state)
     settle_open_attempts(ledger, store, note)
-    ledger.flush()  # placing is not waited for
+    ledger.flush()  # images may still be on their way to their places
     resume_unsent_chunks(ledger, store.root, request.options.batches.batch_mode, note)
     if not last_run_ended(ledger):
         find_moved_files(ledger, store, note)
@@ -43,7 +43,7 @@ async def recover(request: RunRequest, state: JobState) -> bool:
 
 
 async def _find_lost_jobs(request: RunRequest, state: JobState) -> None:
-    """Jobs that an earlier run has asked for, and whose answers it did not record. Raises SettingsError without a key."""
+    """Find jobs that an earlier run requested without recording the answers. Raises SettingsError without a key."""
     lost = [
         attempt for attempt in state.ledger.reader.open_attempts() if JOB_INPUT in attempt.facts and not attempt.job
     ]
@@ -61,7 +61,7 @@ async def _find_lost_jobs(request: RunRequest, state: JobState) -> None:
 
 
 async def _fetch_links(request: RunRequest, state: JobState) -> None:
-    """Pictures that an earlier run paid for and could not fetch from their links."""
+    """Download images that an earlier run paid for and could not get from their links."""
     models = {attempt.lane.split("/", 1)[1] for attempt in state.ledger.reader.open_attempts() if attempt.links}
     if models:
         profiles = map(request.job.manifest.catalogue.resolve, models)

@@ -1,4 +1,5 @@
-"""Builds a ledger from what is left of a job, or adds to one what it lacks: `results.jsonl`, pictures, receipts, the spool."""
+"""Builds a ledger from what is left of a job, or completes one: from `results.jsonl`, images, receipts and the
+spool."""
 
 from __future__ import annotations
 
@@ -41,14 +42,15 @@ from batchgen.store.spool import disk_error
 from batchgen.store.store import STORE_META_KEY, Store, open_store
 from batchgen.store.unparsed import load_answer, unparsed_attempts
 
-FIRST_RUN = 1  # the number that a new ledger gives to its first run
+FIRST_RUN = 1  # the number of a new ledger's first run
 
 
 @dataclass(slots=True)
 class Repair:
-    """kept_as: the damaged ledger's new name, None when there was none. unmarked: restored, but not known to be what the
-    manifest asks for now; by_name: nothing but their names says what they are; moved: (old, new) of those that lay under
-    other names; gone: named in results.jsonl and not there as it was; broken: not whole; unassigned: pictures of the spool."""
+    """What a repair did. kept_as: the damaged ledger's new name, None if there was none. unmarked: restored, but not
+    known to be what the manifest asks for now. by_name: identified by nothing but their names. moved: (old, new) names
+    of images that had other names. gone: named in results.jsonl, but missing or changed. broken: not whole. unassigned:
+    images in the spool."""
 
     kept_as: str | None = None
     restored: int = 0
@@ -62,7 +64,8 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class RepairSources:
-    """What is to be in the ledger: lines by item, what the manifest says of them, and paths that nothing but a name tells of."""
+    """What goes into the ledger: lines by item, what the manifest says about them, and paths that only a name
+    identifies."""
 
     lines: Mapping[str, ResultLine]
     entries: Mapping[str, ManifestEntry]
@@ -71,7 +74,7 @@ class RepairSources:
 
 
 def is_ledger_intact(folder: Path) -> bool:
-    """Whether there is a ledger that knows of a run, and every page of it can be read."""
+    """Whether there is a ledger that knows of a run and can be read completely."""
     try:
         with contextlib.closing(open_file_for_reading(ledger_path(folder))) as connection:
             sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
@@ -83,10 +86,10 @@ def is_ledger_intact(folder: Path) -> bool:
 def repair(
     folder: Path, manifest: Manifest | None, bucket: str = "", server: LedgerServer | None = None
 ) -> Repair | None:
-    """Build the ledger. None when it is whole and lacks nothing. bucket: where the pictures are, when not in the folder;
-    server: where the ledger goes, when not into the folder.
+    """Build the ledger. Returns None if it is intact and complete. bucket: where the images are, if not in the folder;
+    server: where the ledger goes, if not into the folder.
 
-    The damaged file and results.jsonl are kept beside. Raises JobLocked, ManifestError, StoreError, LedgerError.
+    The damaged file and results.jsonl are kept beside it. Raises JobLocked, ManifestError, StoreError, LedgerError.
     """
     if not bucket and not folder.is_dir():
         raise StoreError(f"there is no folder {folder}: nothing to build a ledger from")
@@ -101,7 +104,7 @@ def repair(
                 done.kept_as = _put_aside(folder)
             with open_job_state(store, lock, server) as state:
                 if not whole and state.ledger.reader.last_run() is not None:
-                    return None  # it is on the server, and only the folder had forgotten so
+                    return None  # it is on the server, and only the folder did not say so
                 _rebuild(state.ledger, store, found, done, from_scratch=not whole)
         except OSError as error:
             raise disk_error(error, str(folder)) from error
@@ -109,8 +112,8 @@ def repair(
 
 
 def _sources_of_new_ledger(store: Store, manifest: Manifest | None) -> RepairSources:
-    """All that a new ledger can be built from. Raises StoreError when nothing says which picture is whose, or none of those
-    that are named is there: all would be bought again."""
+    """Everything that a new ledger can be built from. Raises StoreError if nothing says which image belongs to which
+    item, or if none of the named ones exist: all would be bought again."""
     lines, by_name = read_lines(store.folder / RESULTS_FILE), list[str]()
     if manifest is not None:
         lines = {**lines_of_receipts(store, manifest), **lines}
@@ -138,7 +141,7 @@ def _sources_of_new_ledger(store: Store, manifest: Manifest | None) -> RepairSou
 
 
 def _sources_ledger_lacks(store: Store, manifest: Manifest | None) -> RepairSources:
-    """What a ledger that is whole has never heard of: it is older than what lies there."""
+    """What an intact ledger has never heard of: it is older than what is in the folder."""
     with Reader.open(store.folder) as reader:
         samples = {(result.id, result.n) for result in reader.results()}
         known = LedgerContents(samples, {path for path, _ in reader.recorded_files()})
@@ -164,7 +167,7 @@ def _put_aside(folder: Path) -> str | None:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     path = ledger_path(folder)
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    for ending in ("-wal", "-shm", ""):  # under names by which SQLite still finds them
+    for ending in ("-wal", "-shm", ""):  # names by which SQLite still finds them
         with contextlib.suppress(FileNotFoundError):
             os.rename(f"{path}{ending}", f"{aside}{ending}")
     with contextlib.suppress(FileNotFoundError):
@@ -173,12 +176,12 @@ def _put_aside(folder: Path) -> str | None:
 
 
 def _rebuild(ledger: Ledger, store: Store, found: RepairSources, done: Repair, *, from_scratch: bool) -> None:
-    """from_scratch: there is no ledger yet, and whatever the state folder holds belongs to it. Its run is recorded last: until
-    then no other run takes what has been built so far for a ledger."""
+    """Write the rows. from_scratch: there is no ledger yet, and everything in the state folder belongs to the new one.
+    Its run is recorded last: until then no other run mistakes an unfinished ledger for a whole one."""
     number, files = ledger.reader.last_attempt_id(), RepairFiles(store, found.lines, from_scratch=from_scratch)
     if from_scratch:
         _clear(ledger, store)
-        number = max(unparsed_attempts(store.root), default=0)  # whose numbers stay theirs
+        number = max(unparsed_attempts(store.root), default=0)  # these keep their numbers
     else:
         ledger.run_started(os.getpid(), "", "repair")
     for item_id, line in found.lines.items():
@@ -208,18 +211,18 @@ def _rebuild(ledger: Ledger, store: Store, found: RepairSources, done: Repair, *
     done.moved += files.moved
     if from_scratch:
         for attempt in unparsed_attempts(store.root):
-            with contextlib.suppress(ValueError, KeyError):  # not whole: its number is all that is taken
+            with contextlib.suppress(ValueError, KeyError):  # not whole: only its number is used
                 record_kept_response(ledger, attempt, load_answer(store.root, attempt).facts)
         done.unassigned += keep_unassigned(store)
         ledger.run_started(os.getpid(), "", "repair")
-    if not isinstance(ledger.database, sqlite3.Connection):  # SQLite counts on from the largest number by itself
+    if not isinstance(ledger.database, sqlite3.Connection):  # SQLite continues from the largest number by itself
         sql = "SELECT setval(pg_get_serial_sequence('attempt', 'id'), (SELECT max(id) FROM attempt))"
         ledger.run_statements([(sql, ())])
     ledger.run_ended(0, "", {"restored": done.restored})
 
 
 def _clear(ledger: Ledger, store: Store) -> None:
-    """A new ledger, without what a repair that died has left in it."""
+    """Remove what a repair that died has left in a new ledger."""
     ledger.run_statements([(f"DELETE FROM {table}", ()) for table in ("image", "sample", "attempt")])
     ledger.run_id = FIRST_RUN
     if store.root.endswith(".emulated"):

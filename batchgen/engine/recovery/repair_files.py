@@ -1,4 +1,4 @@
-"""The pictures that a ledger is built anew of: found in their places, in the spool, or under other names by their bytes."""
+"""Finds the images for a rebuilt ledger: in their places, in the spool, or by their bytes under other names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from batchgen.store.unparsed import finish_interrupted_saves
 
 
 class RepairFiles:
-    """lines: whatever names pictures. from_scratch: what spool and turns hold belongs to the new ledger. moved: (old, new) of
-    those that lay under other names; these are read only when one that is named is missing."""
+    """Finds images. lines: whatever names images. from_scratch: what the spool and the turns contain belongs to the new
+    ledger. moved: (old, new) names of images that had other names, which are only read if a named one is missing."""
 
     def __init__(self, store: Store, lines: Mapping[str, ResultLine], *, from_scratch: bool) -> None:
         self._store = store
@@ -38,14 +38,14 @@ class RepairFiles:
             self._turns = _put_turns_aside(store)
 
     def is_there(self, path: str, sha256: str) -> bool:
-        """In its place, or brought there from where it lay."""
+        """Whether an image is in its place, after moving it there from elsewhere if possible."""
         if not is_inside(path):
             return False
         store = self._store
         with contextlib.suppress(OSError):
             if not os.path.islink(os.path.join(store.root, path)) and store.sha256(path) == sha256:
                 return True
-        if (name := self._spooled.pop(sha256, None)) is not None:  # recorded, and not yet moved there
+        if (name := self._spooled.pop(sha256, None)) is not None:  # recorded, but not moved there yet
             store.move_into_place(name, path)
             store.sync(path)
             store.discard_spooled(0, [(name, path)])
@@ -53,13 +53,13 @@ class RepairFiles:
         return self._move_back(path, sha256)
 
     def restore_turn(self, sha256: str, attempt: int) -> None:
-        """What the model said with a picture, under the attempt's new number."""
+        """Restore what the model said with an image, under the attempt's new number."""
         if (turn := self._turns.get(sha256)) is not None:
             self._store.save_turn(attempt, Path(turn).read_bytes())
 
     def _move_back(self, path: str, sha256: str) -> bool:
-        """Whether it lay under another name, and has its own again."""
-        if self._store.url:  # a bucket may hold any number of other objects
+        """Give an image that has another name its own back, and return whether there was one."""
+        if self._store.url:  # a bucket may contain any number of other objects
             return False
         if self._by_hash is None:
             named = {name for line in self._lines.values() for name in line["files"]}
@@ -75,7 +75,7 @@ class RepairFiles:
 
 
 def pictures_below(store: Store) -> list[str]:
-    """All pictures in a folder but those that were put aside."""
+    """All images in a folder except those that were put aside."""
     if store.url:
         return []
     paths = (path for path, _ in store.files() if path.partition("/")[0] not in (SUPERSEDED, DRAFTS))
@@ -83,7 +83,8 @@ def pictures_below(store: Store) -> list[str]:
 
 
 def _put_turns_aside(store: Store) -> dict[str, str]:
-    """The models' turns of conversations, whose attempts get new numbers: their paths, by the sha256 of what they hold."""
+    """Put the model's turns of conversations aside, as their attempts get new numbers. Returns their paths by the
+    sha256 of what they contain."""
     folder = os.path.join(store.root, STATE_FOLDER, TURNS)
     if not os.path.isdir(folder):
         return {}
@@ -97,7 +98,8 @@ def _put_turns_aside(store: Store) -> dict[str, str]:
 
 
 def keep_unassigned(store: Store) -> list[str]:
-    """Whole pictures of the spool whose attempt is forgotten: paid for, so kept where no run clears them away. Their paths."""
+    """Keep whole images in the spool whose attempt is unknown: they are paid for, so they go where no run deletes them.
+    Returns their paths."""
     paths = []
     for entry in sorted(os.scandir(store.spool), key=lambda entry: entry.name):
         try:

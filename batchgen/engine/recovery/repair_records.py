@@ -1,5 +1,5 @@
-"""What says, without a ledger, which picture is whose: lines of `results.jsonl`, a bucket's receipts, names alone; and the rows
-that a ledger gets of it, for attempts whose answers nobody has any more."""
+"""Finds out, without a ledger, which image belongs to which item, from lines of `results.jsonl`, a bucket's receipts or
+names alone, and makes the ledger's rows for attempts whose answers are gone."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from batchgen.store.check import check_file
 from batchgen.store.store import Store
 from batchgen.store.stored_files import sidecar_path
 
-# As `ledger.results.item_line` makes it. Of a receipt it has besides `n` and `fingerprint`, lists beside `files`.
+# As `ledger.results.item_line` writes it. One made from a receipt also has `n` and `fingerprint`, as lists beside
+# `files`.
 ResultLine = dict[str, Any]
 ManifestEntry = tuple[Item, tuple[str, ...]]  # with what its samples send, the last for all further ones
-UNKNOWN_WIRE = "{}"  # what reached the wire was something else than the manifest asks for, and nobody knows what
+UNKNOWN_WIRE = "{}"  # something else was sent than the manifest asks for now, but what is unknown
 UNSUCCESSFUL_STATES = ("refused", "failed", "uncertain")
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerContents:
-    """Of a ledger that is whole: (item id, n) of its samples, and the paths of its pictures."""
+    """What an intact ledger has: (item id, n) of its samples, and the paths of its images."""
 
     samples: Collection[tuple[str, int]] = frozenset()
     paths: Collection[str] = frozenset()
@@ -47,20 +48,21 @@ def read_lines(path: Path) -> dict[str, ResultLine]:
     found: dict[str, ResultLine] = {}
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
         for text in file:
-            with contextlib.suppress(ValueError, RecursionError):  # a crash may have torn one
+            with contextlib.suppress(ValueError, RecursionError):  # a crash may have torn a line
                 if is_result_line(line := json.loads(text)):
                     found[line["id"]] = line
     return found
 
 
 def lines_of_receipts(store: Store, manifest: Manifest) -> dict[str, ResultLine]:
-    """Of the latest picture of each sample that the manifest asks for: other jobs may have theirs at the same address.
+    """Lines from the receipts of the latest image of each sample that the manifest asks for; other jobs may use the
+    same address.
 
-    Nothing says the prompt of a receipt, but its fingerprint does.
+    A receipt does not contain the prompt, but its fingerprint.
     """
     latest: dict[tuple[str, int], tuple[float, ResultLine]] = {}
     for receipt in store.receipts():
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # whoever may write there may have made it up
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # somebody may have made it up
             at = float(receipt["sent_at"] or 0.0)
             for n in {int(picture["n"]) for picture in receipt["pictures"]}:
                 key = str(receipt["item"]), n
@@ -102,7 +104,7 @@ def _line_of_receipts(item: Item, receipts: list[tuple[int, float, ResultLine]])
 def lines_by_name(
     manifest: Manifest, store: Store, lines: Mapping[str, ResultLine], known: LedgerContents
 ) -> tuple[dict[str, ResultLine], list[str]]:
-    """(lines with what they lack, paths) of pictures that stand under their names and that no line knows of."""
+    """(lines with what they lack, paths) of images that have their names and that no line mentions."""
     found, paths = dict[str, ResultLine](), list[str]()
     for item in manifest.items():
         line = lines.get(item.id)
@@ -127,8 +129,9 @@ def _empty_line(item: Item, at: float) -> ResultLine:
 
 
 def entries(manifest: Manifest, lines: Mapping[str, ResultLine], store: Store) -> dict[str, ManifestEntry]:
-    """Items whose prompt and model are still those of their line, with what they send. Reads the manifest to its end."""
-    made: dict[str, str] = {}  # sha256 of the pictures that others need, by sample
+    """The items whose prompt and model are still those of their line, with what they send. Reads the manifest to its
+    end."""
+    made: dict[str, str] = {}  # by sample, the sha256 of images that others need
     wanted = {
         item.id: _manifest_entry(manifest, item, made)
         for item in _unchanged(manifest, lines)
@@ -143,7 +146,7 @@ def entries(manifest: Manifest, lines: Mapping[str, ResultLine], store: Store) -
             }
     for item in _unchanged(manifest, lines):
         if required_keys(item, 1):
-            with contextlib.suppress(KeyError):  # what it needs has no line: only prompt and model can be compared
+            with contextlib.suppress(KeyError):  # what it needs has no line: only prompt and model are compared
                 wanted[item.id] = _manifest_entry(manifest, item, made)
     return wanted
 
@@ -161,7 +164,7 @@ def _manifest_entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> 
 
 
 def images_of_line(line: ResultLine, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
-    """(path, sha256, sample, whether it is a draft) of each picture that a line names."""
+    """(path, sha256, sample, whether it is a draft) of each image that a line names."""
     n = 0
     recorded = line.get("n")
     for k, (path, sha256) in enumerate(zip(line["files"], line["sha256"], strict=True)):
@@ -171,7 +174,7 @@ def images_of_line(line: ResultLine, item: Item | None, store: Store) -> Iterato
 
 
 def _number(path: str, item: Item | None, store: Store, last: int) -> int:
-    """Which sample a picture is: by its name where the manifest tells the stem, else the next one."""
+    """The sample that an image belongs to: by its name if the manifest gives the stem, else the next one."""
     stem = os.path.splitext(path)[0]
     if item is not None:
         for n in range(1, item.count + 1):
@@ -181,7 +184,7 @@ def _number(path: str, item: Item | None, store: Store, last: int) -> int:
 
 
 def sent_request(line: ResultLine, entry: ManifestEntry | None, path: str, n: int) -> tuple[str, str]:
-    """(fingerprint, what reached the wire) of a picture, as far as the two say it; '' for a fingerprint that nobody knows."""
+    """(fingerprint, what reached the wire) of an image, as far as line and entry say; '' for an unknown fingerprint."""
     if entry is None:
         wire = json.dumps({"model": str(line.get("model", "")), "prompt": line.get("prompt", "")})
         return "", wire
@@ -193,7 +196,7 @@ def sent_request(line: ResultLine, entry: ManifestEntry | None, path: str, n: in
     return recorded, wire if recorded == sample_fingerprint else UNKNOWN_WIRE
 
 
-# --- rows
+# Rows
 
 
 def record_picture(
@@ -205,9 +208,9 @@ def record_picture(
     position: tuple[int, bool],
     request: tuple[str, str],
 ) -> None:
-    """One picture as an attempt that succeeded when its line says so; the price is its share of the item's.
+    """Record an image as an attempt that succeeded when its line says so. Its price is its share of the item's.
 
-    picture: path and sha256; position: its sample, and whether it is a draft; request: as `sent_request` answers.
+    picture: path and sha256. position: its sample, and whether it is a draft. request: from `sent_request`.
     """
     (line, entry), (path, sha256), (n, draft), sample_fingerprint = origin, picture, position, request[0]
     with store.local_copy(path) as full:
@@ -240,14 +243,14 @@ def record_picture(
     if not draft:
         kept = {"path": path, "bytes": size, "made_fingerprint": sample_fingerprint, "usd": usd, "usd_source": source}
         end = {"state": "succeeded", "reason": "", "message": ""}
-        if line["state"] == "rejected" and made == 1:  # of several images nobody knows any more which it was
+        if line["state"] == "rejected" and made == 1:  # of several images, nobody knows which it was
             end = {name: line.get(name, "") for name in end}
         changes.append(_upsert_sample(line, n, request, {**kept, **end}))
     ledger.run_statements(changes)
 
 
 def record_unsuccessful(ledger: Ledger, line: ResultLine, entry: ManifestEntry | None) -> None:
-    """An item that was refused or failed: what the next run would not ask for unchanged, it does not ask for now either."""
+    """Record an item that was refused or failed, so that the next run does not request it again unchanged."""
     if line["state"] not in UNSUCCESSFUL_STATES or (entry is not None and entry[0].count > 1):
         return
     nothing = {**dict.fromkeys(("path", "bytes", "made_fingerprint", "usd")), "usd_source": ""}
@@ -256,8 +259,8 @@ def record_unsuccessful(ledger: Ledger, line: ResultLine, entry: ManifestEntry |
 
 
 def record_kept_response(ledger: Ledger, attempt: int, facts: Mapping[str, Any]) -> None:
-    """An answer that is kept and could not be read: paid for, so its samples are not new to the next run. facts: as
-    `answer.request_facts` gave them."""
+    """Record an answer that is kept and could not be read: it is paid for, so its samples are not new to the next run.
+    facts: from `answer.request_facts`."""
     at, item, n, images, model = time.time(), *(facts[name] for name in ("item", "n", "images", "model"))
     asked = {"item_id": item, "fingerprint": facts["fingerprint"], "reason": "unreadable"}
     sent = {
@@ -286,7 +289,7 @@ def _insert(table: str, row: Mapping[str, Any], rest: str = "") -> tuple[str, tu
 def _upsert_sample(
     line: ResultLine, n: int, request: tuple[str, str], became: Mapping[str, Any]
 ) -> tuple[str, tuple[Any, ...]]:
-    """request: as `sent_request` answers; became: how the sample stands."""
+    """The statement for a sample. request: from `sent_request`; became: the sample's state."""
     row = {
         "item_id": line["id"],
         "n": n,

@@ -1,4 +1,5 @@
-"""Reads answers again that an earlier run paid for and could not read: a newer codec may, and nothing is bought."""
+"""Reads answers again that an earlier run paid for and could not read. A newer codec may be able to, and nothing is
+bought."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from batchgen.store.unparsed import (
 
 
 def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: Callable[[str], None]) -> int:
-    """Answers how many became pictures, or a link that is fetched next. The others stay."""
+    """Read kept answers again. Returns how many became images, or a link to download next. The others stay."""
     finish_interrupted_saves(store)
     forget_settled_answers(ledger.reader, store)
     done = sum(_read_again(ledger, store, catalogue, attempt, note) for attempt in unparsed_attempts(store.root))
@@ -40,7 +41,7 @@ def read_kept_answers(ledger: Ledger, store: Store, catalogue: Catalogue, note: 
 
 
 def forget_settled_answers(reader: Reader, store: Store) -> None:
-    """Kept answers whose samples have their pictures by now."""
+    """Delete kept answers whose samples have images by now."""
     for number in unparsed_attempts(store.root):
         attempt = reader.attempt(number)
         if attempt is not None and all(made == attempt.fingerprint for _, made in _fingerprints(reader, attempt)):
@@ -48,7 +49,7 @@ def forget_settled_answers(reader: Reader, store: Store) -> None:
 
 
 def _fingerprints(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str | None]]:
-    """Of each sample the request asked for: (fingerprint it wants, fingerprint of the picture it has)."""
+    """For each sample of the request: (the fingerprint it wants, the fingerprint of its image)."""
     known_samples = reader.known_samples([attempt.item_id]).get(attempt.item_id, [])
     return [
         (entry.fingerprint, entry.made_fingerprint if entry.state in HAS_IMAGE else None)
@@ -66,7 +67,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
     if any(wanted != sample_fingerprint for wanted, _ in samples) or all(
         made == sample_fingerprint for _, made in samples
     ):
-        return False  # no longer what its sample asks for, or another answer to the same was read before
+        return False  # no longer what its sample asks for, or it has another answer's image
     spooled: list[SpoolFile] = []
     try:
         kept = load_answer(store.root, number)
@@ -94,7 +95,7 @@ def _read_again(ledger: Ledger, store: Store, catalogue: Catalogue, number: int,
 
 
 def _copy(store: Store, attempt: int, k: int, picture: str | bytes) -> SpoolFile:
-    """Into the spool, from where settling goes its usual way; what a crash left of an earlier copy makes room.
+    """Copy an image into the spool, to be settled as usual, replacing what a crash left of an earlier copy.
 
     picture: the path of its file, or its bytes.
     """

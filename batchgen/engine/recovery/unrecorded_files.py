@@ -1,4 +1,4 @@
-"""Pictures that do not lie where the ledger says: renamed by a person, or by a run that died, and found by their bytes."""
+"""Finds images that are not where the ledger says, by their bytes: a person, or a run that died, has moved them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Change = tuple[str, tuple[Any, ...]]
 
 
 class UnrecordedFiles:
-    """Files of a store that are not what the ledger has under their names. They are listed when they are first asked for,
-    in memory that does not grow with them, and read only where size and wish agree.
+    """The files of a store that are not what the ledger has under their names. They are listed on first use, in memory
+    that does not grow with their number, and only read if their size is that of a missing image.
 
-    aside: whether those in `superseded/` and `drafts/` count; a person who moves a picture there wants it out of the way.
+    aside: whether to include `superseded/` and `drafts/`; a person who moves an image there wants it out of the way.
     """
 
     def __init__(self, store: Store, reader: Reader | None, *, aside: bool = False) -> None:
@@ -34,13 +34,13 @@ class UnrecordedFiles:
         return self._files().execute("SELECT 1 FROM file WHERE path = ?", (path,)).fetchone() is not None
 
     def find(self, key: str, size_bytes: int, sha256: str) -> str | None:
-        """Where exactly these bytes lie. No two samples are given the same file, and a sample always the same one."""
+        """Where exactly these bytes are. No two samples get the same file, and a sample always gets the same one."""
         if key in self._found:
             return self._found[key]
         files = self._files()
         sql = "SELECT path FROM file WHERE bytes = ? ORDER BY path"
         for (path,) in files.execute(sql, (size_bytes,)).fetchall():
-            with contextlib.suppress(OSError):  # it has gone since
+            with contextlib.suppress(OSError):  # it is gone by now
                 if self._store.sha256(path) == sha256:
                     files.execute("DELETE FROM file WHERE path = ?", (path,))
                     self._found[key] = path
@@ -71,15 +71,15 @@ class UnrecordedFiles:
 
 
 def last_run_ended(ledger: Ledger) -> bool:
-    """Whether the last run did, if there was one."""
+    """Whether the last run ended, if there was one."""
     run = ledger.reader.last_run()
     return run is None or run.ended_at is not None
 
 
 def find_moved_files(ledger: Ledger, store: Store, note: Callable[[str], None]) -> None:
-    """Put right where the ledger says pictures lie, and write what is missing beside them. For after the death of a process
-    that moves pictures: it reads the folder."""
-    store.stat_lookup()  # of a bucket: what is known of it may be of before
+    """Correct where the ledger says images are, and write missing texts beside them. Used after the death of a process
+    that moves images: it reads the folder."""
+    store.stat_lookup()  # what is known of a bucket may be out of date
     owners: dict[str, int] = {}
     misplaced: list[RecordedImage] = []
     for image in ledger.reader.images():

@@ -1,4 +1,4 @@
-"""Chunks of batches that an earlier run has planned and not sent."""
+"""Deals with chunks of batches that an earlier run planned and did not send."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.planning.batchable import BatchMode
 
-CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that go when it is over
-BATCH_FOLDER = "batch"  # beside the spool: the lines of chunks on their way, and of results not yet settled
+CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that are deleted when it is over
+BATCH_FOLDER = "batch"  # beside the spool: lines of chunks in progress, and results not settled yet
 
 
 def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note: Callable[[str], None]) -> None:
-    """Chunks that an earlier run left before they were sent: gone on with, or dropped by a run without batches."""
+    """Resume chunks that an earlier run left unsent, or drop them in a run without batches."""
     dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
     if dropped:
         note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned again")
@@ -24,7 +24,7 @@ def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note:
         os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
         {str(chunk.id) for chunk in ledger.reader.open_chunks()},
     )
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of chunks that are over, from a run that died
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of finished chunks, left by a run that died
         number, _, kind = name.partition(".")
         if kind in CHUNK_FILE_KINDS and number not in kept:
             os.unlink(os.path.join(folder, name))
