@@ -1,4 +1,5 @@
-"""Makes derivatives beside a run, in worker processes: what is missing at its start, each new picture, the rest at its end."""
+"""Makes derivatives during a run, in worker processes: what is missing at its start, each new image's, and the rest at
+its end."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 from batchgen.store.stored_files import COPY_PREFIX
 
 log = logging.getLogger("batchgen")
-MAX_WORKERS = 8  # each may hold a decoded 4K picture and what is made of it, 200 MB, or 600 MB to cut one out
-MIN_FREE_BYTES = 256_000_000  # of the disk are left to the pictures themselves
+MAX_WORKERS = 8  # each may hold a decoded 4K image and its files: 200 MB, or 600 MB for a cutout
+MIN_FREE_BYTES = 256_000_000  # of disk space are kept for the images themselves
 # The next run makes the rest.
 STOP_WITHOUT_WAITING = {StopKind.SIGNAL, StopKind.DISK, StopKind.BUG, StopKind.DEADLINE, StopKind.CANCELLED}
 POLL_INTERVAL_S = 0.2
@@ -47,9 +48,10 @@ def default_workers() -> int:
 
 
 class DerivativeRunner:
-    """An observer of the run and a few tasks on its loop, which hold no slot and only pass lines to processes.
+    """Makes derivatives: an observer of the run with a few tasks on its loop, which take no place in flight and only
+    pass lines to processes.
 
-    Use it as a context: leaving it ends the processes, and what they had not finished is made by the next run.
+    A context manager: leaving it ends the processes, and what they had not finished is made by the next run.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class DerivativeRunner:
         workers: int | None = None,
         awaits_review: Callable[[str], bool] = lambda item_id: False,
     ) -> None:
-        """awaits_review: whether an image of this item counts only once it is reviewed."""
+        """awaits_review: whether an image of this item only counts once it has been reviewed."""
         self._awaits_review = awaits_review
         self._manifest = manifest
         self._ledger = state.ledger
@@ -73,7 +75,7 @@ class DerivativeRunner:
         self._view = DerivativeReader.from_reader(state.ledger.reader)
         self._differ = DerivativeDiffer(self._view, state.store, manifest.name, emulated=emulated)
         self._workers = workers or default_workers()
-        self._post_overrides: dict[str, Post | None] = {}  # of items that say other than the manifest's default
+        self._post_overrides: dict[str, Post | None] = {}  # of items that differ from the manifest's default
         self._new_keys: asyncio.Queue[str | None] = asyncio.Queue()
         self._tasks: asyncio.Queue[RenderTask] = asyncio.Queue(self._workers)
         self._in_progress: set[tuple[str, int]] = set()
@@ -83,7 +85,7 @@ class DerivativeRunner:
 
     async def __aenter__(self) -> Self:
         for name in os.listdir(self._store.spool):
-            if name.startswith((UNFINISHED_PREFIX, COPY_PREFIX)):  # of a run that was killed
+            if name.startswith((UNFINISHED_PREFIX, COPY_PREFIX)):  # left by a run that was killed
                 self._store.remove_spooled(name)
         if self._manifest.has_derivatives or self._view.derivative_counts():
             feed = asyncio.create_task(self._produce())
@@ -96,7 +98,7 @@ class DerivativeRunner:
         await asyncio.gather(*self._asyncio_tasks, return_exceptions=True)
 
     def __call__(self, event: Event) -> None:
-        """Hears of each new picture that counts."""
+        """Note each new image that counts."""
         match event:
             case SampleSucceeded(key=key) if not self._awaits_review(split_key(key)[0]):
                 new = key
@@ -123,7 +125,7 @@ class DerivativeRunner:
         finished = not self._stopped and (feed is None or (feed.done() and not feed.cancelled()))
         return DerivativeCounts(self._made, self._skipped, self._removed, failed, finished)
 
-    # --- what is to be made
+    # What has to be made
 
     async def _produce(self) -> None:
         try:
@@ -138,12 +140,12 @@ class DerivativeRunner:
             self._leave_to_next_run(error)
 
     def _leave_to_next_run(self, error: Exception) -> None:
-        """No trouble with derivatives ever costs a picture: what is missing is left to the next run."""
+        """Leave what is missing to the next run: an error with derivatives never costs an image."""
         self._stopped = True
         note_left(self._note, "derivatives are left to the next run", error)
 
     async def _scan_manifest(self) -> None:
-        """Everything that the manifest wants, once; in threads, so that the loop is free for answers."""
+        """Find everything that the manifest wants, once; in threads, so that the loop is free for answers."""
         items = self._manifest.items()
         while chunk := await in_thread(lambda: list(islice(items, CHUNK))):
             await self._enqueue_missing([(item.id, self._note_override(item)) for item in chunk if self._selects(item)])
@@ -159,7 +161,7 @@ class DerivativeRunner:
         return item.post
 
     async def _take_new_keys(self) -> list[str] | None:
-        """Keys of new pictures; None once there will be no more."""
+        """The keys of new images; None once there will be no more."""
         keys = [await self._new_keys.get()]
         while not self._new_keys.empty() and len(keys) < CHUNK and keys[-1] is not None:
             keys.append(self._new_keys.get_nowait())
@@ -169,9 +171,7 @@ class DerivativeRunner:
 
     async def _enqueue_missing(self, items: Sequence[tuple[str, Post | None]]) -> None:
         ids = {item_id for item_id, _ in items}
-        if any(
-            item_id in ids for item_id, _ in self._in_progress
-        ):  # with a picture before this one, or with this very one
+        if any(item_id in ids for item_id, _ in self._in_progress):  # with an earlier image, or with this one
             await self._tasks.join()
         found = await in_thread(lambda: self._differ.diff(items))
         if found.touched:
@@ -186,7 +186,7 @@ class DerivativeRunner:
         if rows:
             await self._ledger.writer.write(delete_derivatives(rows))
 
-    # --- making it
+    # Making it
 
     async def _consume(self) -> None:
         process = RenderProcess()
@@ -218,7 +218,7 @@ class DerivativeRunner:
 
 
 def note_left(note: Callable[[str], None], what: str, error: Exception) -> None:
-    """Say what is left because of an error, and keep the traceback of a bug for the log."""
+    """Report what is left because of an error, and keep the traceback of a bug for the log."""
     why = machine_refusal(error)
     note(f"{what}: {why or error}")
     if not why and not isinstance(error, (BatchgenError, OSError, sqlite3.Error)):
@@ -228,15 +228,15 @@ def note_left(note: Callable[[str], None], what: str, error: Exception) -> None:
 async def make_derivatives(
     manifest: Manifest, folder: Path, only: Sequence[str], note: Callable[[str], None]
 ) -> DerivativeCounts:
-    """All that is missing of the pictures that are there, without a run. Raises ManifestError, JobLocked, StoreError,
-    LedgerError."""
-    for _ in manifest.items():  # to its end, so that half a manifest takes nothing away
+    """Make everything that is missing of the existing images, without a run. Raises ManifestError, JobLocked,
+    StoreError, LedgerError."""
+    for _ in manifest.items():  # to the end, so that half a manifest removes nothing
         pass
     with open_finished_job(folder) as state:
         emulated = state.ledger.reader.meta("emulated") == "yes"
         async with DerivativeRunner(manifest, state, note, emulated=emulated, only=only) as derivatives:
             tally = await derivatives.finish()
-        state.ledger.flush()  # unless it has gone meanwhile
+        state.ledger.flush()  # unless it is gone by now
         if tally.changed:
             state.results.rebuild(manifest.item_ids)
         return tally

@@ -1,4 +1,4 @@
-"""Jobs that earlier runs have left at an API: each is waited for beside the run, which is not over before they are."""
+"""Waits for jobs that earlier runs left at an API, beside the run, which does not end before they do."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from batchgen.scheduling.dispatcher import Dispatcher
 
 
 class EarlierJobs:
-    """An async context manager: its jobs are taken up when it is entered, and have ended, or are left to the next run, when it
-    is left."""
+    """Resumes the jobs of earlier runs. An async context manager: on exit each job has ended or is left to the next
+    run."""
 
     def __init__(self, context: RunContext, backlog: Backlog, dispatcher: Dispatcher, execution: Execution) -> None:
         self._context = context
@@ -28,11 +28,11 @@ class EarlierJobs:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> EarlierJobs:
-        # What its vendor throws away first is asked about first.
+        # Jobs whose vendor deletes the result first are asked about first.
         for taken in sorted(self._context.ledger.reader.open_attempts(), key=_expires_at):
             if taken.job is not None and taken.lane in self._dispatcher.lanes:
                 self._tasks.append(asyncio.ensure_future(self._resume(taken)))
-        await asyncio.sleep(0)  # each has its ticket before the dispatcher can find that nothing is left
+        await asyncio.sleep(0)  # each has its ticket before the dispatcher can find nothing left
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -49,19 +49,19 @@ class EarlierJobs:
         _, waiting = self._execution.take_up(taken, sample, unwanted=asked_for is None)
         self._dispatcher.adjust_external(len(wanted))
         await waiting
-        for other in wanted:  # the manifest has changed since: the job's image was paid for, and is not this one
+        for other in wanted:  # the manifest has changed: this image was paid for, but is not wanted
             lane = lane_key(other.item.provider, other.item.model)
             self._backlog.add(lane, [other])
             self._dispatcher.backlog_grew(lane)
         self._dispatcher.adjust_external(-len(wanted))
 
     def _take_wanted(self, taken: OpenAttempt) -> list[Sample]:
-        """What the manifest asks for today of the samples that the job was for."""
+        """The samples of a job that the manifest still asks for."""
         keys = [sample_key(taken.item_id, n) for n in range(taken.n, taken.n + taken.images)]
         return [sample for key in keys if (sample := self._backlog.take_submitted(key)) is not None]
 
 
 def _expires_at(taken: OpenAttempt) -> float:
-    """When the vendor may have thrown away what the job has made, in UTC seconds."""
+    """When the vendor may delete what the job made, in UTC seconds."""
     kept_s = taken.job.result_kept_s if taken.job else None
     return math.inf if kept_s is None else taken.started_at + kept_s

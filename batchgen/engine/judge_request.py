@@ -1,4 +1,4 @@
-"""A question to the judge as its codec writes it, with the image made small, and the answer as the codec reads it."""
+"""Writes a question to the judge with its codec, with a small copy of the image, and reads the answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def lane_of(sample: JudgeSample) -> str:
 
 
 def write_question(sample: JudgeSample, route: Route, store: Store) -> Request:
-    """For a thread. Raises ProviderError when there is nothing to send, for a bug of the codec too."""
+    """The request for a question. Call it in a thread. Raises ProviderError if it cannot be built, also for a bug of
+    the codec."""
     from batchgen.references.redraw import small_jpeg  # Pillow, for a run that has a judge
 
     try:
@@ -37,7 +38,7 @@ def write_question(sample: JudgeSample, route: Route, store: Store) -> Request:
 
 
 def read_judgement(route: Route, http_answer: HttpAnswer) -> Answer:
-    """For a thread. Raises ProviderError, for a bug of the codec too."""
+    """The judge's answer. Call it in a thread. Raises ProviderError, also for a bug of the codec."""
     with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
         response = Response(http_answer.status, http_answer.headers, http_answer.envelope())
         return cast(SupportsJudge, route.codec).read_answer(response)

@@ -1,5 +1,5 @@
-"""Requests for jobs whose answers were lost: found again in the list of their vendor, where it has one, before anything is called
-uncertain. Jobs of the same input are as good as each other, so the oldest goes to the request that was sent first."""
+"""Finds jobs whose answers were lost in their vendor's list, if it has one, before anything is called uncertain. Jobs
+with the same input are interchangeable, so the oldest goes to the request that was sent first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchgen.ledger.requests import JOB_INPUT, OpenAttempt
 from batchgen.providers.contract import SupportsJobList
 from batchgen.records import ListedJob, PendingJob
 
-CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be behind
+CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be slow
 MAX_PAGES = 50
 LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
 
@@ -24,7 +24,8 @@ LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
 def match_jobs(
     lost: Iterable[OpenAttempt], listed: Iterable[ListedJob], known: frozenset[str]
 ) -> dict[int, PendingJob]:
-    """By the attempt's number. known: ids of jobs that have their attempts already. Pure."""
+    """Match lost requests with listed jobs, and return these by the attempt's number. known: ids of jobs that belong to
+    attempts already. Pure."""
     free = sorted((each for each in listed if each.job.id not in known), key=lambda each: each.created_at)
     found: dict[int, PendingJob] = {}
     for attempt in sorted(lost, key=lambda each: each.started_at):
@@ -39,14 +40,14 @@ def match_jobs(
 
 @dataclass(frozen=True, slots=True)
 class LostJobs:
-    """Looks for the jobs of a lane. A vendor's list that cannot be had, or read, finds nothing."""
+    """Looks for the jobs of a lane. If a vendor's list cannot be fetched or read, nothing is found."""
 
     ledger: Ledger
     transport: Transport
 
     async def find(self, route: Route, lost: Sequence[OpenAttempt]) -> dict[int, PendingJob]:
-        """What was found, durable by now, by the attempt's number. Not of a request whose like is still being answered: the
-        job in the list may be that one's."""
+        """Find jobs, and record them before returning them by the attempt's number. Nothing is looked for while a
+        request with the same input is being answered: the job in the list may be that one's."""
         if route.job_list is None or not lost:
             return {}
         since = min(attempt.started_at for attempt in lost) - CLOCK_MARGIN_S
@@ -67,7 +68,7 @@ class LostJobs:
         return found
 
     async def find_one(self, route: Route, attempt: int) -> PendingJob | None:
-        """Of a request whose answer was lost just now; a list may have it a little late."""
+        """Find the job of a request whose answer was just lost. A list may show it a little late."""
         for number in range(LOOKS if route.job_list is not None else 0):
             await asyncio.sleep(LOOK_DELAY_S * number)
             lost = self.ledger.reader.attempt(attempt)

@@ -12,19 +12,19 @@ from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 
 class Engine(Protocol):
-    """Runs the work that dispatch gives out until nothing may start any more. Third parties register theirs under
-    the entry point `batchgen.engines`."""
+    """Runs the work that the dispatcher hands out until nothing more may start. Third parties register theirs under the
+    entry point `batchgen.engines`."""
 
     async def drive(self, dispatcher: Dispatcher, execute: Callable[[Ticket], Awaitable[None]]) -> None: ...
 
 
 class OnlineEngine:
-    """Starts work as dispatch gives it out; waiting happens there and nowhere else."""
+    """Starts work as the dispatcher hands it out; only the dispatcher waits."""
 
     async def drive(self, dispatcher: Dispatcher, execute: Callable[[Ticket], Awaitable[None]]) -> None:
-        """Returns when dispatch is drained and everything in flight has settled.
+        """Work until the dispatcher has nothing left and everything in flight has settled.
 
-        An exception out of `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
+        An exception from `execute` is a bug: nothing more starts, what is in flight finishes, then it is raised.
         Cancelling gives up what is in flight, which is then uncertain.
         """
         running: set[asyncio.Task[None]] = set()

@@ -1,4 +1,4 @@
-"""What may be asked of a run, and how it ended, in figures and as an exit code."""
+"""The options of a run, and how it ended, in figures and as an exit code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection, forec
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
-EMULATED_POLL_S, LOCAL_POLL_S = 0.1, 0.4  # between two looks at a batch
-# `batch` and `auto` send what a batch API takes in batches, and what goes online like any other.
+EMULATED_POLL_S, LOCAL_POLL_S = 0.1, 0.4  # between polls of a batch
+# `batch` and `auto` send in batches what a batch API accepts, and the rest online.
 BATCH_MODES: Mapping[str, BatchMode] = {"batch": "batch", "auto": "auto"}
 MAX_LISTED = 10  # discrepancies of each kind
 
@@ -26,9 +26,9 @@ MAX_LISTED = 10  # discrepancies of each kind
 class RunOptions:
     """What the command line or a caller asks of one run, or of its plan. None stands for what the manifest says.
 
-    only: patterns of ids, or `tag:NAME`. limit: at most so many requests. max_usd: stop before more is spent. hold_uncertain: leave
-    requests that were never answered as they are. by: UTC seconds by which all shall be there; each request then goes the
-    cheapest way that is in time, and none starts later. Raises UsageError for a value that cannot be.
+    only: patterns of ids, or `tag:NAME`. limit: the most requests. max_usd: stop before more is spent. hold_uncertain:
+    do not repeat requests that were never answered. by: UTC seconds by which everything should be done; each request
+    then goes the cheapest way that is in time, and none starts later. Raises UsageError for an impossible value.
     """
 
     retry_selection: RetrySelection = field(default_factory=RetrySelection)
@@ -39,12 +39,10 @@ class RunOptions:
     deadline: float | None = None  # UTC seconds
     by: float | None = None
     hold_uncertain: bool = False
-    stall_s: float | None = None  # stop when requests have failed for this long and none succeeded; None: `patience_s`
+    stall_s: float | None = None  # stop if requests fail for this long without a success; None: `stall_limit_s`
     batches: BatchOptions = field(default_factory=BatchOptions)
     emulator_url: str | None = None
-    ledger: str | None = (
-        None  # address of the PostgreSQL server that has it; None: BATCHGEN_LEDGER, else the job folder
-    )
+    ledger: str | None = None  # address of its PostgreSQL server; None: BATCHGEN_LEDGER, else the job folder
     install_signal_handlers: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +58,8 @@ class RunOptions:
             )
 
     def for_engine(self, engine: str) -> RunOptions:
-        """With what an engine sends in batches. Raises UsageError for one that leaves nothing to choose."""
+        """The options with what an engine sends in batches. Raises UsageError for an engine without a choice of
+        ways."""
         if self.by is None:
             return replace(self, batches=replace(self.batches, batch_mode=BATCH_MODES.get(engine, "online")))
         if engine not in ("online", "auto"):
@@ -69,8 +68,8 @@ class RunOptions:
         return replace(self, deadline=deadline, batches=replace(self.batches, batch_mode="auto"))
 
     def batch_options(self, *, local: bool) -> BatchOptions:
-        """Without an engine that sends batches, what is out is looked at once and not waited for. local: the server is on
-        this machine, and minds no questions."""
+        """The options for batches. With an engine that sends none, batches that are out are polled once and not waited
+        for. local: the server is on this machine and may be polled often."""
         options = self.batches
         if self.emulator_url is not None:  # whose batches take seconds
             grace_s = min(options.listing_grace_s, 1.0)
@@ -82,7 +81,7 @@ class RunOptions:
 
     @property
     def stall_limit_s(self) -> float | None:
-        """How long requests may fail without a success: half an hour, or until the deadline for a run that has one."""
+        """How long requests may fail without a success: half an hour, or until the deadline if the run has one."""
         if self.stall_s is not None:
             return self.stall_s
         return STALL_S if self.deadline is None else None
@@ -90,7 +89,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class DerivativeCounts:
-    """Derivatives of one run. failed: all that stand as failed now; finished: nothing but these is missing any more; queued:
+    """The derivatives of one run. failed: all that are failed now. finished: only failed ones are missing. queued:
     images whose files are left to workers elsewhere."""
 
     made: int = 0
@@ -106,14 +105,14 @@ class DerivativeCounts:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Those that there are."""
+        """The counts that are not 0."""
         return {name: n for name in ("made", "skipped", "removed", "failed") if (n := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewCounts:
-    """Images that this run has reviewed. warned: accepted, with something noted; again: bought once more; left: whose review is left
-    to the next run, the judge's answer being missing or the run over."""
+    """The images that this run has reviewed. warned: accepted with a finding. again: bought once more. left: to be
+    reviewed by the next run, because the judge's answer is missing or the run is over."""
 
     accepted: int = 0
     warned: int = 0
@@ -123,14 +122,14 @@ class ReviewCounts:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Those that there are."""
+        """The counts that are not 0."""
         return {name: n for name in ("accepted", "warned", "rejected", "again", "left") if (n := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies:
-    """Images that the ledger names and that are not there, or are not what it recorded, by path. check_failed: why the bucket could
-    not be asked; empty when it was. checked: whether anybody has compared them."""
+    """Images in the ledger that are missing or not what was recorded, by path. check_failed: why the bucket could not
+    be asked, empty if it was. checked: whether anybody compared them."""
 
     missing: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
@@ -139,12 +138,12 @@ class Discrepancies:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Those that there are."""
+        """The counts that are not 0."""
         return {name: n for name in ("missing", "changed") if (n := len(getattr(self, name)))}
 
     @property
     def listed(self) -> dict[str, Any]:
-        """The first of each kind and how many they are, as JSON holds it."""
+        """The first of each kind and their number, as a JSON value."""
         return {
             "missing": list(self.missing[:MAX_LISTED]),
             "missing_total": len(self.missing),
@@ -171,13 +170,14 @@ EXIT_CODE_BY_STOP_REASON = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnding:
-    """How the work of a run came to its end. stop_reason: why nothing more was started, None when all was tried; left:
-    samples that were not; with_workers: those of them that workers still make; waits_for_quota: some of them for a quota of
-    another day; stopped_lanes: reasons by lane; waiting_uploads: images that the bucket did not take; parked: UTC seconds
-    until which a lane stays closed, by lane; ended_by_workers: their exit code, when they have ended the same submission before.
+    """How the work of a run ended. stop_reason: why nothing more was started, None if everything was tried. left:
+    samples that were not tried. with_workers: how many of them workers still make. waits_for_quota: some of them wait
+    for another day's quota. stopped_lanes: reasons by lane. waiting_uploads: images that the bucket refused. parked: by
+    lane, UTC seconds until which it stays closed. ended_by_workers: the exit code with which workers ended the same
+    submission before.
 
-    Counted at the very end: made and tried, images and requests of this run; missing, images that were wanted and are not
-    there; submitted, samples in batches; rejected, images that are there and do not count.
+    Counted at the very end: made and tried, images and requests of this run; missing, wanted images that do not exist;
+    submitted, samples in batches; rejected, images that exist but do not count.
     """
 
     stop_reason: StopReason | None = None
@@ -204,10 +204,10 @@ class RunEnding:
     def exit_code(self) -> int:
         """The process's exit code, as the README lists them.
 
-        A reason to stop wins; then a daily quota; then work that is out; then an image that is not what the ledger recorded,
-        which no further run mends; then whether everything, something or nothing of what was tried came out.
+        A reason to stop takes precedence, then a daily quota, then work that is out, then an image that is not what the
+        ledger recorded, which no further run repairs, and then whether all, some or none of what was tried succeeded.
         """
-        if self.stop_reason is not None:  # else a reason of a third party's codec
+        if self.stop_reason is not None:  # else a reason from a third party's codec
             other = 1 if self.stop_reason.kind is StopKind.BUG else EXIT_CODE_BY_STOP_REASON["key_rejected"]
             return EXIT_CODE_BY_STOP_REASON.get(self.stop_reason.slug, other)
         if self.waiting_uploads:
@@ -226,12 +226,13 @@ class RunEnding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended, in figures. counts: samples by state now; attempts: this run's requests by outcome.
+    """How a run ended, in figures. counts: samples by their state now; attempts: this run's requests by outcome.
 
-    usd: charged by usage or the vendor's word; estimated_usd: from the table; maybe_usd: for requests that may have been
-    billed without an image. left: wanted and not tried; left_out: without an image, by --only or --limit. exposed_ms: median
-    and largest time from the last byte of an answer to its durable record, when a crash would have lost it; None without an
-    answer. acceptance: of the images that this run made. already_announced: whether a worker has ended just this, and sent its message.
+    usd: charged, by usage or the vendor's word. estimated_usd: from the price table. maybe_usd: for requests that may
+    have been billed without an image. left: wanted and not tried. left_out: without an image because of --only or
+    --limit. exposed_ms: median and maximum of the time between an answer's last byte and its durable record, when a
+    crash would lose it; None without an answer. acceptance: of the images that this run made. already_announced:
+    whether a worker has ended this very run and sent its message.
     """
 
     run_id: int
@@ -256,37 +257,37 @@ class Outcome:
     parked: Mapping[str, float] = field(default_factory=dict)
     stopped_lanes: Mapping[str, str] = field(default_factory=dict)
     left_out: int = 0
-    submitted: int = 0  # samples that are in batches at the vendor's
+    submitted: int = 0  # samples in batches at the vendor
     unsubmitted: int = 0  # samples for which no batch could be made yet
-    saved_usd: float = 0.0  # against the same requests sent one by one
+    saved_usd: float = 0.0  # compared with sending the same requests one by one
     exposed_ms: tuple[float, float] | None = None
     derived: DerivativeCounts = field(default_factory=DerivativeCounts)
     reviewed: ReviewCounts = ReviewCounts()
-    bucket: str = ""  # where the pictures are, when not in the folder
-    waiting: int = 0  # pictures in the spool that the bucket did not take
+    bucket: str = ""  # where the images are, if not in the folder
+    waiting: int = 0  # images in the spool that the bucket refused
     discrepancies: Discrepancies = Discrepancies()
     acceptance: Acceptance = field(default_factory=Acceptance)
     already_announced: bool = False
 
     @property
     def stopped_by(self) -> str:
-        """What ended the run before its work was done, in one word; empty when nothing did."""
+        """What ended the run before its work was done, in one word; empty if nothing did."""
         return self.stop_reason.slug if self.stop_reason else ""
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What the ledger keeps of it."""
+        """The part that the ledger keeps."""
         kept = {"made": self.made, "usd": self.usd, "estimated_usd": self.estimated_usd, "message": self.message}
         return {**kept, **({"discrepancies": self.discrepancies.listed} if self.discrepancies.checked else {})}
 
     @property
     def unreviewed(self) -> int:
-        """Images whose review is left to the next run."""
+        """The number of images whose review is left to the next run."""
         return self.reviewed.left
 
     @property
     def event(self) -> RunEnded:
-        """What observers hear of it."""
+        """The event for observers."""
         return RunEnded(
             at=time.time(),
             run_id=self.run_id,
@@ -303,7 +304,8 @@ class Outcome:
 
 
 def count_ending(ending: RunEnding, reader: Reader, run_id: int, wanted: int) -> RunEnding:
-    """With what the ledger knows of a run that workers have ended. wanted: samples that it meant to ask for."""
+    """Complete the ending of a run that workers ended, with what the ledger knows. wanted: samples that it meant to
+    request."""
     counts, made = reader.counts(), reader.image_count_of_run(run_id)
     not_made = sum(counts.get(state, 0) for state in ("refused", "failed", "uncertain", "blocked"))
     return replace(
@@ -320,7 +322,7 @@ def count_ending(ending: RunEnding, reader: Reader, run_id: int, wanted: int) ->
 def read_outcome(
     reader: Reader, run_id: int, ending: RunEnding, seconds: float, *, folder: str, bucket: str
 ) -> Outcome:
-    """What the ledger knows of how a run has ended, when all of it is counted. seconds: how long it took."""
+    """Read a run's outcome from the ledger once everything is counted. seconds: how long the run took."""
     acceptance = AcceptanceReader.from_reader(reader).run_acceptance(run_id, seconds)
     money = acceptance.money
     return Outcome(

@@ -1,4 +1,4 @@
-"""What waits for a batch or is in one: the run is not over before that has ended."""
+"""What waits for a batch or is in one: the run does not end before that has."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TAKEN_AT_ONCE = 64
 
 
 class OutstandingBatches:
-    """lanes: those of batches that still take samples. chunks: those that are on their way, by number. The dispatcher is told
-    how many samples all that is, so that it waits for them."""
+    """The samples that wait for batches or are in them. lanes: those of batches that still take samples. chunks: those
+    in progress, by number. The dispatcher is given the number of samples, so that it waits for them."""
 
     def __init__(self, backlog: Backlog, dispatcher: Dispatcher, lanes: Iterable[str]) -> None:
         self.backlog = backlog
@@ -27,16 +27,16 @@ class OutstandingBatches:
         self.lanes = list(lanes)
         self.chunks: dict[int, Chunk] = {}
         self.fallen_back = False  # what is out is cancelled
-        self.closed = False  # no batch is made any more: everything that waits or is asked for again goes online
+        self.closed = False  # no more batches are made: everything that waits or is repeated goes online
         self.grown = asyncio.Event()
-        self._unassigned: dict[str, list[Sample]] = {}  # taken from the backlog and not in a chunk yet, by lane
+        self._unassigned: dict[str, list[Sample]] = {}  # by lane, from the backlog and not in a chunk yet
         self._reported = 0
 
     def waiting_count(self, *lanes: str) -> int:
         return sum(self.backlog.backlog_count(lane) + len(self._unassigned.get(lane, ())) for lane in lanes)
 
     def next_sample(self, lane: str) -> Sample | None:
-        """It stays where it is until it is taken."""
+        """The next sample of a lane, which stays where it is until it is taken."""
         unassigned = self._unassigned.setdefault(lane, [])
         unassigned.extend(() if unassigned else self.backlog.take(lane, TAKEN_AT_ONCE))
         return unassigned[0] if unassigned else None
@@ -45,11 +45,11 @@ class OutstandingBatches:
         return self._unassigned[lane].pop(0)
 
     def put_back(self, lane: str, samples: Iterable[Sample]) -> None:
-        """In front of all others."""
+        """Put samples back in front of all others."""
         self._unassigned[lane] = [*samples, *self._unassigned[lane]]
 
     def backlog_grew(self, lane: str) -> None:
-        """The backlog has got more for a lane, of either kind."""
+        """Note that the backlog has more samples for a lane of either kind."""
         if not is_batch(lane):
             self.dispatcher.backlog_grew(lane)
         elif self.closed:
@@ -70,19 +70,19 @@ class OutstandingBatches:
             self.move_online(lane)
 
     def report(self, *, busy: bool = False) -> None:
-        """How many samples are out, or wait to go out. busy: that is not known yet."""
+        """Report how many samples are out or waiting to go out. busy: the number is not known yet."""
         out = busy + sum(chunk.requests for chunk in self.chunks.values()) + self.waiting_count(*self.lanes)
         self.dispatcher.adjust_external(out - self._reported)
         self._reported = out
 
     def report_over(self) -> None:
-        """Nobody looks after any of it any more in this run."""
+        """Report that nobody handles batches any more in this run."""
         self.dispatcher.adjust_external(-self._reported)
         self._reported = 0
 
 
 class NoBatches:
-    """In place of what looks after batches, for a run that has no lane for any."""
+    """Stands in for the handling of batches in a run without any."""
 
     stopped_lanes: Mapping[str, str] = MappingProxyType({})
     unsubmitted = left = 0
@@ -94,5 +94,5 @@ class NoBatches:
 
 
 def reserved_usd(estimate_usd: float | None) -> float:
-    """What budgets must have room for while requests of this estimate are out."""
+    """What budgets must have room for while requests with this estimate are out."""
     return (estimate_usd or 0.0) * RESERVATION_FACTOR

@@ -31,9 +31,10 @@ Change = tuple[str, tuple[Any, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DependencyState:
-    """How a sample stands that another one needs: made, to be made in this run, or neither, with the reason.
+    """The state of a sample that another one needs: made, to be made in this run, or neither, with the reason.
 
-    sha256 and attempt: of its picture; seconds: until a pending one is there, at best; links: how many are made until then.
+    sha256 and attempt: its image's. seconds: until a pending one is there, at best. links: how many images are made
+    until then.
     """
 
     sha256: str = ""
@@ -46,7 +47,7 @@ class DependencyState:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a run would do, and in its backlog the samples that it would ask for."""
+    """What a run would do, with the samples that it would request in its backlog."""
 
     reconciliation: Reconciliation
     backlog: Backlog
@@ -54,23 +55,23 @@ class Survey:
 
 
 def survey(request: RunRequest, reader: Reader | None, stack: ExitStack) -> Survey:
-    """stack: closes the backlog. Raises ManifestError with everything that is wrong with the manifest."""
+    """Survey a job. stack: closes the backlog. Raises ManifestError with everything that is wrong with the manifest."""
     backlog = stack.enter_context(closing(Backlog()))
     reconciler = Reconciler(request.job.manifest, reader, request.store, request.options, backlog=backlog)
     return Survey(reconciler.reconcile(), backlog, reconciler.ways)
 
 
 class Reconciler(ItemReconciler):
-    """Both walks. Memory grows with the samples that others need, not with those others."""
+    """Both walks over the manifest. Memory grows with the samples that others need, not with those others."""
 
-    _states: dict[str, DependencyState]  # of samples that others need, by key
+    _states: dict[str, DependencyState]  # by key, of samples that others need
 
     def pending_needs(self, sample: Sample) -> list[str]:
-        """Keys of the samples that have to be made in this run before this one."""
+        """The keys of the samples that have to be made in this run before this one."""
         return [key for key in required_keys(sample.item, sample.n) if self._states[key].pending]
 
     def walk_dependents(self) -> None:
-        """Each after what it needs. Only those that stand before that are kept in memory."""
+        """Plan each item after what it needs. Only those that come before what they need are kept in memory."""
         self._states = {}
         later: list[tuple[Item, Sequence[KnownSample]]] = []
         for item, known in self.items_with_known():
@@ -95,7 +96,7 @@ class Reconciler(ItemReconciler):
         return all(key in self._states for n in range(1, item.count + 1) for key in required_keys(item, n))
 
     def _plan_item(self, item: Item, known: Sequence[KnownSample]) -> None:
-        """An item whose needs have all been judged."""
+        """Plan an item once everything it needs has been planned."""
         self.reconciliation.add_item(item)
         by_n = self.match(item, known)
         numbers = range(1, item.count + 1)
@@ -135,14 +136,15 @@ class Reconciler(ItemReconciler):
     def _sample_with_needs(
         self, item: Item, n: int, entry: KnownSample | None, states: Mapping[str, DependencyState]
     ) -> Sample:
-        """With a fingerprint when all it needs is there, else without one."""
+        """The sample of an item, with a fingerprint if everything it needs exists."""
         if any(one.pending for one in states.values()):
             return Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
         wire = wire_of(item, n, self.manifest.references.digest, lambda key: states[key].sha256)
         return Sample(item=item, n=n, fingerprint=fingerprint(wire), wire=wire, known=entry is not None)
 
     def _step_without_needs(self, item: Item, n: int, entry: KnownSample | None, reason: Reason) -> Step:
-        """A sample that needs what will not be there: blocked when that failed, else only left for another time."""
+        """The step for a sample that needs something that will not exist: blocked if that failed, else left for another
+        time."""
         sample = Sample(item=item, n=n, fingerprint="", wire=wire_facts(item), known=entry is not None)
         if reason.root.kind is ReasonKind.BEYOND_LIMIT:
             self.reconciliation.over_limit += 1
@@ -154,7 +156,8 @@ class Reconciler(ItemReconciler):
         return Step(sample, "skip", reason)
 
     def _note_blocked(self, sample: Sample, entry: KnownSample | None, reason: Reason) -> None:
-        """That it waits, and for what. A picture that it has stays its own while nothing of what it needs has failed."""
+        """Note that a sample waits, and for what. An image that it has stays its own while nothing it needs has
+        failed."""
         if self.backlog is None or self.retry_selection.explicit:
             return
         if _is_blocked(reason) or entry is None or entry.state not in HAS_IMAGE:
@@ -162,14 +165,15 @@ class Reconciler(ItemReconciler):
             self.reconciliation.blocked += 1
 
     def _turn_is_lost(self, sample: Sample, states: Mapping[str, DependencyState]) -> bool:
-        """Whether the conversation cannot go on, for what the model said before is not kept."""
+        """Whether the conversation cannot continue because what the model said before was not kept."""
         if sample.item.turn < 2:
             return False
         before = states[sample_key(previous_turn_id(sample.item), sample.n)]
         return not before.pending and not os.path.exists(self.store.turn_path(before.attempt))
 
     def _note_states(self, item: Item, known: Sequence[KnownSample]) -> None:
-        """Of an item that was judged in the first walk: the same questions again, for the few that are needed."""
+        """Note the states of an item planned in the first walk, by asking the same questions again for the few that are
+        needed."""
         by_n = {entry.n: entry for entry in known}
         wire = wire_facts(item, [self.manifest.references.digest(path) for path in item.references])
         for n in range(1, item.count + 1):
@@ -194,7 +198,7 @@ class Reconciler(ItemReconciler):
             return DependencyState(reason=reason)
         item_id, n = sample.item.id, sample.n
         image = self.reader.earlier_image(item_id, n, sample.fingerprint)
-        image = image or self.reader.current_picture(item_id, n)  # restored by a repair, or not yet placed
+        image = image or self.reader.current_picture(item_id, n)  # restored by a repair, or not moved into place yet
         if image is None:
             return DependencyState(reason=Reason(ReasonKind.NOT_RECORDED))
         return DependencyState(image.file.sha256, image.attempt)
@@ -211,7 +215,8 @@ class Reconciler(ItemReconciler):
         )
 
     def _existing_state(self, item_id: str, n: int) -> DependencyState:
-        """Not selected by --only: serves if it has a picture, whatever the manifest says now."""
+        """The state of a sample that --only does not select: it serves if it has an image, whatever the manifest says
+        now."""
         image = self.reader.current_picture(item_id, n) if self.reader else None
         if image is not None and self.store.has_file(image.file.path, image.file.bytes):
             return DependencyState(image.file.sha256, image.attempt)
@@ -219,19 +224,19 @@ class Reconciler(ItemReconciler):
 
 
 def _is_blocked(reason: Reason) -> bool:
-    """Whether what it needs has come to an end without a picture."""
+    """Whether something it needs has ended without an image."""
     return reason.cause is not None and reason.cause.kind is ReasonKind.ENDED
 
 
 def _is_requested(entry: KnownSample | None, retry_selection: RetrySelection) -> bool:
-    """What is blocked goes along with what blocked it."""
+    """Whether a sample is requested. What is blocked goes along with what blocked it."""
     return entry is not None and (entry.state == "blocked" or retry_selection.names(entry))
 
 
 def _action_after_pending(
     entry: KnownSample | None, states: Mapping[str, DependencyState], retry_selection: RetrySelection
 ) -> tuple[Action, Reason]:
-    """A sample whose needs are made in this run, so that its own request is not known yet."""
+    """The action for a sample whose needs are made in this run, so that its own request is not known yet."""
     if retry_selection.explicit and not _is_requested(entry, retry_selection):
         return "skip", Reason(ReasonKind.NOT_ASKED_FOR)
     changed = ReasonKind.CHANGED_AFTER if entry is not None and entry.made_fingerprint else ReasonKind.AFTER
@@ -239,11 +244,11 @@ def _action_after_pending(
     return "generate", Reason(ReasonKind.NEW_AFTER if entry is None else changed, others=awaited)
 
 
-# --- what is done with it
+# Applying the survey
 
 
 def move_notes(reconciliation: Reconciliation) -> Iterator[str]:
-    """What a person should hear of pictures that were found again."""
+    """What people should know about images that were found again."""
     if reconciliation.adopted:
         yield f"{reconciliation.adopted:,} image(s) {reason_text(Reason(ReasonKind.RESTORED))}"
     found = [move for move in reconciliation.moves if move.found]
@@ -254,8 +259,8 @@ def move_notes(reconciliation: Reconciliation) -> Iterator[str]:
 
 
 def apply_survey(state: JobState, found: Survey) -> None:
-    """Bring ledger and folder in line with the manifest: what is blocked is noted, what the manifest no longer wants moves to
-    `superseded/`, and what it wants again to its name."""
+    """Bring ledger and folder in line with the manifest: record what is blocked, move images that it no longer wants to
+    `superseded/`, and those it wants again back to their names."""
     ledger, store = state.ledger, state.store
     while blocked := found.backlog.take_blocked(500):
         ledger.record_blocked(blocked)
@@ -275,7 +280,7 @@ def apply_survey(state: JobState, found: Survey) -> None:
                     ]
                 )
             store.move(old, move.new)
-            store.sync(old, move.new)  # each is durable before the next takes a name that it has left
+            store.sync(old, move.new)  # each is durable before the next takes the name it had
         sample = move.sample
         changes: list[Change] = [
             (
@@ -298,13 +303,13 @@ def apply_survey(state: JobState, found: Survey) -> None:
                 ),
             ),
         ]
-        marked = (sample.fingerprint, sample.item.id, sample.n)  # what a repair without the manifest could not tell
+        marked = (sample.fingerprint, sample.item.id, sample.n)  # which a repair without the manifest could not know
         changes.append(("UPDATE image SET fingerprint = ? WHERE item_id = ? AND n = ? AND fingerprint = ''", marked))
         ledger.run_statements(changes)
 
 
 def _supersede_removed(state: JobState, reconciliation: Reconciliation, at: float) -> None:
-    """All are moved, then made durable, then recorded at once."""
+    """Move all removed images, make the moves durable, then record them together."""
     changes: list[Change] = []
     moved: list[str] = []
     for item_id, n, path in reconciliation.removed:

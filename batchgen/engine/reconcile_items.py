@@ -40,13 +40,13 @@ from batchgen.store.store import Store
 if TYPE_CHECKING:
     from batchgen.engine.ways import Ways
 
-CHUNK = 500  # items looked up in the ledger at once
+CHUNK = 500  # items that are looked up in the ledger together
 SUBMITTED_REASONS = {AT_VENDOR: ReasonKind.AT_VENDOR, WITH_WORKERS: ReasonKind.WITH_WORKERS}
-NEAREST_OF = 10_000  # names among which one near to a mistyped `--only` is looked for
+NEAREST_OF = 10_000  # names among which the nearest to a mistyped `--only` is looked for
 
 
 class ItemReconciler:
-    """One walk over the items that need no others. on_step: told of every step but `keep`."""
+    """One walk over the items that need no others. on_step: called with every step except `keep`."""
 
     def __init__(
         self,
@@ -73,18 +73,19 @@ class ItemReconciler:
         self._on_step = on_step
         self._matched_samples = 0  # ledger samples that the manifest still wants
         self._now = time.time()
-        # Keys; without a limit, all that is wanted.
+        # The keys of samples; without a limit, all that are wanted.
         self._scheduled: set[str] | None = None if options.limit is None else set()
         self.reconciliation = Reconciliation(manifest.limits, manifest.catalogue)
         self._unrecorded = UnrecordedFiles(store, reader)
-        self._store_is_empty: bool | None = None  # asked with the first new sample
+        self._store_is_empty: bool | None = None  # looked up with the first new sample
 
     def reconcile(self) -> Reconciliation:
-        """Raises ManifestError with everything that is wrong with the manifest, UsageError when `--only` names nothing in it."""
+        """Do the first walk. Raises ManifestError with everything that is wrong with the manifest, UsageError if
+        `--only` matches nothing."""
         if self.ways is None and self._options.by is not None:
-            from batchgen.engine.ways import Ways  # most runs take no choice of ways
+            from batchgen.engine.ways import Ways  # most runs have no choice of ways
 
-            # By a walk of its own: which way a request goes depends on all others.
+            # In a walk of its own: the way of a request depends on all others.
             ways, limits = Ways(self._options.by, self.reader), self.manifest.limits
             counted = type(self)(self.manifest, self.reader, self.store, self._options, ways=ways).reconcile()
             ways.decide(counted, self._options.concurrency or limits.concurrency)
@@ -109,10 +110,10 @@ class ItemReconciler:
         return self.reconciliation
 
     def walk_dependents(self) -> None:
-        """The second walk, over items that need pictures of others."""
+        """Do the second walk, over items that need images of others."""
 
     def pending_needs(self, sample: Sample) -> list[str]:
-        """Keys of the samples that have to be made in this run before this one."""
+        """The keys of the samples that have to be made in this run before this one."""
         return []
 
     def items_with_known(self) -> Iterator[tuple[Item, Sequence[KnownSample]]]:
@@ -183,8 +184,8 @@ class ItemReconciler:
         return Step(sample, "generate" if reason.kind is ReasonKind.DONE else action, reason)
 
     def _name_is_taken(self, sample: Sample, entry: KnownSample | None) -> bool:
-        """Whether another file has the name of the sample's picture. It may be a person's work, so it stays and nothing is
-        bought in its place; the end of the run tells of it."""
+        """Whether another file has the name of the sample's image. It may be a person's work, so it stays and nothing
+        is bought in its place; the end of the run reports it."""
         return (
             entry is not None
             and (entry.state, entry.made_fingerprint) == ("succeeded", sample.fingerprint)
@@ -198,7 +199,7 @@ class ItemReconciler:
         return 0.0 < received_at < self._now - max_age_s
 
     def record(self, item: Item, steps: Sequence[Step], by_n: Mapping[int, KnownSample]) -> None:
-        """What costs nothing at once, then the requests for the rest."""
+        """Record the steps of an item: what costs nothing at once, then the requests for the rest."""
         if self.retry_selection.reasons:
             self._ends.update((known.reason, known.state) for known in by_n.values() if known.state in RETRY_STATES)
         for step in steps:
@@ -230,7 +231,8 @@ class ItemReconciler:
             self.backlog.put_submitted([sample])
 
     def _is_kept(self, item: Item, entry: KnownSample, sample_fingerprint: str) -> bool:
-        """The commonest case of a large manifest, answered without looking further."""
+        """Whether an item is simply kept: the most common case in a large manifest, answered without looking
+        further."""
         return (
             entry.n == 1
             and entry.state == "succeeded"
@@ -247,7 +249,7 @@ class ItemReconciler:
         return entry.state == "succeeded" and entry.path is not None and entry.path.rpartition(".")[0] == stem
 
     def _find_move(self, sample: Sample, entry: KnownSample) -> Step | None:
-        """A picture bought before for exactly this request serves again, wherever it lies."""
+        """The move for a sample, if an image bought before for exactly this request exists, wherever it is."""
         if self.reader is None:
             return None
         found = self.reader.earlier_image(sample.item.id, sample.n, sample.fingerprint)
@@ -275,13 +277,13 @@ class ItemReconciler:
         return Step(sample, "move", Reason(kind), move=move)
 
     def _was_rejected(self, reader: Reader, sample: Sample, sha256: str) -> bool:
-        """Whether somebody has said of the image that it does not serve: then it is no reason not to buy another one."""
+        """Whether somebody rejected this image: then it does not replace a new one."""
         verdicts = VerdictReader.from_reader(reader).verdicts([sample.item.id]).get((sample.item.id, sample.n), ())
         return review_state([each for each in verdicts if each.sha256 == sha256]).state == "rejected"
 
     def _is_restored(self, reader: Reader, sample: Sample, entry: KnownSample) -> bool:
-        """Whether it has a picture of which a repair without the manifest knew no more than prompt and model, and these
-        are still wanted. Nothing speaks against it then, and it was paid for."""
+        """Whether a sample has an image from a repair without the manifest, which only knew prompt and model, and these
+        are still wanted. Then nothing speaks against the image, and it is paid for."""
         if entry.made_fingerprint != "":
             return False
         was, item = json.loads(reader.wire(sample.item.id, sample.n) or "{}"), sample.item
@@ -293,7 +295,7 @@ class ItemReconciler:
         profile = self.reconciliation.profile(item.model)
         others = [self.reconciliation.profile(other.partition("/")[2]) for other in item.fallback]
         reason_by_sample = {step.sample.n: step.reason for step in steps}
-        max_images = min(each.images_per_request for each in (profile, *others))  # whoever serves it in the end
+        max_images = min(each.images_per_request for each in (profile, *others))  # whichever model serves it in the end
         groups = group_into_requests([step.sample for step in steps], max_images)
         if self._requests_left is not None:
             groups, beyond = groups[: max(0, self._requests_left)], groups[max(0, self._requests_left) :]
@@ -313,8 +315,8 @@ class ItemReconciler:
             self._schedule(routed.lane, routed.waiting)
 
     def _with_remarks(self, group: Sample, known: KnownSample | None) -> Sample:
-        """With what was said of the images that its samples have now, where that is wished for; or of the one that an interrupted
-        run had set aside to buy another."""
+        """The sample with what people said about the images that its samples have now, if the user asked for that, or
+        about the image that an interrupted run had set aside to buy another."""
         is_wanted_again = known is not None and known.state == "wanted" and known.reason != ""
         feedback = is_wanted_again and group.item.judge is not None and group.item.judge.feedback
         if self.reader is None or not (self.retry_selection.with_comments or feedback):
@@ -328,7 +330,7 @@ class ItemReconciler:
         return replace(group, remarks=remarks_on(of_images))
 
     def _note_unrecorded(self, group: Sample) -> None:
-        """Pictures that stand where new ones would go: every request is in the ledger before a picture comes of it."""
+        """Note images that are in the way of new ones: every request is in the ledger before its image exists."""
         if group.known:
             return
         if self._store_is_empty is None:
@@ -365,7 +367,8 @@ class ItemReconciler:
             self._on_step(step)
 
     def _removed_samples(self, reader: Reader) -> Iterator[tuple[str, int, str | None]]:
-        """Ledger samples without an entry in the manifest: a second walk, only when the first one missed some."""
+        """The samples in the ledger that the manifest no longer has: a second walk, only if the first one missed
+        some."""
         with sqlite3.connect("") as wanted:
             wanted.execute("CREATE TABLE wanted (id TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID")
             wanted.executemany(

@@ -1,4 +1,4 @@
-"""The pictures that a request encloses: inline, uploaded or as links, in a format that the model takes."""
+"""Provides the images that a request encloses: inline, uploaded or as links, in a format that the model accepts."""
 
 from __future__ import annotations
 
@@ -26,23 +26,21 @@ from batchgen.store.check import is_truncated
 from batchgen.store.job_folder import SPOOL
 from batchgen.store.spool import SpoolFile
 
-REFERENCE_FOLDER = (
-    "references"  # beside the spool and of its process: what was fetched and converted, for this run only
-)
-BATCH_UPLOAD_LIFETIME_S = 40 * 3600.0  # of the 48 hours that a file lives: a batch takes up to 24, and may take more
+REFERENCE_FOLDER = "references"  # beside the spool: downloads and conversions of this run
+BATCH_UPLOAD_LIFETIME_S = 40 * 3600.0  # a file lives for 48 hours; a batch takes up to 24, and may take more
 URI_PART_BYTES = 300  # of an uploaded file's part in a request
 
 
 @dataclass(frozen=True, slots=True)
 class LocalReference:
-    """A picture on disk and the references it belongs to."""
+    """An image on disk and the positions of the references that it is used for."""
 
     collection: References
     picture: ReferencePicture
 
 
 def positions_to_upload(sizes_bytes: Sequence[int], room_bytes: int) -> frozenset[int]:
-    """Positions of what has to leave for the rest to fit, the largest first. Pure."""
+    """The positions of the images that have to be uploaded so that the rest fits, the largest first. Pure."""
     left, out = sum(sizes_bytes), set()
     for position in sorted(range(len(sizes_bytes)), key=lambda position: -sizes_bytes[position]):
         if left <= room_bytes:
@@ -53,7 +51,8 @@ def positions_to_upload(sizes_bytes: Sequence[int], room_bytes: int) -> frozense
 
 
 class ReferenceInputs:
-    """Use as an async context manager, behind the job's lock: what it keeps on disk goes with it, or with the next run."""
+    """Provides the inputs of requests. An async context manager, used behind the job's lock: what it keeps on disk is
+    deleted on exit, or by the next run."""
 
     def __init__(self, dependents: Dependents, context: RunContext) -> None:
         self._dependents = dependents
@@ -62,7 +61,7 @@ class ReferenceInputs:
         self._note = context.note
         self._store = context.store
         self._prepared_paths: dict[str, str] = {}  # paths, by the link or by what was converted
-        self._noted = set[str]()  # why references were converted: once for all that were for the same reason
+        self._noted = set[str]()  # why references were converted, once for each reason
         self._single_flight = SingleFlight()
         state, spool = os.path.split(os.path.realpath(context.store.spool))
         self._name = os.path.join(os.path.basename(state), REFERENCE_FOLDER + spool.removeprefix(SPOOL))
@@ -79,19 +78,20 @@ class ReferenceInputs:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def give_up(self) -> None:
-        """Stop fetching and uploading; what waits for it gets CancelledError."""
+        """Stop downloading and uploading. Whoever waits for it gets CancelledError."""
         self._single_flight.cancel()
         self._uploads.in_flight.cancel()
 
     async def inputs(self, sample: Sample, route: Route) -> Inputs:
-        """Raises ProviderError, and OSError or UsageError when something can no longer be read."""
+        """The inputs of a request. Raises ProviderError, and OSError or UsageError if something can no longer be
+        read."""
         item = sample.item
         turns = await asyncio.to_thread(self._dependents.earlier_turns, item, sample.n) if item.turn > 1 else ()
         if not sample.item.references:
             return Inputs((), turns)
         sources = await asyncio.gather(*(self._resolve(name, route) for name in sample.item.references))
         to_upload: frozenset[int] = frozenset()
-        if route.batch:  # named by URI, so that no line of a file holds a picture
+        if route.batch:  # by URI, so that no line of a file contains an image
             to_upload = frozenset(range(len(sources)))
         elif isinstance(route.codec, SupportsUploads):
             sizes = [0 if isinstance(one, ReferenceImage) else 4 * ((one.picture.bytes + 2) // 3) for one in sources]
@@ -104,7 +104,7 @@ class ReferenceInputs:
         return Inputs(tuple(references), turns)
 
     async def forget_uploads(self, inputs: Inputs, error: FileGone) -> None:
-        """The vendor no longer has an uploaded file: those that it names, else all of the request."""
+        """Forget uploaded files that the vendor no longer has: those that it names, else all of the request."""
         uris = [reference.uri for reference in inputs.references if reference.uri]
         named = [uri for uri in uris if uri.rpartition("/")[2] in error.files]
         await self._uploads.forget(named or uris)
@@ -157,14 +157,14 @@ class ReferenceInputs:
         min_lifetime_s = BATCH_UPLOAD_LIFETIME_S if route.batch else 0.0
         return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, min_lifetime_s=min_lifetime_s))
 
-    # --- what is made for this run
+    # Made for this run
 
     def _path_for(self, name: str) -> str:
         self._store.plain_folder(self._name, 0o700)
         return os.path.join(self._folder, sha256(name.encode()).hexdigest())
 
     async def _download_link(self, link: str, api_url: str) -> str:
-        """Downloaded once per run. Raises ReferenceLinkFailed with the link in its message."""
+        """Download a link, once per run. Raises ReferenceLinkFailed with the link in its message."""
         if (ready := self._prepared_paths.get(link)) is not None:
             return ready
         path = self._path_for(link)
@@ -188,7 +188,7 @@ class ReferenceInputs:
         return path
 
     async def _download_item_image(self, name: str) -> str:
-        """The picture of another item, once per run. Raises ReferenceLinkFailed."""
+        """Get the image of another item, once per run. Raises ReferenceLinkFailed."""
         file = self._dependents.referenced_image(name).file
         if (ready := self._prepared_paths.get(file.sha256)) is not None:
             return ready
@@ -202,7 +202,7 @@ class ReferenceInputs:
         return path
 
     async def _download_from_bucket(self, address: str) -> str:
-        """A reference that lies in a bucket, once per run. Raises ReferenceLinkFailed, UsageError."""
+        """Download a reference from a bucket, once per run. Raises ReferenceLinkFailed, UsageError."""
         if (ready := self._prepared_paths.get(address)) is not None:
             return ready
         path = self._path_for(address)

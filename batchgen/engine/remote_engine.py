@@ -1,4 +1,4 @@
-"""Engines whose work is done by other processes: a run hands over what it wants made, and hears how it ended."""
+"""Engines whose work is done by other processes: a run hands over what it wants made, and learns how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from batchgen.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteRun:
-    """release_lock: lets go of the job's lock, once nothing is left to be written that another run could cross."""
+    """A run to hand over. release_lock: releases the job's lock once nothing is left to write that could collide with
+    another run."""
 
     manifest: Manifest
     reconciliation: Reconciliation

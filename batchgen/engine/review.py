@@ -1,4 +1,5 @@
-"""The review of a run's images, wired in one place: the queue of what is to be looked at, checks, judge, and what follows."""
+"""Wires the review of a run's images: the queue of images, the checks, the judge, and what follows from their
+rulings."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from batchgen.ledger.verdicts import VerdictReader
 from batchgen.review.judge import JudgeSample
 from batchgen.scheduling.lane import Ticket
 
-ABSORB_S = 1.0  # between two looks at what people have said
+ABSORB_S = 1.0  # between looks at what people have said
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class Review:
     reviewer: Reviewer
 
     async def execute(self, ticket: Ticket) -> None:
-        """What dispatch has given out: a sample to be made, or a question to the judge."""
+        """Execute a ticket: a sample to be made, or a question to the judge."""
         if isinstance(ticket.sample, JudgeSample):
             await self.judging.execute(ticket)
         else:
             await self.pipeline.execution.execute(ticket)
 
     async def finish(self) -> ReviewCounts:
-        """Once nothing is sent any more."""
+        """Finish once nothing more is sent."""
         return await self.reviewer.finish()
 
 
@@ -51,7 +52,7 @@ class Review:
 async def open_review(
     request: RunRequest, context: RunContext, pipeline: Pipeline, outstanding: OutstandingBatches, queue: ReviewQueue
 ) -> AsyncIterator[Review]:
-    """queue: which hears of new images."""
+    """Open the review. queue: receives new images."""
     options, backlog, ledger = request.options, outstanding.backlog, context.ledger
     view = VerdictReader.from_reader(ledger.reader)
     judging = Judging(context, outstanding.dispatcher, pipeline, queue.add, hold_uncertain=options.hold_uncertain)
@@ -78,8 +79,8 @@ async def open_review(
 
 
 async def _absorb_reviews(context: RunContext) -> None:
-    """Until cancelled: what people say while the run goes on counts at once."""
-    with contextlib.suppress(LedgerError, StoreError):  # whoever writes next says so
+    """Let what people say during the run count at once, until cancelled."""
+    with contextlib.suppress(LedgerError, StoreError):  # whoever writes next reports it
         while True:
             await asyncio.sleep(ABSORB_S)
             await context.in_thread(lambda: absorb_reviews(context.store.folder, context.ledger))

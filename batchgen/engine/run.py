@@ -1,4 +1,4 @@
-"""One run of a job: open, recover, survey, drive, and leave ledger and results as they should be."""
+"""Runs a job: opens, recovers, surveys and drives it, and leaves ledger and results as they should be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from batchgen.planning.plan import Forecast
 async def run_job(
     job: Job, options: RunOptions, engine: Engine | RemoteEngine, observers: Sequence[Observer] = ()
 ) -> Outcome:
-    """Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
+    """Run a job. Raises ManifestError, SettingsError, StoreError, LedgerError, JobLocked before anything is sent."""
     request = run_request(job, options, observers)
     remote = isinstance(engine, RemoteEngine)
     try:
@@ -41,7 +41,8 @@ async def run_job(
 
 
 async def _run_remotely(request: RunRequest, opened: OpenedRun, engine: RemoteEngine) -> tuple[RunEnding, Forecast]:
-    """To workers elsewhere. What is in the queue already belongs to the run that put it there, which goes on."""
+    """Hand a run to workers elsewhere. What is in the queue already belongs to the run that put it there, which
+    continues."""
     manifest, options, state, survey = request.job.manifest, request.options, opened.state, opened.survey
     concurrency = options.concurrency or manifest.limits.concurrency
     run_forecast = survey.reconciliation.forecast(concurrency, options.max_usd, "run")

@@ -1,4 +1,4 @@
-"""Pure: which AI model takes over a sample when its own cannot serve it, and for what causes."""
+"""Decides which AI model gets a sample when its own cannot serve it, and for which causes. Pure."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ FALLBACK_CAUSES = ("quota", "outage", "refusal")
 DEFAULT_FALLBACK_CAUSES = (
     "quota",
     "outage",
-)  # a refusal is tried elsewhere only when that was asked for: it costs, and may be right
+)  # a refusal is only tried elsewhere on request: it costs, and may be right
 
 
 def fallback_cause(error: ProviderError) -> str | None:
-    """One of CAUSES; None when no other model would help, or when this one may have been paid already."""
+    """The cause of an error, one of CAUSES; None if no other model would help, or if this one may have been paid
+    already."""
     if error.maybe_billed:
         return None
     if isinstance(error, DailyQuotaReached):
@@ -38,7 +39,7 @@ def fallback_cause(error: ProviderError) -> str | None:
 
 
 def next_fallback_lane(item: Item, lane: str, cause: str | None, is_available: Callable[[str], bool]) -> str | None:
-    """The lane to go on in after `lane`: the first open one of the item's fallbacks that come after it."""
+    """The lane to continue in after `lane`: the first open one of the item's further fallbacks."""
     if cause is None or cause not in item.fallback_on:
         return None
     start = item.fallback.index(lane) + 1 if lane in item.fallback else 0
@@ -46,7 +47,7 @@ def next_fallback_lane(item: Item, lane: str, cause: str | None, is_available: C
 
 
 def sample_for_lane(sample: Sample, lane: str) -> Sample:
-    """The same sample asked of another lane's model. The fingerprint stays: what was wished for is the same."""
+    """A sample as another lane's model is asked for it. The fingerprint stays, because the wish is the same."""
     provider, _, model = online_lane(lane).partition("/")
     if (sample.item.provider, sample.item.model) == (provider, model):
         return sample

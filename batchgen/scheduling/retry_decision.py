@@ -1,5 +1,5 @@
-"""What becomes of a sample whose request has failed, and of its lane: by the error's class, what was tried and what is down; and in
-which other lane it goes on."""
+"""Decides what happens to a sample whose request failed, and to its lane, by the error's class, what was tried and what
+is down, and in which other lane the sample continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from batchgen.scheduling.window import LONG_RETRY_HINT_S
 
 
 class RetryDecider:
-    """same_error_limit: this many different samples in a row with the same 4xx stop the lane."""
+    """Decides after failures. same_error_limit: a lane stops when this many different samples in a row get the same
+    4xx."""
 
     def __init__(self, policy: RetryPolicy, same_error_limit: int, rng: random.Random) -> None:
         self._policy = policy
@@ -39,7 +40,7 @@ class RetryDecider:
     def decide(
         self, lane: Lane, failed: Ticket, pending: Pending, error: ProviderError, now_s: float, *, stopping: bool
     ) -> RetryDecision:
-        """pending: the sample as it would wait for its next request."""
+        """Decide about a failed request. pending: the sample as it would wait for its next request."""
         if failed.unwanted:
             return GivenUp()
         if error.scope == "run":
@@ -47,7 +48,7 @@ class RetryDecider:
         if isinstance(error, DailyQuotaReached) or (
             isinstance(error, RateLimited) and (error.retry_after_s or 0.0) > LONG_RETRY_HINT_S
         ):
-            lane.park(error)  # hours: other lanes go on, and the run ends before them
+            lane.park(error)  # for hours: other lanes go on, and the run ends before that
         elif isinstance(error, RateLimited):
             lane.cool_down(failed, error, now_s, self._policy, self._rng)
         elif error.scope == "lane":
@@ -56,7 +57,7 @@ class RetryDecider:
         model_is_gone = isinstance(error, ModelUnavailable)
         same_error_limit = FAILED_SAMPLES_TO_OPEN if model_is_gone else self._same_error_limit
         if lane.count_same_error(failed.sample.key, error) >= same_error_limit:
-            lane.stopped = error.reason if model_is_gone else "breaker"  # no fault of the samples
+            lane.stopped = error.reason if model_is_gone else "breaker"  # not the samples' fault
         if stopping or not lane.accepts_work:
             is_final = retry_delay_s(error, pending.retry_state, self._policy, self._rng) is None
             return GivenUp() if is_final else self._release(lane, pending)
@@ -81,7 +82,7 @@ class RetryDecider:
         return GivenUp()
 
     def _release(self, lane: Lane, pending: Pending) -> Released:
-        """Counted as left; the next run takes it."""
+        """Release a sample: it counts as left, and the next run takes it."""
         lane.ready.append(pending)
         return Released()
 
@@ -89,7 +90,8 @@ class RetryDecider:
 class FallbackRouter:
     """Moves samples whose lane cannot serve them to the lanes that the manifest names for that cause.
 
-    moved: samples that went on with a fallback, by the lane they left."""
+    moved: samples that continued with a fallback, by the lane they left.
+    """
 
     def __init__(self, lanes: Mapping[str, Lane], source: SampleSource) -> None:
         self.moved: Counter[str] = Counter()
@@ -103,7 +105,7 @@ class FallbackRouter:
         return self.accepts_work(key) and not self._lanes[key].is_down
 
     def lane_for(self, sample: Sample, error: ProviderError) -> str | None:
-        """Where a sample that a batch has failed at goes on; None when no other lane is to make it."""
+        """The lane for a sample that a batch failed at, None if no other lane should make it."""
         item = sample.item
         return next_fallback_lane(item, f"{item.provider}/{item.model}", fallback_cause(error), self.accepts_work)
 
@@ -115,7 +117,7 @@ class FallbackRouter:
         return MovedToFallback(other)
 
     def empty_closed(self, lane: Lane) -> None:
-        """Of what waits in a lane that has closed, all that has a fallback goes on there."""
+        """Move everything with a fallback out of a lane that has closed."""
         self.move_all(lane, "quota" if lane.parked else "outage", self.accepts_work)
 
     def move_all(self, lane: Lane, cause: str, is_available: Callable[[str], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Why a run starts nothing more. Typed while it runs; this is the one place that knows how it is written down."""
+"""Why a run starts nothing more. Typed while it runs; only this module knows how a reason is written down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchgen.planning.plan import BUDGET_REMEDIES
 
 
 class StopKind(StrEnum):
-    """Behind each kind: what `StopReason.detail` holds."""
+    """Kinds of reasons. The comments say what `StopReason.detail` contains."""
 
     BUDGET = "budget"  # day or month; empty for the run's own
     DEADLINE = "deadline"
@@ -17,9 +17,9 @@ class StopKind(StrEnum):
     CANCELLED = "cancelled"
     DISK = "disk"
     BUG = "bug"
-    CLOSED = "closed"  # a worker's part of a job, which has nothing to do there any more
+    CLOSED = "closed"  # a worker has nothing left to do in this job
     SIGNAL = "signal"  # its name
-    ERROR = "error"  # the reason of a provider's error
+    ERROR = "error"  # the provider's reason
 
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -27,7 +27,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @dataclass(frozen=True, slots=True)
 class StopReason:
-    """message: of an error, in its own words."""
+    """A reason to start nothing more. message: an error's own words."""
 
     kind: StopKind
     detail: str = ""
@@ -35,13 +35,13 @@ class StopReason:
 
     @property
     def slug(self) -> str:
-        """What events, the ledger, `--json` and the table of exit codes call it."""
+        """The name of the reason in events, the ledger, `--json` and the table of exit codes."""
         return self.detail if self.kind in (StopKind.SIGNAL, StopKind.ERROR) else self.kind.value
 
     @classmethod
     def from_record(cls, slug: str, message: str = "") -> StopReason | None:
-        """As the ledger or a finished run's facts have it; None when nothing stopped the run. A record has no field for
-        whose budget it was: its message says so."""
+        """The reason from the ledger or a finished run's facts, None if nothing stopped the run. A record has no field
+        for whose budget it was: its message says so."""
         if slug in SIGNALS:
             return cls(StopKind.SIGNAL, slug)
         if slug == StopKind.BUDGET:
@@ -67,5 +67,5 @@ def stop_text(reason: StopReason | None, stall_s: float) -> str:
 
 
 def budget_text(period: str) -> str:
-    """Of the day's or the month's budget."""
+    """The name of a budget in words. period: day, month, or empty for the run's own."""
     return f"the {period}'s budget is used up, all jobs counted; {BUDGET_REMEDIES[period]}"
