@@ -36,7 +36,7 @@ POLL_INTERVAL_S = 0.2
 
 
 def available_cpus() -> int:
-    """As many as this process may use."""
+    """The number of CPUs that this process may use."""
     counts = getattr(os, "process_cpu_count", None)  # since 3.13; before it, what the scheduler grants
     if counts is not None:
         return counts() or 1

@@ -81,7 +81,8 @@ class RunStopper:
 def stop_on_signals(
     dispatcher: Dispatcher, emit: Emit, *, give_up_preparing: Callable[[], None], cancel_in_flight: Callable[[], None]
 ) -> Iterator[None]:
-    """On the first signal, start nothing more. On the second, give up what is in flight. On the third, exit at once."""
+    """Stop a run on signals. The first: start nothing more. The second: give up what is in flight. The third: exit at
+    once."""
     loop = asyncio.get_running_loop()
     interrupts = 0
 

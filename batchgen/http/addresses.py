@@ -1,5 +1,5 @@
-"""Where a request may go: never away from the server that was named, and never by a link of an answer to this machine or a network
-of ours."""
+"""Decides where a request may go: never to another server than the configured one, and never by a link in an answer to
+this machine or a private network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from batchgen.http.answer import short_text
 from batchgen.records import Request
 from batchgen.settings import is_loopback
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the address of version 4 is in the last 32 bits
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 
 def request_url(base_url: str, request: Request) -> URL:
-    """Where a request goes: below the server that the settings name, or to one that its codec has declared.
+    """Where a request goes: to the configured server, or to one that its codec has declared.
 
-    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, an address from an answer,
-    either from a third party's codec, and whoever chooses the server is sent the key.
+    Raises BadRequest otherwise: a path comes from a model's facts, which a manifest may change, an address from an
+    answer, and both from a codec that may be a third party's. Whoever chooses the server gets the key.
     """
     if not request.url:
         return _joined(base_url, request.path)
@@ -60,7 +60,8 @@ def _is_plain(text: str) -> bool:
 
 
 def checked_upload_url(base_url: str, upload_url: str) -> URL:
-    """An address that the server gave for the user's files to be sent to. Raises UploadAddressRefused unless it is its own."""
+    """An address from the server for uploading the user's files. Raises UploadAddressRefused unless it is on the same
+    server."""
     try:
         address = URL(upload_url, encoded=True)
         own = address.origin() == URL(base_url).origin() and address.user is None and upload_url.isprintable()
@@ -72,7 +73,7 @@ def checked_upload_url(base_url: str, upload_url: str) -> URL:
 
 
 def check_link(link: str, api_url: str = "") -> URL:
-    """The link as it was understood here, which is how it has to be asked for.
+    """Check a link, and return it as it was understood here, which is how it has to be requested.
 
     Raises DownloadFailed(link_refused) unless it is https to a public host, or on this machine and to the host and port
     of `api_url`.
@@ -99,7 +100,7 @@ def check_link(link: str, api_url: str = "") -> URL:
 
 
 def _may_be_public(host: str) -> bool:
-    """Whether an address literal is; a name is looked at when it has been resolved."""
+    """Whether an address literal is public; a name is checked once it is resolved."""
     try:
         return is_public(host)
     except ValueError:
@@ -114,7 +115,8 @@ def redirect_target(link: str, location: str) -> str:
 
 
 def is_public(address: str) -> bool:
-    """One of version 6 that stands for one of version 4 is judged as that: it leads there."""
+    """Whether an address is public. An IPv6 address that stands for an IPv4 one is judged as that, because it leads
+    there."""
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed in NAT64:
@@ -125,7 +127,7 @@ def is_public(address: str) -> bool:
 
 
 class PublicResolver(aiohttp.ThreadedResolver):
-    """Resolves to public addresses only, so that the address that was checked is the one that is connected to."""
+    """Resolves to public addresses only, so that the address that was checked is the one connected to."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -138,7 +140,8 @@ class PublicResolver(aiohttp.ThreadedResolver):
 
 
 async def public_addresses(host: str, port: int) -> list[str]:
-    """Those of version 4 first, which every proxy knows. host: no private address literal. Raises DownloadFailed."""
+    """The public addresses of a host, IPv4 first because every proxy supports it. host: not a private address literal.
+    Raises DownloadFailed."""
     with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     try:

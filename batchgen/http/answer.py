@@ -1,5 +1,5 @@
-"""The answer to a request: its body read within bounds, so that nothing of it is in memory that a hostile server could make large;
-the whole of it, whose long strings may be on disk already; and what becomes of a request that gets none."""
+"""Reads the answer to a request within bounds, so that a hostile server cannot fill the memory. Long strings in it may
+be on disk already. Also says what it means if no answer comes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from batchgen.settings import SECRET_MIN_CHARS
 
 STEP_BYTES = 256 * 1024
 ERROR_MAX_BYTES = 1024 * 1024
-HEAD_BYTES = 20_000  # what is read of a body that is too large, for its words
-_GZIP_OR_DEFLATE = 32 + zlib.MAX_WBITS  # zlib finds out by the header whether it is gzip or deflate
-NETWORK_ERRORS = (aiohttp.ClientError, OSError, UnicodeError)  # the last: of a host's name that cannot be one
+HEAD_BYTES = 20_000  # of a body that is too large, read for its message
+_GZIP_OR_DEFLATE = 32 + zlib.MAX_WBITS  # zlib tells from the header whether it is gzip or deflate
+NETWORK_ERRORS = (aiohttp.ClientError, OSError, UnicodeError)  # UnicodeError: a malformed host name
 
 
 class HttpAnswer:
-    """A whole HTTP answer whose long strings are lifted to disk. `envelope()` belongs in a thread: it decodes and writes.
+    """A whole HTTP answer whose long strings were decoded to disk. Call `envelope()` in a thread: it decodes and
+    writes.
 
-    received_s: when the last byte was in, seconds of `time.monotonic()`.
+    received_s: when the last byte came, in seconds of `time.monotonic()`.
     """
 
     __slots__ = ("_decoder", "_rest", "_secrets", "headers", "received_s", "status")
@@ -48,24 +49,24 @@ class HttpAnswer:
         self._secrets = secrets
 
     def envelope(self) -> bytes:
-        """The body without its long strings, and without our key should the server have echoed it; the same every time.
+        """The body without its long strings, and without the key if the server echoed it. Always the same.
 
-        Raises Malformed(too_large) when too much is left of it, and what the sinks raise.
+        Raises Malformed(too_large) if too much is left of it, and what the sinks raise.
         """
         if self._decoder is not None and (len(self._rest) >= THRESHOLD_BYTES or self._decoder.has_input):
             with with_http_status(self.status):
                 self._decoder.feed(self._rest)
                 self._rest = self._decoder.close()
-        self._decoder = None  # what is left holds no long string
+        self._decoder = None  # what is left contains no long string
         return redact_keys(self._rest, self._secrets)
 
     @property
     def is_decoded(self) -> bool:
-        """Whether `envelope` has gone through."""
+        """Whether `envelope` has run."""
         return self._decoder is None
 
     def redacted_headers(self) -> dict[str, str]:
-        """Without our key, should the server have echoed it."""
+        """The headers, without the key if the server echoed it."""
         return {
             name: redact_keys(value.encode(errors="replace"), self._secrets).decode(errors="replace")
             for name, value in self.headers.items()
@@ -73,12 +74,12 @@ class HttpAnswer:
 
 
 def redact_keys(body: bytes, keys: Sequence[str]) -> bytes:
-    """`body` with the keys taken out as it is, in base64, in hex and percent-encoded.
+    """`body` without the keys, whether plain, in base64, in hex or percent-encoded.
 
     Vendors do echo keys: Google's 403 "Consumer 'api_key:…' has been suspended" does, and messages are kept.
     """
     for key in keys:
-        if len(key) < SECRET_MIN_CHARS:  # a placeholder for a server on this machine; no vendor's key is that short
+        if len(key) < SECRET_MIN_CHARS:  # a placeholder for a local server; no vendor's key is that short
             continue
         plain = key.encode()
         for form in (plain, pybase64.b64encode(plain).rstrip(b"="), plain.hex().encode(), quote(key, safe="").encode()):
@@ -88,10 +89,10 @@ def redact_keys(body: bytes, keys: Sequence[str]) -> bytes:
 
 
 class Decompressor:
-    """Undoes a Content-Encoding that nobody asked for, step by step. Source: RFC 9110, 8.4.1."""
+    """Undoes an unrequested Content-Encoding step by step. Source: RFC 9110, 8.4.1."""
 
     def __init__(self, encoding: str, http_status: int) -> None:
-        """encoding: the header's value, '' without one. Raises Malformed for one that is not gzip or deflate."""
+        """encoding: the header's value, '' without one. Raises Malformed for anything other than gzip or deflate."""
         self._status = http_status
         name = encoding.strip().lower()
         if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
@@ -100,12 +101,12 @@ class Decompressor:
         self._inflate = None if name in ("", "identity") else zlib.decompressobj(_GZIP_OR_DEFLATE)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Pieces of at most STEP_BYTES when they are unpacked. Raises Malformed."""
+        """Unpack data into pieces of at most STEP_BYTES. Raises Malformed."""
         if self._inflate is None:
             yield data
             return
         piece = b""
-        while data or len(piece) == STEP_BYTES:  # what it has read may still hold more than it gave
+        while data or len(piece) == STEP_BYTES:  # there may be more to unpack than came out
             try:
                 piece = self._inflate.decompress(data, STEP_BYTES)
             except zlib.error as error:
@@ -121,7 +122,7 @@ def decompressor_for(response: aiohttp.ClientResponse) -> Decompressor:
 
 
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """A body that is read whole. Raises Malformed; of an answer other than 2xx the beginning will do."""
+    """Read a whole body. Raises Malformed. For an answer other than 2xx, the beginning is enough."""
     if not 200 <= response.status < 300:
         return await read_error_body(response)
     decoder, total = StreamingBase64Decoder(threshold_bytes=NO_DECODING_BYTES), 0
@@ -137,7 +138,7 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 
 
 async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """What an answer other than 2xx says of itself; of one that is too large its beginning, for the status decides."""
+    """Read the body of an answer other than 2xx, or only its beginning if it is too large: the status decides."""
     decoder, body = StreamingBase64Decoder(threshold_bytes=NO_DECODING_BYTES), b""
     try:
         decompressor = decompressor_for(response)
@@ -158,7 +159,7 @@ def too_large_error(response: aiohttp.ClientResponse, max_bytes: int) -> Malform
 
 @contextmanager
 def with_http_status(http_status: int) -> Iterator[None]:
-    """What is raised in here belongs to an answer of this status."""
+    """Add this status to errors raised inside."""
     try:
         yield
     except Malformed as error:
@@ -169,7 +170,8 @@ def with_http_status(http_status: int) -> Iterator[None]:
 def no_answer_error(
     error: Exception, proxy: Proxy | None, timeout_s: float, *, sent: bool
 ) -> ConnectFailed | Unanswered:
-    """No whole answer: never sent is free to repeat, sent may have been billed."""
+    """The error for a request without a whole answer: one that was never sent can be repeated for free, one that was
+    sent may have been billed."""
     if not sent:
         return ConnectFailed(f"no connection: {describe_network_error(error, proxy)}")
     if isinstance(error, TimeoutError):
@@ -192,6 +194,6 @@ def describe_network_error(error: Exception, proxy: Proxy | None) -> str:
 
 
 def short_text(error: Exception | str) -> str:
-    """An error of the network in short. None of them holds credentials."""
+    """A network error in a few words. None of them contains credentials."""
     text = str(error) or type(error).__name__
     return "".join(character if character.isprintable() else " " for character in text)[:200]

@@ -1,8 +1,9 @@
-"""Takes long base64 strings out of a JSON body while it arrives and decodes them to files: memory stays flat whatever the picture's size.
+"""Takes long base64 strings out of a JSON body as it arrives and decodes them to files, so that memory does not grow
+with the image.
 
-A push parser without I/O of its own: bytes go in, the body with each long string replaced by `"\\u0000lifted:N"` comes
-out, and string N has been written, decoded, to the sink that the caller opened for it. What is left is bounded, too: in
-bytes, and in what a JSON parser would make objects of.
+A push parser without I/O of its own: bytes go in; the body comes out with each long string replaced by
+`"\\u0000lifted:N"`, and string N has been written, decoded, to the sink that the caller opened for it. What is left is
+limited, too: in bytes, and in the number of objects that a JSON parser would make of it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from batchgen.errors import Malformed
 from batchgen.records import DECODED_PREFIX
 
 THRESHOLD_BYTES = 64 * 1024
-ENVELOPE_MAX_BYTES = 8 * 1024 * 1024  # of all that is not lifted; thoughts, sources and error pages stay far below it
-SIGNATURES_MAX_BYTES = 16 * 1024 * 1024  # besides, where they are kept: one for each picture, of 1 to 3 MB
+ENVELOPE_MAX_BYTES = 8 * 1024 * 1024  # of all that is not decoded; thoughts, sources and error pages are far smaller
+SIGNATURES_MAX_BYTES = 16 * 1024 * 1024  # in addition, if they are kept: one for each image, of 1 to 3 MB
 MAX_TOKENS = 100_000  # strings, commas and opening brackets: a parser makes up to 1 KB of each
 SIGNATURE_KEYS = frozenset({b"thoughtSignature", b"thought_signature"})  # megabytes that only conversations need again
 _BASE64_START = re.compile(rb"(data:[\w.+;=/\\-]{0,100};base64,)?(?:[A-Za-z0-9+/]|\\/){256}")
 _REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
-NO_DECODING_BYTES = 1 << 62  # a threshold for bodies that are only to be bounded
+NO_DECODING_BYTES = 1 << 62  # a threshold for bodies that are only to be limited
 _OUTSIDE, _INSIDE, _DECODING, _COPYING = range(4)
 
 
@@ -35,7 +36,7 @@ class Sink(Protocol):
 
 
 class NullSink:
-    """A sink for what nobody wants."""
+    """A sink for what is not wanted."""
 
     def __init__(self, number: int = 0) -> None:
         pass
@@ -45,7 +46,7 @@ class NullSink:
 
 
 class BodyDecoder(Protocol):
-    """What takes the body of an answer as it arrives. `close` gives what a codec reads of it."""
+    """Receives the body of an answer as it arrives. `close` returns what a codec reads of it."""
 
     @property
     def has_input(self) -> bool: ...
@@ -56,7 +57,7 @@ class BodyDecoder(Protocol):
 
 
 class ImageBodyDecoder:
-    """A body that is an image itself: all of it goes to file number 0, and nothing is left to read."""
+    """A body that is itself an image: all of it goes to file number 0, and nothing is left to read."""
 
     has_input = True
 
@@ -71,11 +72,12 @@ class ImageBodyDecoder:
 
 
 class StreamingBase64Decoder:
-    """Feed chunks, then `close()` for the envelope. Not thread-safe; one call at a time. Both raise Malformed(too_large).
+    """Feed chunks, then call `close()` for the envelope. Not thread-safe; one call at a time. Both raise
+    Malformed(too_large).
 
-    open_sink: called with the number of each long string, in order of appearance. A long string that is not base64
-    is marked `lifted:bad` in the envelope, which a codec reads as a broken answer. signatures: keep them in the envelope,
-    as they are, for the next turn of a conversation; they are dropped otherwise.
+    open_sink: called with the number of each long string, in order of appearance. A long string that is not base64 is
+    marked `lifted:bad` in the envelope, which a codec reads as a broken answer. signatures: keep them in the envelope
+    unchanged, for the next turn of a conversation; they are dropped otherwise.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class StreamingBase64Decoder:
         self._open_sink = open_sink
         self._kept_keys = SIGNATURE_KEYS if signatures else frozenset[bytes]()
         self._threshold = threshold_bytes
-        self._envelope = io.BytesIO()  # gives what was written without a copy, which may be 24 MB
+        self._envelope = io.BytesIO()  # returns its contents, up to 24 MB, without a copy
         self._signature_bytes = 0
         self._tokens = 0
         self._buffer = b""
@@ -145,7 +147,8 @@ class StreamingBase64Decoder:
         return end
 
     def _feed_inside(self, buffer: bytes, start: int) -> tuple[int, bool]:
-        """A string that began at `start`: pass it on when it ends soon, else lift it, or pass it on in pieces."""
+        """Handle a string that began at `start`: pass it on if it ends soon, otherwise decode it, or pass it on in
+        pieces."""
         end = _string_end(buffer, start)
         length = (len(buffer) if end < 0 else end) - start
         if length >= self._threshold:
@@ -164,7 +167,8 @@ class StreamingBase64Decoder:
         return end + 1, False
 
     def _feed_copying(self, buffer: bytes, position: int) -> tuple[int, bool]:
-        """The rest of a long string that stays. A backslash at the end waits for what it escapes."""
+        """Pass on more of a long string that is not decoded. A backslash at the end waits for the character it
+        escapes."""
         signature = self._key in self._kept_keys
         end = _string_end(buffer, position)
         if end < 0:
@@ -200,7 +204,8 @@ class StreamingBase64Decoder:
         return "bad" if self._is_invalid else str(self._count - 1)
 
     def _decode(self, buffer: bytes, start: int, end: int, *, last: bool) -> None:
-        """What is plain and begins with a whole group is decoded from where it lies: it may be megabytes."""
+        """Decode a piece of a string, from where it lies if it is plain and starts with a whole group: it may be
+        megabytes."""
         if self._sink is None or self._is_invalid:
             return
         text: bytes | memoryview = memoryview(buffer)[start:end]
@@ -217,7 +222,7 @@ class StreamingBase64Decoder:
 
 
 def _string_end(buffer: bytes, start: int) -> int:
-    """Index of the quote that ends the string, -1 if it is not in the buffer yet. RFC 8259 section 7."""
+    """The index of the quote that ends the string, -1 if it is not in the buffer yet. RFC 8259 section 7."""
     quote = buffer.find(b'"', start)
     if quote < 0 or buffer.find(b"\\", start, quote) < 0:
         return quote

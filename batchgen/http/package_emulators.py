@@ -1,4 +1,5 @@
-"""Emulators that packages bring, served beside ours: each answers as its vendor does, below a path of its own."""
+"""Serves the emulators of installed packages beside batchgen's own: each answers as its vendor does, below a path of
+its own."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from batchgen.records import Request, Response
 
 
 def package_routes() -> list[web.RouteDef]:
-    """For an emulator's server. A package's emulator is made when the first request for it comes."""
+    """The routes for an emulator's server. A package's emulator is created at the first request for it."""
     made: dict[str, Emulator] = {}
 
     async def handle(request: web.Request) -> web.Response:
@@ -28,7 +29,7 @@ def package_routes() -> list[web.RouteDef]:
 
 
 async def respond(emulator: Emulator, request: web.Request, below: str = "") -> web.Response:
-    """below: the path under which the emulator stands, which it does not see."""
+    """Answer a request with a package's emulator. below: the path of that emulator, which it does not see itself."""
     asked = Request(
         method=request.method,
         path=request.path_qs.removeprefix(below),

@@ -1,4 +1,5 @@
-"""Which proxy the environment names for an address: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in small letters too."""
+"""Finds the proxy that the environment sets for an address: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in lower
+case too."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from batchgen.endpoint import split_url
 from batchgen.errors import SettingsError
 from batchgen.settings import is_loopback
 
-LINK_LOCAL = re.compile(r"169\.254\.\d+\.\d+", re.ASCII)  # RFC 3927: no router passes it on
+LINK_LOCAL = re.compile(r"169\.254\.\d+\.\d+", re.ASCII)  # RFC 3927: not forwarded by routers
 PORTS = {"http": 80, "https": 443}
-_ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # of NO_PROXY; an IPv6 address with a port has brackets
+_ENTRY = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d+))?")  # an entry of NO_PROXY; an IPv6 address with a port has brackets
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """url: without credentials, which only the header has. source: the variable that names it."""
+    """A proxy. url: without credentials, which are only in the header. source: the variable that sets it."""
 
     url: str
     source: str
@@ -32,11 +33,11 @@ class Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """None when requests go there directly, as they always do to this machine and to a link-local address, which is as near.
-    url: one that `split_url` takes.
+    """The proxy for an address, None if requests go there directly, as they always do to this machine and to link-local
+    addresses. url: one that `split_url` accepts.
 
-    environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's.
-    Raises SettingsError that names the variable for a proxy that is malformed or of another kind than http and https.
+    environ: the process's own, never with what `.env` says: a manifest's folder may be a stranger's. Raises
+    SettingsError, naming the variable, for a proxy that is malformed or neither http nor https.
     """
     parts = split_url(url)
     host = (parts.hostname or "").rstrip(".")
@@ -51,7 +52,8 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def bypass_variable(url: str, environ: Mapping[str, str]) -> str:
-    """The variable by which an address that has a proxy otherwise is reached directly, else ''. Raises SettingsError."""
+    """The variable by which an address is reached directly that would otherwise have a proxy, else ''. Raises
+    SettingsError."""
     without = {name: value for name, value in environ.items() if name.lower() != "no_proxy"}
     if proxy_for(url, environ) is not None or proxy_for(url, without) is None:
         return ""
@@ -59,7 +61,7 @@ def bypass_variable(url: str, environ: Mapping[str, str]) -> str:
 
 
 def _variable_names(*names: str) -> list[str]:
-    """As curl has them: small letters win."""
+    """The variables in curl's order: lower case takes precedence."""
     return [form for name in names for form in (name, name.upper())]
 
 
@@ -85,7 +87,7 @@ def _proxy(value: str, source: str) -> Proxy:
 
 
 def proxy_passwords(environ: Mapping[str, str]) -> set[str]:
-    """Passwords of all proxies that are named, as they stand there and decoded."""
+    """The passwords of all proxies in the environment, as written there and decoded."""
     found = set()
     for name in _variable_names("https_proxy", "http_proxy", "all_proxy"):
         login = environ.get(name, "").rpartition("://")[2].rpartition("@")[0]
@@ -95,7 +97,7 @@ def proxy_passwords(environ: Mapping[str, str]) -> set[str]:
 
 
 def _matches_no_proxy(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names the host: itself, a domain it is in, a network it is in, or `*`; each with a port or without."""
+    """Whether NO_PROXY contains the host, a domain or network that it is in, or `*`; each with or without a port."""
     listed = next((environ[name] for name in _variable_names("no_proxy") if environ.get(name)), "")
     address = None
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""A time limit that counts only time in which this process ran."""
+"""A time limit that only counts time in which this process ran."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 from types import TracebackType
 
 TICK_S = 1.0
-LATE_TICK_S = 0.25  # a tick later than this was held up: the process was stopped, or something blocked its event loop
-GRACE_S = 5.0  # left at least after that, for what has arrived meanwhile
+LATE_TICK_S = 0.25  # a tick later than this was held up: the process was stopped, or its loop blocked
+GRACE_S = 5.0  # left at least after that, for what has arrived in the meantime
 
 
 class TimeLimit:
-    """`asyncio.timeout` for what others have to do: servers, subprocesses. Raises TimeoutError.
+    """Like `asyncio.timeout`, for what others have to do: servers, subprocesses. Raises TimeoutError.
 
-    A process that was stopped (SIGSTOP, a snapshot of its machine) finds all clocks far ahead when it goes on, and perhaps the whole
-    answer in its socket. So time is counted tick by tick, a late tick counts little more than one in time, and what has
-    arrived is read before anything is given up.
+    A process that was stopped (SIGSTOP, a snapshot of its machine) finds all clocks far ahead when it continues, and
+    perhaps the whole answer in its socket. So time is counted tick by tick, a late tick counts little more than a
+    punctual one, and what has arrived is read before anything is given up.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -37,7 +37,7 @@ class TimeLimit:
         await self._timeout.__aexit__(kind, error, trace)
 
     def restart(self) -> None:
-        """The whole limit again, from now on."""
+        """Restart the limit from now on."""
         self._tick.cancel()
         self._left_s = self._limit_s
         self._start_tick()
@@ -50,7 +50,7 @@ class TimeLimit:
         passed_s = self._loop.time() - since_s
         late = passed_s > step_s + LATE_TICK_S
         self._left_s -= min(passed_s, step_s + LATE_TICK_S)
-        if late and not self._held_up:  # never twice running, or a machine that is always late would wait for ever
+        if late and not self._held_up:  # never twice in a row, or a machine that is always late would wait for ever
             self._left_s = max(self._left_s, GRACE_S)
         self._held_up = late
         if self._left_s > 0.001:

@@ -45,26 +45,26 @@ from batchgen.records import Request, Response
 from batchgen.settings import environment, is_loopback
 from batchgen.store.spool import disk_error
 
-BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K pictures with signatures stay below it
-BATCH_BYTES = 256 * 1024  # received bytes that make one trip to a thread worth its while
-HELD_BYTES = 8 * 1024 * 1024  # of all short answers in flight, each decoded in one trip once it is whole
-LARGE_BLOCK_BYTES = 4 * 1024 * 1024  # once freed, glibc reuses blocks of up to that size (mallopt(3), M_MMAP_THRESHOLD)
+BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K images with signatures are less
+BATCH_BYTES = 256 * 1024  # enough received bytes for a call in a thread
+HELD_BYTES = 8 * 1024 * 1024  # of all short answers in flight, each decoded in one call once it is whole
+LARGE_BLOCK_BYTES = 4 * 1024 * 1024  # glibc reuses freed blocks of up to this size (mallopt(3), M_MMAP_THRESHOLD)
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
 AnswerT = TypeVar("AnswerT", HttpAnswer, Response)
-CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # the rest is TimeLimit's
+CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)  # TimeLimit does the rest
 
 
 class Transport:
-    """One session for the APIs and one, without credentials, for links. Use as an async context manager.
+    """One session for the APIs and one, without credentials, for links. Use it as an async context manager.
 
-    Every request has a connection of its own. On one that is used again, bytes that a faulty server or proxy sends late
-    are read as the answer to the next request: another item's picture under this item's name. It costs a handshake.
+    Every request has a connection of its own. On a reused connection, bytes that a faulty server or proxy sends late
+    are read as the answer to the next request: another item's image under this item's name. The price is a handshake.
     """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
-        bytes(LARGE_BLOCK_BYTES)  # else clearing new memory takes half of the CPU of large answers
+        bytes(LARGE_BLOCK_BYTES)  # or clearing new memory takes half of the CPU of large answers
         self._executor = executor
         self._short_bytes = max(BATCH_BYTES, HELD_BYTES // concurrency)
         trace = aiohttp.TraceConfig()
@@ -97,12 +97,12 @@ class Transport:
         open_sink: Callable[[int], Sink],
         signatures: bool = False,
     ) -> HttpAnswer:
-        """Send once and receive the whole answer; no redirects, no retries.
+        """Send once and receive the whole answer, without redirects and retries.
 
         on_sent: called when the headers leave. open_sink: opens a file for each long string of a 2xx answer.
-        signatures: leave thought signatures in the envelope, where they are otherwise dropped.
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
-        BadRequest as `request_url`.
+        signatures: leave thought signatures in the envelope, where they are otherwise dropped. Raises ConnectFailed if
+        nothing left, Unanswered if it did and no whole answer came, Malformed beyond the cap, BadRequest as
+        `request_url`.
         """
         url = request_url(base_url, request)
 
@@ -127,8 +127,8 @@ class Transport:
         credentials: Credentials | None,
         exchange: Callable[[CIMultiDict[str], tuple[str, ...]], Awaitable[AnswerT]],
     ) -> AnswerT:
-        """The answer to an exchange with headers that let it in. One that was refused for a token that has ended was not
-        processed (RFC 9110, 15.5.2): it goes out once more, with another."""
+        """The answer to an exchange with headers that authorize it. A request refused for an expired token was not
+        processed (RFC 9110, 15.5.2), so it is sent once more with a new token."""
         headers, secrets = await self._headers(request, credentials)
         answer = await exchange(headers, secrets)
         if answer.status != 401 or not isinstance(credentials, TokenCredentials) or not credentials.refused(headers):
@@ -138,8 +138,8 @@ class Transport:
     async def _headers(
         self, request: Request, credentials: Credentials | None
     ) -> tuple[CIMultiDict[str], tuple[str, ...]]:
-        """The request's own, those that let it in, and its length, without which a body in pieces would be sent in chunks; and
-        what of them is secret: a key may have a word before it."""
+        """The request's headers with credentials and its length (without which a body in pieces would be sent in
+        chunks), and the parts of them that are secret: a key may have a word before it."""
         headers = CIMultiDict(request.headers)
         if request.body:
             headers["Content-Length"] = str(len(request.body))
@@ -154,7 +154,7 @@ class Transport:
     def _open_request(
         self, url: URL, request: Request, headers: Mapping[str, str], context: SimpleNamespace
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """A request under way, and never to where a redirect would take our key."""
+        """Open a request, never following a redirect with the key."""
         return self._session.request(
             request.method,
             url,
@@ -169,9 +169,9 @@ class Transport:
     async def upload(
         self, base_url: str, request: Request, credentials: Credentials | None, upload_url: str = ""
     ) -> Response:
-        """One step of an upload, as `request`. Raises UploadFailed.
+        """Send one step of an upload, as `request` does. Raises UploadFailed.
 
-        upload_url: the address that the server gave for this upload, which stands for the request's path and the key.
+        upload_url: the server's address for this upload, which takes the place of the request's path and the key.
         """
         try:
             if upload_url:
@@ -183,9 +183,9 @@ class Transport:
     async def request(
         self, base_url: str, request: Request, credentials: Credentials | None, *, max_bytes: int = ERROR_MAX_BYTES
     ) -> Response:
-        """A short answer, without our key should the server have echoed it.
+        """A short answer, without the key if the server echoed it.
 
-        Raises ConnectFailed when nothing left, Unanswered when it did and no whole answer came, Malformed beyond the cap,
+        Raises ConnectFailed if nothing left, Unanswered if it did and no whole answer came, Malformed beyond the cap,
         BadRequest as `request_url`.
         """
         return await self._request(request_url(base_url, request), request, credentials, max_bytes)
@@ -207,9 +207,9 @@ class Transport:
     async def download(
         self, base_url: str, request: Request, credentials: Credentials | None, file: IO[bytes]
     ) -> Response:
-        """A long answer into `file`, from where that ends when the server continues there, else from its start.
+        """Download a long answer into `file`, from its end if the server continues there, else from its start.
 
-        Answers with the body of a refusal alone. Raises DownloadFailed when it breaks off, `file` being good as
+        Only a refusal has a body in the returned answer. Raises DownloadFailed if it breaks off, with `file` good as
         far as it goes, BadRequest as `request_url`.
         """
         url = request_url(base_url, request)
@@ -260,22 +260,23 @@ class Transport:
         return HttpAnswer(response.status, response.headers, b"".join(held), decoder, secrets)
 
     async def _run_in_thread(self, call: Callable[..., None], *args: object) -> None:
-        """Ends when the thread does, also when it is cancelled: what it writes to is closed next."""
+        """Return when the thread is done, even if cancelled: what it writes to is closed next."""
         doing = asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
         try:
             await asyncio.shield(doing)
         except asyncio.CancelledError:
             await asyncio.wait([doing])
             if not doing.cancelled():
-                doing.exception()  # or asyncio complains that nobody asked for it
+                doing.exception()  # or asyncio complains that nobody retrieved it
             raise
 
     async def download_link(
         self, link: str, write: Callable[[bytes], None], *, max_bytes: int, api_url: str = ""
     ) -> None:
-        """Download a picture from a link of an answer, without credentials; every hop is checked.
+        """Download an image from a link in an answer, without credentials; every hop is checked.
 
-        api_url: the API's address; when that is on this machine, links may lead to its host and port. Raises DownloadFailed.
+        api_url: the API's address. If it is on this machine, links may lead to its host and port. Raises
+        DownloadFailed.
         """
         received = 0
         proxy: Proxy | None = None
@@ -306,13 +307,13 @@ class Transport:
             raise DownloadFailed(
                 f"the image's link could not be read: {describe_network_error(error, proxy)}"
             ) from None
-        except SettingsError as error:  # of the proxy
+        except SettingsError as error:  # a faulty proxy setting
             raise DownloadFailed(str(error)) from None
         except Malformed as error:
             raise DownloadFailed(error.message, http_status=error.http_status) from None
 
     async def _get_link(self, url: URL, proxy: Proxy | None) -> aiohttp.ClientResponse:
-        """A proxy is asked for the very address that was checked here: it would look the name up again, and find another."""
+        """Request a link. A proxy gets the address that was checked: it might find another one for the name."""
         if proxy is None:
             session = self._link_session(public=not is_loopback(url.raw_host or ""))
             return await session.get(url, allow_redirects=False, timeout=CLIENT_TIMEOUT)
@@ -337,7 +338,7 @@ class Transport:
         raise refused or OSError("no address")
 
     def _link_session(self, *, public: bool) -> aiohttp.ClientSession:
-        """public: connects to public addresses only."""
+        """The session for links. public: it connects to public addresses only."""
         if public not in self._links:
             resolver = PublicResolver() if public else None
             self._links[public] = aiohttp.ClientSession(
@@ -350,7 +351,7 @@ class Transport:
 
 
 def _write(file: IO[bytes], data: bytes) -> None:
-    """Raises StoreError: a full disk is not the network's fault."""
+    """Write data. Raises StoreError: a full disk is not the network's fault."""
     try:
         file.write(data)
     except OSError as error:
@@ -366,7 +367,7 @@ def _body_decoder(
 
 
 def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
-    """A large body in pieces of what is there already: aiohttp copies what it gets as BytesIO, and warns of bytes."""
+    """A large body in pieces of existing memory: aiohttp copies a BytesIO, and warns about bytes."""
 
     async def pieces(body: memoryview) -> AsyncIterator[memoryview]:
         for start in range(0, len(body), BATCH_BYTES):
@@ -376,7 +377,7 @@ def _body(request: Request) -> bytes | AsyncIterator[memoryview]:
 
 
 def _send_context(url: str, on_sent: Callable[[], None] = lambda: None) -> SimpleNamespace:
-    """Whether a request's headers have left, whom to tell when they do, and the proxy on the way. Raises SettingsError."""
+    """Whether a request's headers have left, whom to notify when they do, and its proxy. Raises SettingsError."""
     return SimpleNamespace(yes=False, on_sent=on_sent, proxy=proxy_for(url, environment()))
 
 
@@ -386,7 +387,7 @@ def _proxy_arguments(proxy: Proxy | None) -> dict[str, Any]:
 
 
 def _range_start(text: str) -> int:
-    """Where `bytes 100-199/200` begins (RFC 9110, 14.4); 0 when it does not say."""
+    """The start of a range such as `bytes 100-199/200` (RFC 9110, 14.4), 0 if it is not stated."""
     start = text.removeprefix("bytes ").partition("-")[0]
     return int(start) if start.isascii() and start.isdecimal() else 0
 

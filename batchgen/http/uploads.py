@@ -1,4 +1,5 @@
-"""Files uploaded to an API's store: each once per key and server, remembered for all runs of this user until it expires."""
+"""Uploads files to an API's store, each once per key and server. Uploads are remembered for all runs of this user until
+they expire."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
     from batchgen.providers.credentials import Credentials
 
 FILE_NAME = "uploads.sqlite"
-PIECE_BYTES = 8 * 1024 * 1024  # the official SDKs' and the granularity that the API asks for
-USABLE_SHARE = 0.95  # of its life: a request that names the file may be under way for minutes
-FILE_LIFETIME_S = 48 * 3600.0  # where the answer does not say: ai.google.dev/gemini-api/docs/files
+PIECE_BYTES = 8 * 1024 * 1024  # as the official SDKs do, and a multiple of what the API asks for
+USABLE_SHARE = 0.95  # of a file's life: a request that names it may take minutes
+FILE_LIFETIME_S = 48 * 3600.0  # if the answer does not say: ai.google.dev/gemini-api/docs/files
 MAX_RESUMES = 3
 POLL_S, POLL_MAX_S = 0.2, 5.0
-READY_TIMEOUT_S = 120.0  # a picture is ready at once; one that is not by then will not be
+READY_TIMEOUT_S = 120.0  # an image is ready at once, or never
 BUSY_S = 5.0
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS upload (owner TEXT, sha256 TEXT, mime TEXT, uri TEXT NOT NULL, until REAL NOT NULL,"
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Whose store it is."""
+    """The store that a file is uploaded to."""
 
     files: FileCodec
     base_url: str
@@ -49,13 +50,13 @@ class Destination:
 
     @property
     def owner(self) -> str:
-        """Server and a short hash of the key."""
+        """The server and a short hash of the key."""
         return account_key(self.base_url, self.credentials.account if self.credentials else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One file to upload. open: gives it at its start, and refuses one that has changed since it was hashed."""
+    """A file to upload. open: opens it at its start, and refuses one that has changed since it was hashed."""
 
     name: str
     sha256: str
@@ -64,7 +65,8 @@ class Upload:
 
 
 class Uploader:
-    """The event loop is its only caller. A memory that cannot be kept on disk is kept for this run, and said once."""
+    """Uploads files and remembers them. Call it from the event loop only. If the memory cannot be kept on disk, it
+    lasts for this run, and that is reported once."""
 
     def __init__(self, folder: Path | None, transport: Transport, note: Callable[[str], None]) -> None:
         self._folder = folder
@@ -74,14 +76,15 @@ class Uploader:
         self.in_flight = SingleFlight()
 
     async def uri(self, destination: Destination, upload: Upload, *, min_lifetime_s: float = 0.0) -> str:
-        """Where the API finds the file for at least `min_lifetime_s` more. Raises ProviderError, and what `open` raises."""
+        """Where the API finds the file for at least `min_lifetime_s` more. Raises ProviderError, and what `open`
+        raises."""
         key = (destination.owner, upload.sha256, upload.mime_type)
         if (known := self._unexpired_uri(key, min_lifetime_s)) is not None:
             return known
         return await self.in_flight.do(key, lambda: self._find_or_upload(key, destination, upload, min_lifetime_s))
 
     async def forget(self, uris: Iterable[str]) -> None:
-        """They are gone at the vendor's. What was uploaded again meanwhile stays."""
+        """Forget files that the vendor no longer has. What was uploaded again in the meantime stays."""
         gone = set(uris)
         self._cached = {key: value for key, value in self._cached.items() if value[0] not in gone}
         await self._with_database(
@@ -110,7 +113,7 @@ class Uploader:
         )
         return remote.uri
 
-    # --- the wire
+    # The wire
 
     async def _upload(self, destination: Destination, upload: Upload) -> RemoteFile:
         file = await asyncio.to_thread(upload.open)
@@ -122,7 +125,8 @@ class Uploader:
     async def start_upload(
         self, destination: Destination, mime_type: str, size_bytes: int, name: str
     ) -> tuple[str, int]:
-        """An address for the pieces, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
+        """Start an upload. Returns an address for the pieces, and the number of bytes of which all but the last must be
+        a multiple. Raises ProviderError."""
         url, granularity = destination.files.read_start(
             await self._send_step(destination, destination.files.start(mime_type, size_bytes, name))
         )
@@ -130,13 +134,13 @@ class Uploader:
         return url, granularity
 
     async def received_bytes(self, destination: Destination, url: str) -> int:
-        """How much of an upload that broke off has arrived, in bytes. Raises ProviderError when it cannot be gone on with."""
+        """How many bytes of an upload that broke off have arrived. Raises ProviderError if it cannot be resumed."""
         return destination.files.read_offset(await self._send_step(destination, destination.files.query_offset(), url))
 
     async def resume_upload(
         self, destination: Destination, file: IO[bytes], url: str, granularity: int = 1, offset_bytes: int = 0
     ) -> RemoteFile:
-        """What is left of a file, to the address that `start_upload` gave. Raises ProviderError."""
+        """Send the rest of a file to the address that `start_upload` returned. Raises ProviderError."""
         size_bytes = os.fstat(file.fileno()).st_size
         return await self._wait_until_ready(
             destination, await self._send_pieces(destination, file, size_bytes, url, granularity, offset_bytes)
@@ -145,7 +149,7 @@ class Uploader:
     async def _send_pieces(
         self, destination: Destination, file: IO[bytes], size_bytes: int, url: str, granularity: int, offset: int
     ) -> RemoteFile:
-        """From disk, one piece in memory. After a fault it goes on from where the server says that it is."""
+        """Send a file from disk, with one piece in memory. After a fault, continue where the server says it is."""
         piece_bytes = max(1, PIECE_BYTES // granularity) * granularity
         faults = 0
         while True:
@@ -165,8 +169,8 @@ class Uploader:
                 offset += len(data)
 
     async def _wait_until_ready(self, destination: Destination, remote: RemoteFile) -> RemoteFile:
-        """Once the server has looked at the file. Raises InputRejected when it cannot use it."""
-        waited_s, wait_s = 0.0, POLL_S  # counted and not measured: this process may have been stopped meanwhile
+        """Wait until the server has processed the file. Raises InputRejected if it cannot use it."""
+        waited_s, wait_s = 0.0, POLL_S  # counted, not measured: the process may have been stopped
         while remote.state == "PROCESSING":
             if waited_s + wait_s > READY_TIMEOUT_S:
                 raise UploadFailed(f"the uploaded file was not ready within {READY_TIMEOUT_S:.0f} s")
@@ -181,13 +185,13 @@ class Uploader:
         return remote
 
     async def _send_step(self, destination: Destination, request: Request, url: str = "") -> Response:
-        """url: an address that the server gave, which stands for the key."""
+        """Send one request of an upload. url: an address from the server, which takes the place of the key."""
         return await self._transport.upload(destination.base_url, request, destination.credentials, url)
 
-    # --- the memory on disk
+    # The memory on disk
 
     async def _with_database(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
-        """None when there is no memory on disk, or none any more."""
+        """The result of a call on the database, None if there is no memory on disk, or none any more."""
         if self._folder is None:
             return None
         try:
@@ -199,7 +203,7 @@ class Uploader:
 
 
 def _transaction(folder: Path, call: Callable[[sqlite3.Connection], T]) -> T:
-    """Opened for each question: there is one per file and run."""
+    """Run a call in a transaction. The database is opened for each question: there is one per file and run."""
     create_private_file(folder / FILE_NAME)
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, timeout=BUSY_S)) as connection:
         connection.execute(SCHEMA)

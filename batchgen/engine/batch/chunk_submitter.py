@@ -115,7 +115,7 @@ class ChunkSubmitter:
             found.append(context.outstanding.take_next(lane))
 
     async def _reserve_budget(self, lane: str, samples: list[Sample]) -> tuple[list[Sample], int | None]:
-        """As many of the samples as the shared budgets have room for; the rest stays."""
+        """Reserve money for as many of the samples as the shared budgets have room for; the rest stays."""
         context = self._context
         while samples:
             usd = reserved_usd(sum(context.price_usd(sample, lane) or 0.0 for sample in samples))

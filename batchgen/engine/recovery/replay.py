@@ -49,7 +49,7 @@ def forget_settled_answers(reader: Reader, store: Store) -> None:
 
 
 def _fingerprints(reader: Reader, attempt: OpenAttempt) -> list[tuple[str, str | None]]:
-    """For each sample of the request: (the fingerprint it wants, the fingerprint of its image)."""
+    """Pairs of fingerprints, one for each sample of the request: the one that it wants, and its image's."""
     known_samples = reader.known_samples([attempt.item_id]).get(attempt.item_id, [])
     return [
         (entry.fingerprint, entry.made_fingerprint if entry.state in HAS_IMAGE else None)
