@@ -275,8 +275,7 @@ class Transport:
     ) -> None:
         """Download an image from a link in an answer, without credentials; every hop is checked.
 
-        api_url: the API's address. If it is on this machine, links may lead to its host and port. Raises
-        DownloadFailed.
+        api_url: the API's address; if on this machine, links may lead to its host and port. Raises DownloadFailed.
         """
         received = 0
         proxy: Proxy | None = None
