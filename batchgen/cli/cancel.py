@@ -1,4 +1,4 @@
-"""`batchgen cancel`: take back what a cluster's workers have not begun, and cancel jobs that are with their vendors."""
+"""`batchgen cancel`: withdraws what a cluster's workers have not begun, and cancels jobs at their vendors."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ def cancel_command(invocation: Invocation, job: str, output: str | None, dry_run
 
 
 def _withdraw(folder: Path, *, dry_run: bool) -> tuple[int | None, int]:
-    """(samples withdrawn, samples that workers finish); None for a job that has no cluster."""
+    """Withdraw samples from the cluster's queue. Returns (samples withdrawn, samples that workers finish); None instead
+    of the first if the job has no cluster."""
     there = read_pointer(folder)
     if there is None:
         return None, 0
-    from batchgen.engine.cluster.stop import cancel  # loads the cluster, which most jobs have not
+    from batchgen.engine.cluster.stop import cancel  # loads the cluster, which most jobs do not have
 
     return cancel(server_address(folder, None) or "", there.schema, dry_run=dry_run)
 
 
 def _cancel_jobs(invocation: Invocation, job: str, folder: Path, *, dry_run: bool) -> CancelledJobs | None:
-    """None when none is with a vendor."""
+    """Cancel jobs at their vendors. Returns None if there are none."""
     with Reader.open(folder) as reader:
         if not reader.open_jobs():
             return None
     manifest, emulated = find_manifest(job, folder)
     if emulated:
-        return None  # its emulator has ended with its run
+        return None  # its emulator ended with its run
     loaded = load_job(invocation, manifest, str(folder))
     return asyncio.run(cancel_jobs(loaded, dry_run=dry_run))
 

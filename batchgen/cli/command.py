@@ -1,4 +1,5 @@
-"""A command whose options are data and whose body waits in a module; and how one takes several jobs, one after another."""
+"""A command whose options are data and whose body is imported when it runs, and commands that take several jobs, one
+after another."""
 
 from __future__ import annotations
 
@@ -19,14 +20,15 @@ from batchgen.cli.invocation import Invocation
 from batchgen.errors import SettingsError, UsageError
 from batchgen.settings import LEDGER_VARIABLE, Settings, environment, set_ledger_url
 
-# Of several jobs the code that comes first here is the command's: what needs a person soonest. A signal ends them all.
+# If there are several jobs, the command's exit code is the first of these: what needs a person soonest. A signal ends
+# them all.
 SIGNAL_CODES = (129, 130, 143, EXIT_BROKEN_PIPE)
 WORST_FIRST = (*SIGNAL_CODES, 1, 2, 5, 4, 3, 11, 8, 7, 6, 9, 0)
 ONE_JOB_OPTIONS = ("output", "source", "target", "metrics_file", "watch")
-# As `init` writes it; other YAML that lies around is not meant.
+# As `init` writes it; other YAML files are not manifests.
 _MANIFEST_START = re.compile(r"^(?:version\s*:\s*1\s*(?:#.*)?$|items\s*:)", re.MULTILINE)
 _HEAD_BYTES = 65_536
-# Options that people look for where they are not, and what to do instead.
+# Options that people look for in the wrong place, and what to do instead.
 INSTEAD = {
     "--emulate": "Leave it out: without a real run of this manifest, its emulated one is meant; else name the folder NAME.emulated.",
     "--model": "The manifest names the model: `model:` at an item, or in `defaults`.",
@@ -38,10 +40,10 @@ Body = Callable[..., int | None]
 
 @dataclass(frozen=True, slots=True)
 class EachJob:
-    """How a command takes jobs. heading: the stream that names each of several, the one that the answers are on.
+    """How a command takes jobs. heading: the stream that names each of several jobs, the one that the answers go to.
 
-    checked: each is called with check_only=True first, and no body begins unless all of them pass; what there is to ask has
-    been asked then, so the bodies get yes=True.
+    checked: each job is called with check_only=True first, and no body runs unless all pass. Questions have been asked
+    by then, so the bodies get yes=True.
     """
 
     heading: Literal["out", "err"] = "err"
@@ -49,11 +51,12 @@ class EachJob:
 
 
 class Command(click.Command):
-    """Its options are declared here and now; what it does is imported when it runs, so that `--help`, completion and a
-    mistyped option wait for nothing heavy.
+    """A command. Its options are declared at once; its body is imported when it runs, so that `--help`, completion and
+    a mistyped option do not wait for heavy imports.
 
-    summary: its line in `batchgen --help`. module: in this folder, holds the function NAME_command; by default NAME.
-    each: its first argument names jobs; NAME_command gets one at a time, and without one the only manifest that is here.
+    summary: its line in `batchgen --help`. module: the one in this folder with the function NAME_command; by default
+    NAME. each: its first argument names jobs, and NAME_command gets one at a time; without one, the only manifest in
+    this folder.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class Command(click.Command):
         each: EachJob | None = None,
         **settings: Any,
     ) -> None:
-        # Its own, as `schedule` looks at the options of `run` outside of the group; click keeps the first it makes.
+        # A copy of its own, as `schedule` looks at `run`'s options outside the group, and click keeps the first it
+        # makes.
         context = {"help_option_names": ["-h", "--help"], **settings.pop("context_settings", {})}
         super().__init__(name, params=list(params), help=text, context_settings=context, **settings)
         self.summary = summary
@@ -87,7 +91,7 @@ class Command(click.Command):
         invocation = ctx.ensure_object(Invocation)
         body: Body = partial(ctx.invoke, getattr(import_module(module), function), invocation)
         if not gc.isenabled():  # as `__main__` leaves it
-            gc.freeze()  # what is imported stays: no collection has to look at it again
+            gc.freeze()  # what is imported stays: collections can skip it
             gc.enable()
         if self.each is None:
             return body(**ctx.params)
@@ -109,7 +113,8 @@ class Command(click.Command):
         return run_each(invocation, self.each, jobs, run_one, ctx.params)
 
     def _check_named(self, jobs: Sequence[str]) -> None:
-        """All of several jobs are there before anything is done for one: one of them may be meant as something else."""
+        """Check that all of several jobs exist before anything is done for one: one of them may be meant as something
+        else."""
         names = {param.name for param in self.params}
         for job in jobs:
             if not Path(job).exists():
@@ -120,13 +125,13 @@ class Command(click.Command):
 
 
 def run_each(invocation: Invocation, each: EachJob, jobs: Sequence[str], body: Body, options: Mapping[str, Any]) -> int:
-    """One after another, as commands of their own would run; answers the worst of their exit codes."""
+    """Run a command for one job after another, as if each had been called by itself. Returns the worst exit code."""
     ledger = environment().get(LEDGER_VARIABLE)
 
     def codes(**more: Any) -> list[int]:
         found = list[int]()
         for number, job in enumerate(jobs, 1):
-            set_ledger_url(ledger)  # that of the `.env` beside one manifest is not that of the next
+            set_ledger_url(ledger)  # one manifest's `.env` does not count for the next
             if not more.get("check_only") and not invocation.json and not options.get("quiet"):
                 console = invocation.out if each.heading == "out" else invocation.err
                 console.line(f"{job} ({number} of {len(jobs)}):", "bold")
@@ -148,12 +153,12 @@ def run_each(invocation: Invocation, each: EachJob, jobs: Sequence[str], body: B
 
 
 def worst(codes: Sequence[int]) -> int:
-    """A code that the list does not know is worse than all."""
+    """The worst of exit codes; one that is not in the list is worse than all."""
     return min(codes, key=lambda code: WORST_FIRST.index(code) if code in WORST_FIRST else -1)
 
 
 def default_manifest(invocation: Invocation) -> str:
-    """The only manifest in this folder, named on stderr. Raises UsageError when there is none or more than one."""
+    """The only manifest in this folder, named on stderr. Raises UsageError if there is none or more than one."""
     here = manifests_in(Path())
     if len(here) == 1:
         if invocation.log_format != "json" or invocation.log_file is not None:
@@ -179,8 +184,8 @@ def manifests_in(folder: Path) -> list[str]:
 
 
 def load_job_settings(invocation: Invocation, job: str) -> None:
-    """A job's `.env` may say where its ledger is; one that cannot be read is for the command itself to complain of."""
-    from batchgen.ledger.location import ledger_url  # a quarter of what `--help` takes, which needs no ledger
+    """Load the ledger's address from a job's `.env`. If that cannot be read, the command itself complains."""
+    from batchgen.ledger.location import ledger_url  # a quarter of the time of `--help`, which needs no ledger
 
     with contextlib.suppress(SettingsError):
         settings = Settings.load(Path(job).absolute().parent)

@@ -279,7 +279,7 @@ DOCTOR = Command(
 
 
 class Emulate(Command):
-    """Its options are the emulator's own; the layout of its help is that of all commands."""
+    """The `emulate` command: its options are the emulator's own, its help has the layout of all commands."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from batchgen.cli.emulate import option_sections  # the emulator brings aiohttp

@@ -1,4 +1,4 @@
-"""`batchgen daemon`: runs every manifest that has `schedule:`, night after night, as containers want it."""
+"""`batchgen daemon`: runs every manifest with `schedule:`, night after night, in a way that suits containers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from batchgen.settings import Settings, environment, state_folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonArguments:
-    """The options as click has read them. places: nights at the same time; grace: seconds."""
+    """The parsed options. places: runs at the same time; grace: seconds."""
 
     places: int
     grace: float
@@ -47,7 +47,7 @@ def daemon_command(invocation: Invocation, manifests: tuple[str, ...], **given: 
         raise SettingsError("there is no home folder for the daemon's state: set XDG_STATE_HOME")
     if arguments.as_json and not arguments.listing:
         raise UsageError("--json goes with --list; the log is JSON with --log-format json")
-    # An emulated night is none: the real one is still due.
+    # An emulated run does not count: the real one is still due.
     schedule_state_folder = state / ("daemon.emulated" if arguments.emulate else "daemon")
     scheduled_jobs = ScheduledJobs(manifests, schedule_state_folder, persistent=not arguments.listing)
     if arguments.listing:
@@ -78,7 +78,7 @@ def _run_daemon(invocation: Invocation, scheduled_jobs: ScheduledJobs, arguments
 
 
 class RunCommand:
-    """The command line of a night, and its environment."""
+    """The command line of a scheduled run, and its environment."""
 
     def __init__(self, emulate: bool, log_format: LogFormat) -> None:
         self._extra_options = [
@@ -93,14 +93,14 @@ class RunCommand:
         longest_s = parse_duration_s(wanted.max_duration or "") or DURATION_S
         for latest in filter(None, (until, parse_time_of_day(wanted.by or ""))):
             longest_s = min(longest_s, interval_s(TimeOfDay(began.hour, began.minute), latest))
-        # Both limits hold: a night that is made up for by day lasts no longer than a night.
+        # Both limits hold: a run that is made up for during the day lasts no longer than a night.
         limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
         money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
         money += [] if wanted.by is None else ["--by", wanted.by]
         engine_options = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
-        # Workers have this night's work: what has failed in it is left to the next night.
+        # Workers have this night's work: what failed in it is left to the next night.
         engine_options += ["--retry", "none"] if wanted.engine == "cluster" and due.why == "batches" else []
-        # -P: a file that lies beside the manifest is no module of ours.
+        # -P: a file beside the manifest must not be imported as a module.
         program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
         zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}
         words = [*program, *limits, *money, *engine_options, "--no-progress", *self._extra_options]
@@ -108,7 +108,7 @@ class RunCommand:
 
 
 class OutputLogger:
-    """What a run says goes into the daemon's log, behind the job's name."""
+    """Writes what a run prints into the daemon's log, with the job's name."""
 
     def __init__(self, invocation: Invocation, log: Log, log_format: LogFormat) -> None:
         self._err = invocation.err
@@ -153,7 +153,7 @@ def _print_jobs(invocation: Invocation, scheduled_jobs: ScheduledJobs, as_json: 
 
 def _listed(job: ScheduledJob, now: float) -> dict[str, Any]:
     decision, last = job.decide(now), job.schedule_state.last
-    # What has not ended runs now or was killed: only the daemon that starts again knows.
+    # What has not ended is running or was killed: only the daemon that starts again knows.
     due = job.schedule.cadence.after(now) if isinstance(decision, DueRun) and decision.why == "interrupted" else now
     following = formatting.utc_iso(decision.until if isinstance(decision, WaitUntil) else due)
     shown = last and {

@@ -1,4 +1,5 @@
-"""`batchgen doctor`: is everything there that a run needs? Nothing is sent without `--online` or `--quota`."""
+"""`batchgen doctor`: checks whether everything that a run needs is there. Nothing is sent without `--online` or
+`--quota`."""
 
 from __future__ import annotations
 
@@ -58,8 +59,9 @@ def print_findings(out: Console, findings: list[Finding]) -> None:
 
 
 def run_checks(invocation: Invocation, manifest: str | None, *, online: bool, quota: bool = False) -> Iterator[Finding]:
-    """Every finding in the order it is shown. Raises ManifestError, SettingsError when the manifest cannot be opened."""
-    profiles: list[Profile] = []  # none: all that we know
+    """Every finding in the order in which it is shown. Raises ManifestError, SettingsError if the manifest cannot be
+    opened."""
+    profiles: list[Profile] = []  # empty: all known models
     yield from check_versions()
     yield check_clock(time.time())
     if manifest is None:
@@ -97,7 +99,7 @@ def check_versions() -> Iterator[Finding]:
 
 
 def check_clock(now: float) -> Finding:
-    """The ledger, daily quotas and certificates all go by it."""
+    """Check the clock, which the ledger, daily quotas and certificates rely on."""
     year = time.gmtime(now).tm_year
     says = f"{formatting.utc_iso(now)}, local {time.strftime('%H:%M %Z', time.localtime(now))}"
     if 2026 <= year <= 2100:
@@ -106,7 +108,7 @@ def check_clock(now: float) -> Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Each provider that a package brings."""
+    """Check each provider that an installed package brings."""
     for name in provider_names():
         if name not in BUILT_IN:
             try:
@@ -120,7 +122,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_any_key(settings: Settings) -> Iterator[Finding]:
-    """Without a manifest any one key will do."""
+    """Check for any one key, which is enough without a manifest."""
     providers = list(endpoints(provider_names()).values())
     found = [check_key(settings, provider) for provider in providers]
     anything = any(finding.verdict == "ok" for finding in found)
@@ -157,7 +159,7 @@ def check_address(settings: Settings, provider: str) -> Finding:
     own = endpoint.base_url
     try:
         access = settings.access(endpoint)
-        with suppress(SettingsError):  # said of the key
+        with suppress(SettingsError):  # reported for the key
             account = open_account(provider, access, settings.values) if endpoint.credential_names else None
             own = account.base_url if account else own
         if access.base_url is not None:
@@ -170,7 +172,7 @@ def check_address(settings: Settings, provider: str) -> Finding:
 
 
 def proxy_note(url: str) -> str:
-    """Through which proxy, or why through none although there is one. Raises SettingsError."""
+    """The proxy for an address, or why it is reached without one although there is one. Raises SettingsError."""
     if (proxy := proxy_for(url, environment())) is not None:
         return f", through the proxy {proxy}"
     name = bypass_variable(url, environment())
@@ -178,7 +180,7 @@ def proxy_note(url: str) -> str:
 
 
 def check_links() -> Iterator[Finding]:
-    """Their hosts are not known before; the proxy of most of them is."""
+    """Check the proxy for images behind links. Their hosts are not known in advance, but the proxy of most is."""
     try:
         note = proxy_note("https://links.invalid")
     except SettingsError as error:
@@ -189,13 +191,14 @@ def check_links() -> Iterator[Finding]:
 
 
 def used_profiles(job: batchgen.Job) -> list[Profile]:
-    """Of the models that the manifest's items name. Raises ManifestError."""
+    """The profiles of the models in the manifest. Raises ManifestError."""
     names = dict.fromkeys(item.model for item in job.manifest.items())
     return [job.manifest.catalogue.resolve(name) for name in names]
 
 
 def check_models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Finding]:
-    """A retired model fails only where the vendor itself is asked; the manifest's reader has refused it there already."""
+    """Check for retired models. These only fail at the vendor itself, and there the manifest's reader has refused them
+    already."""
     today = datetime.now(UTC).date()
     for profile in profiles:
         note = status_note(profile, today)
@@ -210,7 +213,7 @@ def check_models(settings: Settings, profiles: Iterable[Profile]) -> Iterator[Fi
 
 
 def folder(place: Path) -> Finding:
-    """Writable, local and with room; nothing is created."""
+    """Check that a folder is writable, local and has room; nothing is created."""
     existing = next(parent for parent in (place, *place.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return Finding(
@@ -226,14 +229,14 @@ def folder(place: Path) -> Finding:
 
 
 def signature() -> Finding:
-    """Of derivatives, by signing one."""
+    """Check the signature of derivatives by signing one."""
     if problem := signing_problem():
         return Finding("fail", "signature", f"a derivative {problem}", "correct the variable: `batchgen help files`")
     return Finding("ok", "signature", f"by {environment()[CERTIFICATE_VARIABLE]}")
 
 
 def bucket(url: str, *, online: bool) -> Finding:
-    """Whether there is what it takes to reach it, and online whether it can be listed; nothing is written."""
+    """Check that a bucket can be reached, and online that it can be listed; nothing is written."""
     try:
         objects = ObjectStorage(url)
         if online:

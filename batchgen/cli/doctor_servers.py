@@ -1,4 +1,4 @@
-"""What `batchgen doctor` hears from servers: the vendors' and that of a ledger in PostgreSQL, with its queue and workers."""
+"""What `batchgen doctor` learns from servers: the vendors', and a ledger's PostgreSQL with its queue and workers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from batchgen.providers.registry import endpoint_of, key_variables
 from batchgen.report import formatting
 from batchgen.settings import LEDGER_VARIABLE, Settings
 
-MIN_SERVER_VERSION = 130_000  # PostgreSQL 13: the first that tells what became of a transaction by its number
-MAX_CLOCK_SKEW_S = 5.0  # budgets and quotas go by the server's clock, deadlines and nights' limits by each host's
+MIN_SERVER_VERSION = 130_000  # PostgreSQL 13, the first that can tell how a transaction ended
+MAX_CLOCK_SKEW_S = 5.0  # budgets and quotas use the server's clock, deadlines each host's
 MAX_SHOWN = 8
 Verdict = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """remedy: what to do, empty when all is well."""
+    """The result of a check. remedy: what to do, empty if all is well."""
 
     verdict: Verdict
     what: str
@@ -40,13 +40,13 @@ class Finding:
     remedy: str = ""
 
 
-# --- the vendors
+# The vendors
 
 
 async def check_online(settings: Settings, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
-    """Every provider with a key, by questions that are free and need a good one.
+    """Check every provider that has a key, by free questions that need a valid one.
 
-    used: models that a manifest asks for; none for all that we know. quota: what the key may use, too.
+    used: the models of a manifest; empty for all known models. quota: also report what the key may use.
     """
     try:
         asked, tokens = vendor_accesses(settings), token_accesses(settings)
@@ -93,7 +93,7 @@ async def check_account(
 
 
 async def check_withdrawn(vendors: VendorClient, account: VendorAccess, used: Sequence[Profile]) -> list[Finding]:
-    """Of the models that a manifest asks for, else of all that we know, those that their vendor withdraws."""
+    """The models that their vendor withdraws, of those in the manifest, or else of all known ones."""
     what = f"withdrawn {account.provider}"
     try:
         feed = await vendors.deprecations(account)
@@ -110,7 +110,7 @@ async def check_withdrawn(vendors: VendorClient, account: VendorAccess, used: Se
 
 
 def refusal_finding(what: str, url: str, error: ProviderError) -> Finding:
-    """Of a question that costs nothing."""
+    """The finding for a refused question that costs nothing."""
     says = f"{url} answers {error.http_status}"
     if isinstance(error, KeyRejected):
         return Finding("fail", what, f"{says}: the key is not taken", "make a new key in the vendor's console")
@@ -133,7 +133,7 @@ def balance(provider: str, top_up: str, found: Balance | None) -> Finding:
 
 
 def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterator[Finding]:
-    """The models we know against the vendor's list."""
+    """Compare the known models with the vendor's list."""
     listing = listing_of(provider)
     what, listed_for = f"models {provider}", listing.listed_for
     there = {model.id: model for model in listed}
@@ -156,14 +156,14 @@ def check_listed_models(provider: str, listed: Sequence[ListedModel]) -> Iterato
 
 
 def describe_model(model: str, listed: ListedModel) -> str:
-    """Such as `MODEL (131,072 tokens in, batch)`."""
+    """A model in words, such as `MODEL (131,072 tokens in, batch)`."""
     facts = [f"{listed.input_tokens:,} tokens in"] if listed.input_tokens else []
     facts += ["batch"] if "batchGenerateContent" in listed.methods else []
     return f"{model} ({', '.join(facts)})" if facts else model
 
 
 def check_clock_skew(date: str | None, now: float) -> Iterator[Finding]:
-    """The server's clock against ours, to the second (RFC 9110, section 6.6.1)."""
+    """Compare the server's clock with this machine's, to the second (RFC 9110, section 6.6.1)."""
     try:
         skew_s = abs(parsedate_to_datetime(date or "").timestamp() - now)
     except ValueError:
@@ -175,11 +175,11 @@ def check_clock_skew(date: str | None, now: float) -> Iterator[Finding]:
         yield Finding("ok", "clock", "agrees with the server's")
 
 
-# --- the ledger's
+# The ledger's server
 
 
 def check_server(settings: Settings) -> Iterator[Finding]:
-    """Nothing when no server is named. Nothing is written there."""
+    """Check the ledger's server, if one is configured. Nothing is written there."""
     try:
         url = ledger_url(settings)
         if url is None:
@@ -239,7 +239,8 @@ def _check_clock(database: PostgreSQL) -> Finding:
 
 
 def _check_connections(database: PostgreSQL) -> Finding:
-    """Whether a worker finds room. Those of other users count too, and are seen in the sum alone."""
+    """Check whether there is a connection for another worker. Those of other users count too, and are only seen in the
+    sum."""
     what = "connections"
     if database.pooled:
         return Finding("ok", what, "a pooler stands before the server: what clients it lets in is its max_client_conn")
@@ -248,7 +249,7 @@ def _check_connections(database: PostgreSQL) -> Finding:
         " + coalesce(current_setting('reserved_connections', true)::int, 0), (SELECT sum(numbackends) FROM pg_stat_database)"
     ).fetchone()
     limit, reserved, in_use = map(int, row)
-    free = limit - reserved - (in_use - 1)  # this one is about to be free
+    free = limit - reserved - (in_use - 1)  # this one is about to be closed
     room = max(0, free) // queue.CONNECTIONS
     says = f"max_connections {limit}, {reserved} reserved, {in_use - 1} in use: room for {formatting.count(room, 'more worker')}"
     says += f" of at most {queue.CONNECTIONS} connections each"

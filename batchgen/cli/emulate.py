@@ -1,4 +1,4 @@
-"""`batchgen emulate`: the emulator's own command line behind ours."""
+"""`batchgen emulate`: the emulator's own command line as a command of batchgen."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def emulate_command(invocation: Invocation, arguments: tuple[str, ...]) -> int:
     paths = {name: f"{PACKAGES_PATH}/{name}" for name in emulated_packages()}
     try:
         return main(list(arguments), MoreRoutes(package_routes(), paths))
-    except SystemExit as leave:  # its parser leaves like this, for --help too
+    except SystemExit as leave:  # its parser exits like this, for --help too
         return leave.code if isinstance(leave.code, int) else 2
 
 
 def option_sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Title and (usage, meaning) of each option, for click to lay out."""
+    """The title and (usage, meaning) of each option, for click to lay out."""
     flags = parser()
     for group in flags._action_groups:  # argparse has no other list of them
         rows = [(_usage(action), _meaning(action)) for action in group._group_actions]

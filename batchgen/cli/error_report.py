@@ -1,4 +1,4 @@
-"""What a person is told when a command ends with an exception, and the exit code that goes with it."""
+"""Reports the exception that ended a command, and decides the exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from batchgen.sanitize import redact_secrets
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
-EXIT_BROKEN_PIPE = 141  # what a shell reports for a reader that went away
+EXIT_BROKEN_PIPE = 141  # what a shell reports if a reader went away
 
 
 def report_failure(error: Exception, invocation: Invocation) -> int:
-    """Say it on stderr, and as an object on stdout when `--json` was asked for. Answers the exit code."""
+    """Report an error on stderr, and as an object on stdout with `--json`. Returns the exit code."""
     ignore_failures(sys.stdout)
     if isinstance(error, click.Abort):
         return 130
@@ -47,10 +47,10 @@ def report_failure(error: Exception, invocation: Invocation) -> int:
 
 
 def as_known_error(error: Exception) -> Exception:
-    """What databases and the machine refused, as an error of ours; a bug stays as it is."""
+    """An error from a database or the machine as one of batchgen's; a bug stays as it is."""
     if isinstance(error, sqlite3.Error):
         return unreadable_error(error)
-    if type(error).__module__.partition(".")[0] == "psycopg":  # not imported for this
+    if type(error).__module__.partition(".")[0] == "psycopg":  # psycopg is not imported for this
         return LedgerError(f"the ledger's database failed: {' '.join(str(error).split())}")
     if not isinstance(error, BatchgenError) and (refused := machine_refusal(error)):
         return SettingsError(refused)
@@ -58,8 +58,8 @@ def as_known_error(error: Exception) -> Exception:
 
 
 def _log_error(error: Exception, code: int, lines: list[str], invocation: Invocation) -> None:
-    """The log may not be open yet: a wrong option is found before the command begins."""
-    with contextlib.suppress(UsageError):  # that the log itself cannot be written to is then what is said
+    """Log an error. The log may not be open yet: a wrong option is found before the command begins."""
+    with contextlib.suppress(UsageError):  # if the log cannot be written to, that is the error
         invocation.open_log()
     if invocation.log is not None:
         facts = _as_object(error, code, lines)
@@ -77,7 +77,7 @@ def _print_error(error: Exception, lines: list[str], invocation: Invocation) -> 
 def _usage_lines(error: click.ClickException) -> list[str]:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message().split("\n")
-    lines = [" ".join(error.format_message().split())]  # click lists choices one to a line
+    lines = [" ".join(error.format_message().split())]  # click puts choices on lines of their own
     context = getattr(error, "ctx", None)
     if context is not None:
         lines.append(f"Try: {context.command_path} --help")
@@ -88,7 +88,7 @@ def _bug_lines(error: Exception, invocation: Invocation) -> list[str]:
     text = "".join(traceback.format_exception(error))
     lines = [f"this is a bug in batchgen: {type(error).__name__}: {error}"]
     try:
-        # mkstemp gives the file to its owner alone: a traceback may quote prompts.
+        # mkstemp makes the file private: a traceback may quote prompts.
         handle, path = tempfile.mkstemp(prefix="batchgen-", suffix=".traceback.txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(redact_secrets(text, invocation.secrets))

@@ -26,7 +26,7 @@ SHARD_BYTES = 1_000_000_000
 
 
 class VerdictRow(TypedDict):
-    """What was said of a sample's image, and by whom. at: UTC."""
+    """What somebody said about a sample's image. at: UTC."""
 
     by: str
     name: str
@@ -38,8 +38,8 @@ class VerdictRow(TypedDict):
 
 
 class Row(TypedDict):
-    """A sample in flat fields, as every form of an export has them. file and what belongs to it are null until there is an
-    image; paths begin in the job folder."""
+    """A sample in flat fields, the same in every format. file and the fields about it are null until there is an image;
+    paths are relative to the job folder."""
 
     key: str
     id: str
@@ -113,7 +113,7 @@ def _write_dataset(form: str, target: str, rows: Iterator[Row], store: Store, sh
 
 
 def _clean(found: Row, secrets: Iterable[str]) -> Row:
-    """Without keys, and without what UTF-8 cannot hold."""
+    """A row without keys, and without anything that UTF-8 cannot encode."""
     text = redact_secrets(json.dumps(found, ensure_ascii=False), secrets)
     cleaned: Row = json.loads(text.encode(errors="replace"))
     return cleaned
@@ -164,7 +164,7 @@ def jsonl_lines(rows: Iterator[Row]) -> Iterator[str]:
 
 
 def csv_lines(rows: Iterator[Row]) -> Iterator[str]:
-    """RFC 4180 with a header; lists are joined by spaces."""
+    """Rows as CSV (RFC 4180) with a header; lists are joined by spaces."""
     yield _csv_line(COLUMNS)
     for each in rows:
         yield _csv_line(list(map(cell, each.values())))
@@ -177,7 +177,7 @@ def _csv_line(values: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value that no spreadsheet takes for a formula and no terminal acts upon. Numbers stay numbers."""
+    """A value that no spreadsheet takes for a formula and no terminal acts on. Numbers stay numbers."""
     if value is None:
         return ""
     if isinstance(value, (int, float)):
@@ -191,14 +191,14 @@ def cell(value: Any) -> str:
 
 
 def _encodable(texts: Iterator[str], stream: TextIO) -> Iterator[str]:
-    """A stream of another encoding than UTF-8 gets escapes instead of an exception."""
+    """Texts for a stream, with escapes for what an encoding other than UTF-8 lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     encode: Callable[[str], str] = lambda text: text.encode(encoding, "backslashreplace").decode(encoding)  # noqa: E731
     return map(encode, texts)
 
 
 def write_lines(target: str, texts: Iterator[str]) -> int:
-    """Answers how many. Raises StoreError."""
+    """Write texts, and return how many. Raises StoreError."""
     written = 0
     with export_dataset.replacing(target) as part, open(part, "x", encoding="utf-8", newline="") as file:
         for text in texts:

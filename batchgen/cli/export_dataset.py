@@ -1,9 +1,9 @@
-"""The forms of `batchgen export` that training and analysis read: Parquet, WebDataset shards, and a folder for Hugging Face's
-ImageFolder. Memory does not grow with the rows.
+"""The formats of `batchgen export` for training and analysis: Parquet, WebDataset shards, and a folder for Hugging
+Face's ImageFolder. Memory does not grow with the rows.
 
-Sources: webdataset 1.0.2, tariterators.py (a sample is the files beside each other whose names are the same up to the first
-dot); Hugging Face's datasets 5.2, folder_based_builder.py (metadata.jsonl with `file_name`) and data_files.py (a folder called
-train is one split whatever its files are called; outside of one, `mug-test.png` would be the test split).
+Sources: webdataset 1.0.2, tariterators.py (a sample is the adjacent files whose names are the same up to the first
+dot); Hugging Face's datasets 5.2, folder_based_builder.py (metadata.jsonl with `file_name`) and data_files.py (a folder
+called train is one split whatever its files are called; outside of one, `mug-test.png` would be the test split).
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ _NOT_IN_KEYS = re.compile(r"[^\w-]")  # `#` and dots; a key ends at the first do
 
 @contextlib.contextmanager
 def replacing(target: str) -> Iterator[str]:
-    """The path of a file or folder to write, which becomes `target` once it is whole. Raises StoreError."""
+    """The path of a file or folder to write, which is renamed to `target` once it is whole. Raises StoreError."""
     part = f"{target}.{os.getpid()}.part"
     try:
         yield part
         os.replace(part, target)
     except OSError as error:
         raise StoreError(f"{target}: {error.strerror or error}") from None
-    finally:  # also when somebody has had enough
+    finally:  # also if the caller stops early
         shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(part)
 
 
 def refuse_taken_folder(target: str) -> None:
-    """Raises UsageError when something is there already."""
+    """Raises UsageError if there is something already."""
     if os.path.lexists(target):
         raise UsageError(f"--to {target}: is there already: name a new folder, or remove it first")
 
 
 def write_parquet(target: str, rows: Iterable[Row], columns: type) -> int:
-    """Answers how many rows. columns: the TypedDict of a row. Raises StoreError, and UsageError without the library."""
+    """Write a Parquet file, and return the number of rows. columns: the TypedDict of a row. Raises StoreError, and
+    UsageError without the library."""
     try:
         import pyarrow as arrow  # an extra, and 0.2 s
         from pyarrow import parquet  # as above
@@ -72,7 +73,8 @@ def write_parquet(target: str, rows: Iterable[Row], columns: type) -> int:
 
 
 def _arrow_type(arrow: Any, kind: Any) -> Any:
-    """From what is declared and not from what is found, so that the files of two jobs have the same columns."""
+    """The Arrow type of a declared type, so that files of different jobs have the same columns whatever their rows
+    contain."""
     if _holds_any_keys(kind):
         return arrow.string()
     if is_typeddict(kind):
@@ -85,13 +87,14 @@ def _arrow_type(arrow: Any, kind: Any) -> Any:
 
 
 def _holds_any_keys(kind: Any) -> bool:
-    """Whether it is, or is a list of, objects that declare no keys: a column of them is text, in JSON."""
+    """Whether a type is, or is a list of, objects without declared keys: such a column is JSON text."""
     return get_origin(kind) is dict or any(map(_holds_any_keys, get_args(kind)))
 
 
 def write_webdataset(target: str, rows: Iterable[Row], store: Store, shard_bytes: int) -> int:
-    """A folder of tar files of about `shard_bytes` at most; of each sample KEY.png or its like, KEY.json, and KEY.txt, the
-    prompt. The same rows make the same bytes. Answers how many samples. Raises StoreError."""
+    """Write a folder of tar files of at most about `shard_bytes` each. Each sample is KEY.png (or another ending),
+    KEY.json, and KEY.txt with the prompt. The same rows make the same bytes. Returns the number of samples. Raises
+    StoreError."""
     written, shards, size = 0, 0, 0
     with replacing(target) as folder, contextlib.ExitStack() as opened:
         os.mkdir(folder)
@@ -103,7 +106,7 @@ def write_webdataset(target: str, rows: Iterable[Row], store: Store, shard_bytes
                 shards, size = shards + 1, 0
             ending = os.path.splitext(row["file"])[1]
             for name, data in ((ending, image), (".json", _json(row)), (".txt", row["prompt"].encode())):
-                member = tarfile.TarInfo(dataset_key(row["key"]) + name)  # of nobody, and of no time
+                member = tarfile.TarInfo(dataset_key(row["key"]) + name)  # without owner and time
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
             tar.getmembers().clear()  # it would keep each for a reader
@@ -113,13 +116,13 @@ def write_webdataset(target: str, rows: Iterable[Row], store: Store, shard_bytes
 
 
 def dataset_key(key: str) -> str:
-    """A sample's key as the name of a file up to its first dot: `mug#2` is `mug%232`, and no two keys become the same."""
+    """A sample's key as a file name up to its first dot: `mug#2` is `mug%232`, and different keys stay different."""
     return _NOT_IN_KEYS.sub(lambda found: f"%{ord(found[0]):02X}", key)
 
 
 def write_imagefolder(target: str, rows: Iterable[Row], store: Store) -> int:
-    """A folder with the images under their own names, which no two of a job share, and their rows as metadata.jsonl. An image
-    is a hard link where the disk allows one. Answers how many. Raises StoreError."""
+    """Write a folder with the images under their own names, which are unique in a job, and their rows as
+    metadata.jsonl. An image is a hard link if the disk allows it. Returns the number of images. Raises StoreError."""
     written = 0
     with replacing(target) as root:
         folder = os.path.join(root, SPLIT_FOLDER)
@@ -142,7 +145,7 @@ def _json(row: Row) -> bytes:
 
 
 def _image(store: Store, row: Row) -> bytes:
-    """Raises StoreError when it is not what the ledger knows."""
+    """The bytes of an image. Raises StoreError if they are not what the ledger knows."""
     try:
         with store.open(row["file"]) as file:
             image = file.read()

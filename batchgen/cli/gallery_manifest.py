@@ -1,4 +1,4 @@
-"""What a manifest says of a job and no ledger holds, as its gallery and its dashboard show it."""
+"""What galleries and dashboards show of a job that is in its manifest but not in a ledger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchgen.settings import state_folder
 
 
 def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
-    """Quotas, cap and order as the manifest has them; quotas as batchgen knows them when it is gone or broken."""
+    """The manifest's quotas, limits and order; if it is gone or broken, the quotas that batchgen knows."""
     try:
         info, items = _open_manifest(manifest, invocation)
         return with_items(info, items)
@@ -28,7 +28,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
 
 
 def index_manifest(manifest: str, invocation: Invocation, index: GalleryIndex) -> ManifestInfo:
-    """The same, its items in the index."""
+    """The same information, with the manifest's items put into the index."""
     try:
         info, items = _open_manifest(manifest, invocation)
         index.add_items(items)
@@ -38,8 +38,9 @@ def index_manifest(manifest: str, invocation: Invocation, index: GalleryIndex) -
 
 
 def _open_manifest(manifest: str, invocation: Invocation) -> tuple[ManifestInfo, Iterator[ItemFacts]]:
-    """What it says of all items, and of each. Raises BatchgenError, OSError, ValueError, also while the items are read."""
-    loaded = batchgen.load(manifest, emulate=True)  # which takes models that have been retired since
+    """What the manifest says about all items, and about each. Raises BatchgenError, OSError, ValueError, also while the
+    items are read."""
+    loaded = batchgen.load(manifest, emulate=True)  # accepts models that have been retired since
     invocation.hide_keys(loaded.settings, loaded.manifest.catalogue.providers)
     found = loaded.manifest
     found.references.remote_references = None  # a page about a job has nothing to ask of a bucket
@@ -60,7 +61,7 @@ def _open_manifest(manifest: str, invocation: Invocation) -> tuple[ManifestInfo,
 
 
 def item_facts(item: Item, folder: str, post: Post | None) -> ItemFacts:
-    """folder, post: as of `unfingerprinted_fields`."""
+    """The facts of an item. folder, post: see `unfingerprinted_fields`."""
     more = unfingerprinted_fields(item, folder, post)
     if not item.turn:
         return ItemFacts(item.id, more)
@@ -68,8 +69,8 @@ def item_facts(item: Item, folder: str, post: Post | None) -> ItemFacts:
 
 
 def unfingerprinted_fields(item: Item, folder: str, post: Post | None) -> dict[str, Any]:
-    """What no fingerprint holds of an item, as a manifest beside its own would say it; a mask is the last of the references.
-    folder: of the manifest, which asks for `post` where an item says nothing else."""
+    """The fields of an item that are in no fingerprint, as a manifest beside its own would write them; a mask is the
+    last reference. folder: the manifest's; post: the manifest's default."""
     named = [
         name if is_elsewhere(name) else os.path.relpath(name, folder).replace(os.sep, "/") for name in item.references
     ]

@@ -1,4 +1,4 @@
-"""`batchgen history`: the nights of one or many jobs, a line each, read from their ledgers alone."""
+"""`batchgen history`: the runs of one or many jobs, one line each, read from their ledgers alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchgen.report.queries import read_run
 from batchgen.report.run_state import process_state, stop_words
 from batchgen.report.view import MoneyView, RunView
 
-WIDE = 100  # columns, below which a line has no room for what an accepted image has cost
+WIDE = 100  # columns; with fewer there is no room for the cost of an accepted image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def load_runs(folder: Path, last: int) -> list[JobRun]:
 
 
 def _job_run(reader: AcceptanceReader, run: RunRow, state: str, more: dict[str, Any]) -> JobRun:
-    """state: as `process_state` says it."""
+    """A run for the table. state: from `process_state`."""
     found = read_run(RunView, reader, run, state)
     acceptance = reader.run_acceptance(run.id, found.seconds)
     rejections = reader.rejections(run.id) if acceptance.rejected else []
@@ -71,7 +71,7 @@ def _job_run(reader: AcceptanceReader, run: RunRow, state: str, more: dict[str, 
 
 
 def print_runs(out: Console, runs: list[JobRun]) -> None:
-    """A line for each night. What is estimated is marked with `~`, what may come on top with `+?`."""
+    """Print a line for each run. Estimates are marked with `~`, what may be charged on top with `+?`."""
     wide = out.columns >= WIDE
     rows = [
         (
@@ -91,7 +91,7 @@ def print_runs(out: Console, runs: list[JobRun]) -> None:
 
 
 def _each(run: JobRun) -> str:
-    """What an accepted image has cost, in money and time."""
+    """The cost of an accepted image in money and time."""
     if not run.accepted or run.minutes_per_accepted is None:
         return "-"
     sign = "~" if run.usd_per_accepted_estimated else ""

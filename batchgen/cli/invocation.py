@@ -1,4 +1,4 @@
-"""What is the same for every command of one invocation: its two streams, what must never be shown, how it answers."""
+"""What the commands of one invocation have in common: two streams, what must never be shown, and how they answer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Invocation:
-    """json: the answer is one object on stdout, an error included. secrets: values that no output may hold.
+    """The state of one invocation. json: the answer is one object on stdout, errors included. secrets: values that no
+    output may contain.
 
-    later_ok: an end that only means "run again later" leaves with 0. log: once it is open.
+    later_ok: exit with 0 if the result only means "run again later". log: set once it is open.
     """
 
     json: bool = False
@@ -46,14 +47,14 @@ class Invocation:
 
     @property
     def json_on_stderr(self) -> bool:
-        """The log goes to stderr as JSON: then every line there is JSON."""
+        """Whether the log goes to stderr as JSON: then every line there is JSON."""
         return self.log is not None and self.log_format == "json" and self.log_file is None
 
     def open_log(self, *, quiet: bool = False) -> None:
-        """When one is asked for and none is open. Raises UsageError when its file cannot be written to."""
+        """Open the log if one was requested and is not open. Raises UsageError if its file cannot be written to."""
         if self.log is not None or (self.log_file is None and self.log_format is None):
             return
-        from batchgen.report.log import Log, LogFile, Stream  # they bring structlog, and most runs keep no log
+        from batchgen.report.log import Log, LogFile, Stream  # they import structlog, and most runs keep no log
 
         stream = Stream(self.err.stream, plain=not self.err.unicode)
         sink = stream if self.log_file is None else LogFile(self.log_file)
@@ -61,7 +62,7 @@ class Invocation:
         self.log = log.__enter__()
 
     def answer(self, value: Any) -> None:
-        """What `--json` has to say: an object on stdout, or one of a list of them."""
+        """Print the `--json` answer on stdout, or add it to the list of answers."""
         if self._answers is None:
             self.out.json(value)
         else:
@@ -69,7 +70,7 @@ class Invocation:
 
     @contextlib.contextmanager
     def answering_as_list(self) -> Iterator[None]:
-        """The answers of several jobs are one JSON list."""
+        """Collect the answers of several jobs into one JSON list."""
         self._answers = []
         try:
             yield
@@ -79,7 +80,7 @@ class Invocation:
                 self.answer(answers)
 
     def close_log(self) -> None:
-        """Says what the log could not take."""
+        """Close the log, and report lines that it could not write."""
         log, self.log = self.log, None
         if log is not None:
             log.__exit__()
@@ -87,29 +88,31 @@ class Invocation:
                 self.err.line(log.loss_message, "yellow")
 
     def warn(self, text: str) -> None:
-        """A line for the person, and one in the log."""
+        """Show a line to the person, and write it to the log."""
         if self.log is not None:
             self.log.write_event("warning", "run.notice", message=text)
         if not self.json_on_stderr:
             self.err.line(text, "yellow")
 
     def hide_keys(self, settings: Settings, providers: Iterable[str] | None = None) -> None:
-        """From here on no output shows any key in these settings, no matter who quotes it; a key of these providers, or of
-        all there are, also when its variable is not named like one. Raises SettingsError."""
+        """Hide every key in these settings from all output from now on, whoever quotes it, including the keys of these
+        providers (or of all installed ones) whose variables are not named like keys. Raises SettingsError."""
         from batchgen.providers.registry import BUILT_IN, endpoints, provider_names  # `--help` needs no provider
 
-        # Ours are named like keys, and need not be imported to be known.
+        # Built-in providers name their variables like keys, so they need not be imported.
         declared = endpoints({*(provider_names() if providers is None else providers)} - BUILT_IN.keys())
         self.hide(settings.all_keys({name for endpoint in declared for name in endpoint.key_names}))
         self.hide_passwords(settings)
 
     def hide_passwords(self, settings: Settings) -> None:
-        """From here on no output shows how one gets into the ledger's database. Raises SettingsError on a bad file."""
+        """Hide the credentials for the ledger's database from all output from now on. Raises SettingsError on a bad
+        file."""
         url = settings.find(LEDGER_VARIABLE)
         self.hide({settings.get("PGPASSWORD") or "", *passwords_in_url(url.text if url else "")})
 
     def hide(self, values: Iterable[str]) -> None:
-        """From here on no output shows these, those apart that are too short to be told from ordinary words."""
+        """Hide these values from all output from now on, apart from those that are too short to be told from ordinary
+        words."""
         found = hideable(values)
         if found <= self.secrets:
             return
@@ -118,10 +121,10 @@ class Invocation:
 
 
 def create_invocation() -> Invocation:
-    """With the keys of the process's own environment hidden from the first line on."""
+    """A new invocation, which hides the keys in the process's environment from the first line on."""
     settings = Settings.load()
     secrets = hideable(settings.all_keys() | proxy_passwords(environment()))
     invocation = Invocation(secrets=secrets)
-    with contextlib.suppress(SettingsError):  # said by the command that needs it
+    with contextlib.suppress(SettingsError):  # reported by the command that needs it
         invocation.hide_passwords(settings)
     return invocation

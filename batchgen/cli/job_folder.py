@@ -1,4 +1,4 @@
-"""Which folder a person means by JOB, found without reading the manifest as a manifest: `status` has to be quick."""
+"""Finds the folder that a person means by JOB, without reading the whole manifest: `status` has to be quick."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _FIELD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class JobFolder:
-    """folder: has a ledger. emulated_folder: one more that has, emulated where `folder` is real."""
+    """folder: has a ledger. emulated_folder: another one with a ledger, emulated if `folder` is real."""
 
     folder: Path
     emulated_folder: Path | None = None
 
 
 def find_job(job: str, output: str | None = None) -> JobFolder:
-    """The folder of a manifest or the folder itself. Raises UsageError, LedgerError when nothing has run there."""
+    """The folder of a manifest, or the folder itself. Raises UsageError, and LedgerError if nothing has run there."""
     if output is not None and not has_url_scheme(output):
         if Path(output).suffix and not Path(output).is_dir():
             raise UsageError(
@@ -56,7 +56,7 @@ def find_job(job: str, output: str | None = None) -> JobFolder:
 
 
 def used_folders(manifest: Path) -> list[Path]:
-    """Those of its job and its emulated job in which something has run, even where the ledger of that is lost."""
+    """The folders of its job and its emulated job in which something has run, even if the ledger is lost."""
     real = manifest_folder(manifest)
     return [
         folder
@@ -66,7 +66,8 @@ def used_folders(manifest: Path) -> list[Path]:
 
 
 def find_job_folders(folder: Path) -> set[Path]:
-    """Folders of jobs in there that have run, by their manifests and by themselves; none in a folder of one job."""
+    """Folders of jobs in a folder that have run, found by their manifests and by themselves; none in a folder of one
+    job."""
     found = set[Path]()
     if not folder.is_dir() or has_ledger(folder):
         return found
@@ -86,7 +87,7 @@ def _require_ledger(folder: Path) -> JobFolder:
 
 
 def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
-    """(the manifest, whether the job is emulated): the ledger notes both. Raises UsageError when the manifest has gone."""
+    """(the manifest, whether the job is emulated), both from the ledger. Raises UsageError if the manifest is gone."""
     with Reader.open(folder) as reader:
         recorded, emulated = reader.meta("manifest"), reader.meta("emulated") == "yes"
     if not Path(job).is_dir():
@@ -97,7 +98,7 @@ def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
         raise UsageError(
             f"{folder} does not say which manifest it was made from: name the manifest, with --output {folder}"
         )
-    # Noted as it was typed: try it from here, then beside the folder, where a job lives by default.
+    # Recorded as typed: try it from here, then beside the folder, where a job is by default.
     for place in (Path(recorded), folder.parent / Path(recorded).name):
         if place.is_file():
             return str(place), emulated
@@ -105,9 +106,10 @@ def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
 
 
 def manifest_folder(manifest: Path) -> Path:
-    """What `output:` or `name:` in the manifest's head say, else NAME beside it.
+    """The folder from `output:` or `name:` in the manifest's head, or else NAME beside it.
 
-    Only plain values at the left margin are seen, as nearly everyone writes them; for the rest there is `--output`.
+    Only plain values at the left margin are recognised, as nearly everyone writes them; for the rest there is
+    `--output`.
     """
     fields = head_fields(manifest)
     if fields.get("output") and not has_url_scheme(fields["output"]):
@@ -116,7 +118,7 @@ def manifest_folder(manifest: Path) -> Path:
 
 
 def head_fields(manifest: Path) -> dict[str, str]:
-    """`name` and `output` as far as they stand in the first 64 kB. Never raises for what it cannot read."""
+    """`name` and `output` as found in the first 64 kB. Never raises for what it cannot read."""
     try:
         with open(manifest, "rb") as file:
             text = file.read(HEAD_BYTES).decode("utf-8", errors="replace").removeprefix("\ufeff")
@@ -128,7 +130,7 @@ def head_fields(manifest: Path) -> dict[str, str]:
 
 
 def _jsonl_fields(text: str) -> dict[str, str]:
-    """The header is the first line that is not blank, when it has `version` or `defaults`."""
+    """The fields of the header: the first non-blank line, if it has `version` or `defaults`."""
     line = next((line for line in text.split("\n") if line.strip()), "")
     try:
         header = json.loads(line)

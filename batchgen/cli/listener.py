@@ -8,7 +8,7 @@ from batchgen.errors import SettingsError
 
 
 def listen(host: str, port: int, free_port: str = "--port 0") -> socket.socket:
-    """free_port: the option that takes any port. Raises SettingsError."""
+    """Listen on a port. free_port: the option that takes any port. Raises SettingsError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)

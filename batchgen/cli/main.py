@@ -1,4 +1,4 @@
-"""The command `batchgen`: which commands there are, and what becomes of whatever one of them raises."""
+"""The command `batchgen`: its commands, and what happens to exceptions from them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from batchgen.cli.standard_streams import ignore_failures, lost_output
 from batchgen.schedule.timer_spec import RESUMABLE_EXIT_CODES
 from batchgen.settings import LEDGER_VARIABLE, environment, set_ledger_url
 
-COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell when it asks what may follow
-# Run for what they do, or for their exit code: a stdout that is closed, full or unread costs them lines and nothing else.
+COMPLETION_VARIABLE = "_BATCHGEN_COMPLETE"  # set by the shell to ask for completions
+# Run for their effect or exit code: if stdout is closed, full or unread they lose lines and nothing else.
 OUTPUT_OPTIONAL = frozenset(
     {"run", "retry", "post", "cancel", "report", "serve", "emulate", "validate", "verify", "doctor"}
 )
@@ -45,7 +45,7 @@ which lists the pages of the manual.
 
 
 class Group(click.Group):
-    """The commands in sections, and what is near to a command that there is not."""
+    """Shows the commands in sections, and suggests commands similar to a mistyped one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -83,7 +83,7 @@ def cli() -> None: ...
 
 
 def run_command_line(argv: Sequence[str]) -> int:
-    """Run one command and answer the exit code. The only place that turns exceptions into words and codes."""
+    """Run one command and return the exit code. The only place that turns exceptions into messages and exit codes."""
     invocation, ledger = create_invocation(), environment().get(LEDGER_VARIABLE)
     try:
         code = _invoke(argv, invocation)
@@ -103,7 +103,7 @@ def _invoke(argv: Sequence[str], invocation: Invocation) -> int:
     if instruction := environment().get(COMPLETION_VARIABLE):
         return shell_complete(cli, {}, "batchgen", COMPLETION_VARIABLE, instruction)
     try:
-        # Not cli.main: it would answer some errors itself.
+        # Not cli.main: it would report some errors itself.
         with cli.make_context("batchgen", list(argv), obj=invocation) as context:
             result = cli.invoke(context)
     except click.exceptions.Exit as leave:

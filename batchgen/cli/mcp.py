@@ -1,4 +1,4 @@
-"""`batchgen mcp`: a server that an assistant speaks to over stdin and stdout, by the Model Context Protocol."""
+"""`batchgen mcp`: a server for assistants over stdin and stdout, using the Model Context Protocol."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def mcp_command(invocation: Invocation, **given: Any) -> int:
         invocation.err.line(AT_TERMINAL, "dim")
     # The library waits for a line in a thread that nothing interrupts. Runs have sessions of their own and go on.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with LogWarningPrinter(invocation.err.line):  # before the library would log for itself, tracebacks included
+    with LogWarningPrinter(invocation.err.line):  # before the library would log by itself, tracebacks included
         make_server(invocation, Session(invocation, options)).run()
     return 0
 
 
 def make_server(invocation: Invocation, session: Session) -> Any:
-    """Its `run` answers when stdin ends."""
+    """The server. Its `run` returns when stdin ends."""
     from mcp.server import MCPServer  # an extra
     from mcp.server.mcpserver import Image
     from mcp.types import ToolAnnotations
@@ -148,7 +148,7 @@ def make_server(invocation: Invocation, session: Session) -> Any:
 
 
 def _answered(invocation: Invocation) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """One call at a time; what it answers as JSON, and what it raises in words, both without keys."""
+    """Wrap tools so that one runs at a time, returns JSON, and reports errors in words, both without keys."""
     from mcp.server.mcpserver.exceptions import ToolError  # an extra
 
     lock, ledger = threading.Lock(), environment().get(LEDGER_VARIABLE)
@@ -163,7 +163,7 @@ def _answered(invocation: Invocation) -> Callable[[Callable[..., Any]], Callable
         @functools.wraps(tool)
         def call(*args: Any, **arguments: Any) -> Any:
             with lock:
-                set_ledger_url(ledger)  # that of the `.env` beside one manifest is not that of the next
+                set_ledger_url(ledger)  # one manifest's `.env` does not count for the next
                 try:
                     found = tool(*args, **arguments)
                 except Exception as error:

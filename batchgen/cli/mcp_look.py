@@ -1,4 +1,4 @@
-"""What an assistant sees of a job that has run: its images, why others are missing, and what its run has said."""
+"""What an assistant sees of a job that has run: its images, why others are missing, and what the run said."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ MAX_TEXT = 500  # characters of a prompt, or of a vendor's message
 
 
 def job_json(job: batchgen.Job) -> dict[str, Any] | None:
-    """As `batchgen status --json` has it; None when nothing has run. Raises LedgerError."""
+    """The same as `batchgen status --json`; None if nothing has run. Raises LedgerError."""
     return cast(dict[str, Any], view.as_json(load_status(job.folder))) if has_ledger(job.folder) else None
 
 
 def results_page(job: batchgen.Job, states: Sequence[str], start: int) -> dict[str, Any]:
-    """How each image stands, from number `start` on. states: all when empty. Raises UsageError for one that there is not."""
+    """The state of each image, from number `start` on. states: empty for all. Raises UsageError for an unknown
+    state."""
     if wrong := [state for state in states if state not in CURRENT_STATES]:
         raise UsageError(f"{wrong[0]!r} is not a state: choose from {', '.join(CURRENT_STATES)}")
     page = list(islice(job.results.in_states(states or CURRENT_STATES), start, start + PAGE_RESULTS + 1))
@@ -42,8 +43,8 @@ def results_page(job: batchgen.Job, states: Sequence[str], start: int) -> dict[s
 
 
 def image_copy(job: batchgen.Job, key: str, side: int) -> tuple[dict[str, Any], bytes]:
-    """Facts of one image, and a copy of it as WebP of at most `side` pixels on a side. key: `id`, or `id#2` and so on. Raises
-    UsageError."""
+    """The facts of one image, and a WebP copy of it with at most `side` pixels on a side. key: `id`, or `id#2` and so
+    on. Raises UsageError."""
     if not has_ledger(job.folder):
         raise UsageError(f"{key}: nothing has run there yet, so there is no image")
     with closing(HistoryReader.open(job.folder)) as ledger:

@@ -1,5 +1,5 @@
-"""What an assistant may spend: a plan as it is shown, for how much, and whether it is still the same later; the budget of the
-server, of which the runs that it began have spent, may have spent and may still spend."""
+"""What an assistant may spend: a plan as it was shown, its price, whether it is still the same later; and the server's
+budget, from which its runs have spent, may have spent and may still spend."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from batchgen.report import formatting
 from batchgen.report.dashboard.actions import BackgroundRun
 from batchgen.report.dashboard.job_card import JobLocation
 
-MAX_STEPS = 100  # that are listed; the totals count all
-# Prompt and thoughts are billed by what is used, and a request is reserved at more than its estimate.
+MAX_STEPS = 100  # listed steps; the totals count all
+# Prompt and thoughts are billed by use, and a request is reserved at more than its estimate.
 HEADROOM = 1.25
 UNSETTLED = ("open", "submitted")  # requests whose end is not recorded
 POLL_S = 0.05
-CLOCK_STEP_S = 60.0  # a run of the same process id that is older is another process's
+CLOCK_STEP_S = 60.0  # an older run with the same process id is another process's
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What a plan was asked for. manifest: as it was named; retry: states to ask for again, and nothing else then;
-    max_usd: most that its run may spend."""
+    """What a plan was requested for. manifest: as named by the assistant. retry: states to request again, and nothing
+    else then. max_usd: the most that its run may spend."""
 
     manifest: str
     only: tuple[str, ...] = ()
@@ -58,9 +58,9 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class PricedPlan:
-    """A plan as it is now. digest: of manifest, folder and every step with its price; wanted_usd: estimate of what its run may
-    spend, None when a price is unknown; at_most_usd: its limit; unpriced: models without a price; self_priced: models whose price
-    the manifest itself sets."""
+    """A plan as it is now. digest: of manifest, folder and every step with its price. wanted_usd: an estimate of what
+    its run may spend, None if a price is unknown. at_most_usd: its limit. unpriced: models without a price.
+    self_priced: models whose price the manifest itself sets."""
 
     request: PlanRequest
     location: JobLocation
@@ -77,8 +77,8 @@ class PricedPlan:
         return f"{formatting.count(found.images, 'image')} estimated at {usd(found.usd)}"
 
     def problem(self, left_usd: float, budget_usd: float, *, manifest_prices: bool) -> str:
-        """Why it may not be run; empty when it may. left_usd: of the server's budget; manifest_prices: those that a manifest sets
-        count."""
+        """Why it may not be run; empty if it may. left_usd: of the server's budget. manifest_prices: whether prices
+        that a manifest sets count."""
         if self.self_priced and not manifest_prices:
             return (
                 f"the manifest itself sets the price of {self.self_priced}, and this server's budget is not counted by that:"
@@ -97,22 +97,23 @@ class PricedPlan:
         )
 
     def command(self) -> list[str]:
-        """As the command line has it."""
+        """The arguments for the command line."""
         request, location = self.request, self.location
         cap = f"--max-cost={max(self.at_most_usd, STEP_USD):.6f}"  # what is free needs a limit too
         options = [*(f"--only={pattern}" for pattern in request.only), cap, "--yes", "--no-progress"]
         options += [f"--limit={request.limit}"] if request.limit else []
         if request.retry:
-            # With its folder named, an emulated job stays emulated.
+            # With its folder given, an emulated job stays emulated.
             folder = ["--output", str(location.folder)]
             return ["retry", location.manifest, *folder, *(f"--{state}" for state in request.retry), *options]
         return ["run", location.manifest, *(["--emulate"] if self.shown.job.emulated else []), *options]
 
 
 def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_usd: float) -> PricedPlan:
-    """The plan of a request as manifest, files and ledger are now. Raises ManifestError, LedgerError, UsageError.
+    """Price a request, with the manifest, files and ledger as they are now. Raises ManifestError, LedgerError,
+    UsageError.
 
-    A run reads the manifest again when it begins: what is changed within that moment is bought instead, up to the same
+    A run reads the manifest again when it begins: a change in that moment is bought instead, up to the same
     `at_most_usd`.
     """
     if wrong := [state for state in request.retry if state not in RETRY_STATES]:
@@ -149,7 +150,7 @@ def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_u
 
 @dataclass(frozen=True, slots=True)
 class BudgetedRun:
-    """A run that was begun here. at_most_usd: its own limit; began_at: UTC seconds."""
+    """A run that this server began. at_most_usd: its limit; began_at: UTC seconds."""
 
     location: JobLocation
     child: BackgroundRun
@@ -157,7 +158,8 @@ class BudgetedRun:
     began_at: float = field(default_factory=time.time)
 
     def counted_usd(self) -> float:
-        """What its ledger says was billed or may have been; all that it may spend while that is not settled or not known."""
+        """What its ledger says was billed or may have been, or its whole limit while that is not settled or not
+        known."""
         if self.child.process.poll() is None:
             return self.at_most_usd
         try:
@@ -167,7 +169,8 @@ class BudgetedRun:
             return self.at_most_usd
 
     def wait_until_begun(self, timeout_s: float) -> None:
-        """Until its ledger has it or it has ended: what keeps it from beginning can be said at once."""
+        """Wait until its ledger has it or it has ended, so that whatever keeps it from beginning can be reported at
+        once."""
         until_s = time.monotonic() + timeout_s
         while self.child.process.poll() is None and time.monotonic() < until_s:
             with suppress(BatchgenError, OSError), Reader.open(self.location.folder) as ledger:
@@ -178,7 +181,7 @@ class BudgetedRun:
     def _recorded_usd(self, ledger: Reader) -> float:
         run = self._row(ledger)
         if run is None:
-            return 0.0  # it ended before it had recorded anything, and nothing is sent before
+            return 0.0  # it ended before recording anything, and nothing is sent before that
         money, requests = ledger.money(run.id), ledger.attempts(run.id)
         usd = money.spent + money.estimated + money.maybe
         unsettled = any(requests.get(state) for state in UNSETTLED) or money.unknown or money.maybe_unknown
@@ -190,7 +193,7 @@ class BudgetedRun:
 
 
 class SessionBudget:
-    """For the life of one server. limit_usd: as its person set it."""
+    """The budget for the life of one server. limit_usd: set by its user."""
 
     def __init__(self, limit_usd: float) -> None:
         self.limit_usd = limit_usd
@@ -201,7 +204,7 @@ class SessionBudget:
 
     @property
     def left_usd(self) -> float:
-        """Never below 0."""
+        """What is left, never below 0."""
         return max(0.0, self.limit_usd - sum(run.counted_usd() for run in self._runs))
 
     def as_json(self) -> dict[str, float | None]:
