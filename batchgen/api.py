@@ -13,10 +13,9 @@ from datetime import datetime, timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
+from batchgen.engine.engines import Engine, RemoteEngine
 from batchgen.engine.job import Job, Results, load
-from batchgen.engine.online import Engine
 from batchgen.engine.outcome import BATCH_MODES, RunOptions
-from batchgen.engine.remote_engine import RemoteEngine
 from batchgen.engine.run import run_job
 from batchgen.errors import UsageError
 from batchgen.events import Observer
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunKeywords", "load", "load_engine", "plan", "run", "run_sync"]
 ENGINES = {
-    **dict.fromkeys(("online", *BATCH_MODES), "batchgen.engine.online:OnlineEngine"),
+    **dict.fromkeys(("online", *BATCH_MODES), "batchgen.engine.engines:OnlineEngine"),
     "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
 }
 T = TypeVar("T")

@@ -44,7 +44,7 @@ def _withdraw(folder: Path, *, dry_run: bool) -> tuple[int | None, int]:
     there = read_pointer(folder)
     if there is None:
         return None, 0
-    from batchgen.engine.cluster.stop import cancel  # loads the cluster, which most jobs do not have
+    from batchgen.engine.cluster.queue import cancel  # loads the cluster, which most jobs do not have
 
     return cancel(server_address(folder, None) or "", there.schema, dry_run=dry_run)
 

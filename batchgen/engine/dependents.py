@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from batchgen.errors import UsageError
 from batchgen.ledger.backlog import Backlog
@@ -16,6 +17,9 @@ from batchgen.planning.reason import blocked_message
 from batchgen.records import Item, Sample, previous_turn_id, reference_key, sample_key, split_key
 from batchgen.references.local import References
 from batchgen.store.store import Store
+
+if TYPE_CHECKING:
+    from batchgen.ledger.worker_ledger import FencedLedger
 
 
 def wire_of(item: Item, n: int, file_digest: Callable[[str], str], made_digest: Callable[[str], str]) -> str:
@@ -100,3 +104,20 @@ class Dependents:
         if found is None:
             raise UsageError(f"the image of {key} is no longer there")
         return found
+
+
+class QueuedDependents(Dependents):
+    """Dependents of a worker: the ledger releases what waited for an image, in the same transaction that records the
+    image."""
+
+    def __init__(self, ledger: FencedLedger, store: Store, references: References) -> None:
+        super().__init__(Backlog(), ledger, store, references, lambda lane: None)
+        self._ledger = ledger
+
+    def images_made(self, keys: Iterable[str]) -> None: ...
+
+    def block(self, keys: Iterable[str], state: str, reason: str) -> list[tuple[Sample, str]]:
+        return self._ledger.block_dependents(list(keys), state, reason)
+
+    def close(self) -> None:
+        self._backlog.close()

@@ -1,5 +1,8 @@
 """Asks about jobs that an API has accepted and answers later, without a place in flight, until they end. Jobs that an
-earlier run left are resumed where they stood. No job is requested again because a question about it failed."""
+earlier run left are resumed where they stood. No job is requested again because a question about it failed.
+
+Jobs whose answers were lost are found in their vendor's list, if it has one, before anything is called uncertain. Jobs
+with the same input are interchangeable, so the oldest goes to the request that was sent first."""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from batchgen.engine.answer import bugs_as_unreadable, sample_from_facts
+from batchgen.engine.routes import Route
 from batchgen.errors import (
     BadRequest,
+    BatchgenError,
     BatchLost,
     BatchLostMaybeBilled,
     InputRejected,
@@ -24,7 +31,11 @@ from batchgen.errors import (
     Refused,
     Unreadable,
 )
-from batchgen.records import PendingJob
+from batchgen.http.transport import Transport
+from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.requests import JOB_INPUT, OpenAttempt
+from batchgen.providers.contract import SupportsJobList
+from batchgen.records import ListedJob, PendingJob
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.retry import backoff_s
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -39,6 +50,9 @@ FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
 MAX_MALFORMED = 5  # answers in a row that cannot be read; the last one is believed
 WAIT_S = 3600.0  # for one job in one run, far more than any job takes; the next run goes on
 GIVE_UP_AFTER_S = 2 * 86400.0  # no vendor keeps a result for longer
+CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be slow
+MAX_PAGES = 50
+LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
 
 
 class JobLeft(Exception):
@@ -107,3 +121,71 @@ class JobPolls:
         """End the run if the key or account is refused; the job stays."""
         if error.scope == "run":
             self._dispatcher.stop(StopReason(StopKind.ERROR, error.reason, error.message))
+
+
+def match_jobs(
+    lost: Iterable[OpenAttempt], listed: Iterable[ListedJob], known: frozenset[str]
+) -> dict[int, PendingJob]:
+    """Match lost requests with listed jobs, and return these by the attempt's number. known: ids of jobs that belong to
+    attempts already. Pure."""
+    free = sorted((each for each in listed if each.job.id not in known), key=lambda each: each.created_at)
+    found: dict[int, PendingJob] = {}
+    for attempt in sorted(lost, key=lambda each: each.started_at):
+        for candidate in free:
+            is_late_enough = candidate.created_at >= attempt.started_at - CLOCK_MARGIN_S
+            if is_late_enough and candidate.input == attempt.facts.get(JOB_INPUT):
+                found[attempt.id] = candidate.job
+                free.remove(candidate)
+                break
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LostJobs:
+    """Looks for the jobs of a lane. If a vendor's list cannot be fetched or read, nothing is found."""
+
+    ledger: Ledger
+    transport: Transport
+
+    async def find(self, route: Route, lost: Sequence[OpenAttempt]) -> dict[int, PendingJob]:
+        """Find jobs, and record them before returning them by the attempt's number. Nothing is looked for while a
+        request with the same input is being answered: the job in the list may be that one's."""
+        if route.job_list is None or not lost:
+            return {}
+        since = min(attempt.started_at for attempt in lost) - CLOCK_MARGIN_S
+        try:
+            with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+                listed = await self._list(route, route.job_list, since)
+        except BatchgenError:
+            return {}
+        numbers, reader = {attempt.id for attempt in lost}, self.ledger.reader
+        others = [each for each in reader.unanswered_requests(lost[0].lane) if each.id not in numbers]
+        taken = {each.facts.get(JOB_INPUT) for each in others}
+        sure = [attempt for attempt in lost if attempt.facts.get(JOB_INPUT) not in taken]
+        found = match_jobs(sure, listed, frozenset(reader.job_ids(since)))
+        for attempt in sure:
+            if attempt.id in found:
+                sample = sample_from_facts(attempt, attempt.facts)
+                self.ledger.job_taken(attempt.id, sample, found[attempt.id], attempt.facts)
+        return found
+
+    async def find_one(self, route: Route, attempt: int) -> PendingJob | None:
+        """Find the job of a request whose answer was just lost. A list may show it a little late."""
+        for number in range(LOOKS if route.job_list is not None else 0):
+            await asyncio.sleep(LOOK_DELAY_S * number)
+            lost = self.ledger.reader.attempt(attempt)
+            if found := await self.find(route, [lost] if lost else []):
+                return found[attempt]
+        return None
+
+    async def _list(self, route: Route, codec: SupportsJobList, since: float) -> list[ListedJob]:
+        listed, page = list[ListedJob](), ""
+        for _ in range(MAX_PAGES):
+            response = await self.transport.request(
+                route.base_url, codec.list_jobs(since, page), route.credentials, max_bytes=16 * 1024 * 1024
+            )
+            jobs, page = codec.read_jobs(response)
+            listed += jobs
+            if not page:
+                break
+        return listed

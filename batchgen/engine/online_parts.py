@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.engine.context import Broadcast, RunContext, open_context
@@ -99,8 +99,22 @@ def _batches(
     context: RunContext,
     quota_logs: Mapping[str, SharedQuota],
 ) -> BatchRunner | NoBatches:
+    """Not yet at work."""
     if not outstanding.lanes:
         return NoBatches()
-    from batchgen.engine.batch.opening import batch_runner  # most runs have no batch
+    from batchgen.engine.batch.context import BatchContext, display_name_prefix  # most runs have no batch
+    from batchgen.engine.batch.runner import BatchRunner  # as above
 
-    return batch_runner(request, survey, pipeline, outstanding, context, quota_logs)
+    options = request.options.batch_options(local=any(route.loopback for route in context.routes.values()))
+    submit_until = None if survey.ways is None else survey.ways.submit_until
+    return BatchRunner(
+        BatchContext(
+            run=context,
+            pipeline=pipeline,
+            outstanding=outstanding,
+            options=replace(options, submit_until=submit_until),
+            tier=request.job.manifest.limits.tier,
+            prefix=display_name_prefix(context),
+            quota_logs=quota_logs,
+        )
+    )

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from statistics import median
 
 from batchgen.engine.budgets import JobBudgets, open_shared_quota
+from batchgen.engine.engines import Engine
 from batchgen.engine.job_state import JobState, RunRequest
-from batchgen.engine.online import Engine
 from batchgen.engine.online_parts import OnlineParts, open_online_parts
 from batchgen.engine.outcome import DerivativeCounts, ReviewCounts, RunEnding
 from batchgen.engine.pacing import Pacing, polling_shared_state

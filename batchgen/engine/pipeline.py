@@ -26,6 +26,7 @@ from batchgen.engine.stopping import RunStopper
 from batchgen.errors import StoreError
 from batchgen.ledger.pictures import RecordedImage
 from batchgen.ledger.results import ResultsFile
+from batchgen.records import Result, Sample
 from batchgen.scheduling.dispatcher import Dispatcher
 
 FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 60.0
@@ -111,6 +112,14 @@ class DeferredUploads:
         except (StoreError, OSError) as error:
             self._store.report_trouble(error)
             return False
+
+
+class NoResultsFile(ResultsFile):
+    """For a worker: the lines are written by the run that submitted the work, from the ledger."""
+
+    def __init__(self) -> None: ...
+
+    def append(self, sample: Sample, made: Result | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

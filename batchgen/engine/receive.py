@@ -10,8 +10,7 @@ from batchgen.engine.answer import AnsweredAttempt, bugs_as_unreadable, read_ans
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
 from batchgen.engine.http_attempt import Exchange, InFlight
-from batchgen.engine.jobs import JobLeft, JobPolls, JobProgress
-from batchgen.engine.lost_jobs import LostJobs
+from batchgen.engine.jobs import JobLeft, JobPolls, JobProgress, LostJobs
 from batchgen.engine.settle import SettledReply
 from batchgen.errors import BadRequest, BatchgenError, Malformed, ProviderError, StoreError, Unanswered
 from batchgen.http.addresses import request_url

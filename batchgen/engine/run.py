@@ -7,13 +7,12 @@ import time
 from collections.abc import Sequence
 
 from batchgen.engine.ending import end_run, tidy_up
+from batchgen.engine.engines import Engine, RemoteEngine, RemoteRun
 from batchgen.engine.job import Job
 from batchgen.engine.job_state import RunRequest, run_request
-from batchgen.engine.online import Engine
 from batchgen.engine.online_run import run_online
 from batchgen.engine.opening import OpenedRun, begin_run, open_run
 from batchgen.engine.outcome import Outcome, RunEnding, RunOptions
-from batchgen.engine.remote_engine import RemoteEngine, RemoteRun
 from batchgen.events import Observer
 from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.planning.plan import Forecast

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
-from batchgen.schedule.cadence import Cadence, on_weekdays, parse_cron
+from batchgen.schedule.due import Cadence, on_weekdays, parse_cron
 from batchgen.schedule.timer_spec import CATCH_UP_S, TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
 
 

@@ -26,7 +26,6 @@ OUR_MODULES = (  # a run imports the later ones when it needs them
         "api",
         "engine.run",
         "engine.recovery.recover",
-        "engine.recovery.unsent_chunks",
         "cli.run_end",
         "report.acceptance",
     ),

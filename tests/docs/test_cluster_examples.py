@@ -23,7 +23,7 @@ from batchgen.api import load_engine
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.main import cli, run_command_line
 from batchgen.engine.cluster import queue
-from batchgen.engine.remote_engine import RemoteEngine
+from batchgen.engine.engines import RemoteEngine
 from batchgen.providers.registry import endpoints
 from batchgen.schedule import kubernetes
 from batchgen.schedule.timer_spec import GRACE_S, RESUMABLE_EXIT_CODES, KeyFile, TimeOfDay, TimerSpec

@@ -240,7 +240,7 @@ def test_an_answer_that_is_no_picture_shows_that_the_api_is_there(run):
 
 def test_a_fallback_on_another_host_is_taken_when_the_outage_has_lasted_a_minute(run):
     async def main() -> tuple[Counter[str], float]:
-        from batchgen.engine.online import OnlineEngine
+        from batchgen.engine.engines import OnlineEngine
         from batchgen.scheduling.lane import InMemorySampleSource
 
         items = [
@@ -287,7 +287,7 @@ def test_what_may_have_been_billed_is_not_bought_from_a_fallback_besides(run, er
     requests = Counter[str]()
 
     async def main() -> None:
-        from batchgen.engine.online import OnlineEngine
+        from batchgen.engine.engines import OnlineEngine
         from batchgen.scheduling.lane import InMemorySampleSource
 
         samples = [make_sample(f"s{n}", "a", fallback=("other/b",), fallback_on=("outage",)) for n in range(8)]

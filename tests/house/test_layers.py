@@ -17,12 +17,12 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 
 # Bottom to top. A file may import from the rows above it in this list, and from none beside or below it.
 ENGINE = """
-online outcome routes dependents answer job jobs
-recovery.receipts recovery.unrecorded_files recovery.unsent_chunks batch.result_lines outstanding cluster.queue cluster.reference_bundle
-context reconciliation judge_request spooled_reply pacing lost_jobs cluster.session cluster.stop cluster.dependents cluster.heartbeat
+outcome routes dependents answer job
+recovery.receipts recovery.unrecorded_files batch.result_lines outstanding cluster.queue cluster.reference_bundle
+context reconciliation judge_request spooled_reply pacing jobs cluster.session cluster.heartbeat
 ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor image_checks
-attempts budgets derivative_runner http_attempt job_cancel preflight reconcile recovery.repair_files remote_engine
+attempts budgets derivative_runner http_attempt job_cancel preflight reconcile recovery.repair_files engines
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
 stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives
@@ -33,7 +33,6 @@ review batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker
 batch.result_collector
 batch.runner ending recovery.recover
-batch.opening
 online_parts opening
 online_run
 run

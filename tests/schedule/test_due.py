@@ -8,8 +8,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from batchgen.schedule.cadence import Cadence, on_weekdays, parse_cron
-from batchgen.schedule.due import DueRun, ScheduledRun, SchedulePolicy, SkippedRun, WaitUntil, decide
+from batchgen.schedule.due import (
+    Cadence,
+    DueRun,
+    ScheduledRun,
+    SchedulePolicy,
+    SkippedRun,
+    WaitUntil,
+    decide,
+    on_weekdays,
+    parse_cron,
+)
 from batchgen.schedule.timer_spec import TimeOfDay
 
 HOUR_S, DAY_S = 3600.0, 86400.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.online import OnlineEngine
+from batchgen.engine.engines import OnlineEngine
 from batchgen.errors import ProviderError
 from batchgen.http.transport import Transport
 from batchgen.profiles.catalogue import load_catalogue

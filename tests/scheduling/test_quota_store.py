@@ -16,7 +16,7 @@ import pytest
 import batchgen
 from batchgen import money
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.online import OnlineEngine
+from batchgen.engine.engines import OnlineEngine
 from batchgen.errors import LedgerError, UsageError
 from batchgen.events import LaneCooled, LaneParked, Notice, RunStarted
 from batchgen.ledger import quota_database as quota_module

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchgen.engine.online import OnlineEngine
+from batchgen.engine.engines import OnlineEngine
 from batchgen.errors import (
     ProviderError,
     RateLimited,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +12,7 @@ from typing import cast
 from batchgen.engine.context import RunContext
 from batchgen.engine.outstanding import OutstandingBatches
 from batchgen.engine.pipeline import Pipeline
-from batchgen.engine.recovery.unsent_chunks import BATCH_FOLDER, CHUNK_FILE_KINDS
+from batchgen.engine.recovery.open_attempts import BATCH_FOLDER, CHUNK_FILE_KINDS
 from batchgen.engine.routes import Route
 from batchgen.http.uploads import Destination
 from batchgen.ledger.chunk_writer import ChunkWriter
@@ -22,6 +23,14 @@ from batchgen.profiles.price import estimate_usd
 from batchgen.providers.contract import BatchCodec, SupportsBatches
 from batchgen.records import Request, Response, Sample
 from batchgen.scheduling.window import SharedQuota
+
+
+def display_name_prefix(run: RunContext) -> str:
+    """The beginning of the display names of a job's batches, by which they are recognised. It differs from that of any
+    other ledger."""
+    token = run.ledger.reader.meta("batches") or secrets.token_hex(6)
+    run.ledger.set_meta(batches=token)
+    return f"batchgen {token}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

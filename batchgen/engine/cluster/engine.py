@@ -18,8 +18,8 @@ from batchgen.engine.cluster.monitor import ClusterMonitor
 from batchgen.engine.cluster.orphan_recovery import recover_after_workers
 from batchgen.engine.cluster.reference_bundle import ReferencePacker
 from batchgen.engine.cluster.submit import DerivativePlan, plan_derivatives, submit
+from batchgen.engine.engines import RemoteRun
 from batchgen.engine.outcome import RunEnding
-from batchgen.engine.remote_engine import RemoteRun
 from batchgen.engine.stopping import handling_stop_signals
 from batchgen.errors import UsageError
 from batchgen.events import Notice, Stopping

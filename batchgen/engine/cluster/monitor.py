@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.stop import stop_expired
+from batchgen.engine.cluster.queue import stop_expired
 from batchgen.engine.outcome import DerivativeCounts, RunEnding
 from batchgen.errors import LedgerError
 from batchgen.events import (

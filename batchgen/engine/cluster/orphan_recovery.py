@@ -11,8 +11,8 @@ from itertools import groupby
 from filelock import FileLock
 
 from batchgen.engine.cluster import queue
+from batchgen.engine.cluster.queue import stop_expired
 from batchgen.engine.cluster.session import adoption_lock, lock_spool, take_spool, unlock_spool
-from batchgen.engine.cluster.stop import stop_expired
 from batchgen.engine.links import settle_downloaded
 from batchgen.engine.recovery.open_attempts import adopt_spooled, is_in_place, move_unplaced, settle_by_receipt
 from batchgen.engine.recovery.receipts import bind_store

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from batchgen.engine.cluster.dependents import NoResultsFile, QueuedDependents
 from batchgen.engine.cluster.orphan_recovery import take_and_adopt_spool
 from batchgen.engine.cluster.previous_attempts import PreviousAttempts
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
 from batchgen.engine.cluster.sample_lanes import LaneEvents, SampleLanes, Terms, open_lanes, terms_of
 from batchgen.engine.cluster.session import WorkerContext, open_submitted_store, unlock_spool
 from batchgen.engine.context import open_context
-from batchgen.engine.pipeline import Pipeline, open_pipeline
+from batchgen.engine.dependents import QueuedDependents
+from batchgen.engine.pipeline import NoResultsFile, Pipeline, open_pipeline
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission
 from batchgen.ledger.worker_ledger import FencedLedger

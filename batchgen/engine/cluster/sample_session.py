@@ -10,11 +10,10 @@ from typing import cast
 
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.orphan_recovery import adopt_orphans
-from batchgen.engine.cluster.queue import Requeue
+from batchgen.engine.cluster.queue import Requeue, stop_submission
 from batchgen.engine.cluster.sample_parts import SampleParts, open_parts
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext
-from batchgen.engine.cluster.stop import stop_submission
-from batchgen.engine.online import OnlineEngine
+from batchgen.engine.engines import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.engine.pacing import polling_shared_state
 from batchgen.errors import JobLocked, LedgerError, StoreError

@@ -1,5 +1,5 @@
-"""Settles requests and images that a dead process left: what is recorded is moved into place, what is whole is adopted,
-and the rest is uncertain."""
+"""Settles requests, images and chunks of batches that a dead process left: what is recorded is moved into place, what is
+whole is adopted, and the rest is uncertain. Chunks that were not sent are resumed or dropped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from itertools import groupby
 
 from batchgen.engine.recovery.receipts import receipt_from_json
 from batchgen.engine.settle import late_message, late_pictures, move_into_place, place_recorded, record_and_place
+from batchgen.ledger.chunk_writer import ChunkWriter
+from batchgen.ledger.chunks import UNSENT_STEPS
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.pictures import Receipt, RecordedImage, SpooledPicture
 from batchgen.ledger.requests import OpenAttempt
+from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.planning.batchable import BatchMode
 from batchgen.records import ImageFile
 from batchgen.store.check import ImageError, check_file
 from batchgen.store.local_folder import verify_file
@@ -22,6 +26,8 @@ from batchgen.store.spool import sync_file, sync_folder
 from batchgen.store.store import Store
 
 Note = Callable[[str], None]
+CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files that are deleted when it is over
+BATCH_FOLDER = "batch"  # beside the spool: lines of chunks in progress, and results not settled yet
 
 
 def finish_moves(ledger: Ledger, store: Store, note: Note) -> None:
@@ -205,3 +211,18 @@ def _adopt(
         usd_source="unknown" if usd is None else "estimate",
     )
     _record_and_place(ledger, store, attempt, receipt, note, where)
+
+
+def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note: Callable[[str], None]) -> None:
+    """Resume chunks that an earlier run left unsent, or drop them in a run without batches."""
+    dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
+    if dropped:
+        note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned again")
+    folder, kept = (
+        os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
+        {str(chunk.id) for chunk in ledger.reader.open_chunks()},
+    )
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of finished chunks, left by a run that died
+        number, _, kind = name.partition(".")
+        if kind in CHUNK_FILE_KINDS and number not in kept:
+            os.unlink(os.path.join(folder, name))

@@ -6,12 +6,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from batchgen.engine.job_state import JobState, RunRequest
+from batchgen.engine.jobs import LostJobs
 from batchgen.engine.links import fetch_pending_links, settle_downloaded
-from batchgen.engine.lost_jobs import LostJobs
-from batchgen.engine.recovery.open_attempts import finish_moves, settle_open_attempts
+from batchgen.engine.recovery.open_attempts import finish_moves, resume_unsent_chunks, settle_open_attempts
 from batchgen.engine.recovery.replay import read_kept_answers
 from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
-from batchgen.engine.recovery.unsent_chunks import resume_unsent_chunks
 from batchgen.engine.routes import link_routes, open_routes
 from batchgen.http.transport import Transport
 from batchgen.ledger.location import read_pointer

@@ -1,14 +1,23 @@
-"""The online engine: one request per sample group, as many in flight as the cap allows, in this process."""
+"""Engines send the requests of a run. The online engine does so in this process, as many in flight as the cap allows; a
+remote engine hands the work to workers elsewhere and hears how it ended."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+from batchgen.engine.outcome import RunEnding, RunOptions
+from batchgen.engine.reconciliation import Reconciliation
+from batchgen.events import Event
+from batchgen.ledger.backlog import Backlog
+from batchgen.ledger.ledger import Ledger
+from batchgen.manifest import Manifest
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.stop_reason import StopKind, StopReason
+from batchgen.store.store import Store
 
 
 class Engine(Protocol):
@@ -52,3 +61,26 @@ class OnlineEngine:
             raise
         if bugs:
             raise bugs[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteRun:
+    """A run to hand over. release_lock: releases the job's lock once nothing is left to write that could collide with
+    another run."""
+
+    manifest: Manifest
+    reconciliation: Reconciliation
+    backlog: Backlog
+    ledger: Ledger
+    store: Store
+    options: RunOptions
+    url: str
+    emit: Callable[[Event], None]
+    release_lock: Callable[[], None]
+
+
+@runtime_checkable
+class RemoteEngine(Protocol):
+    """An engine whose workers are elsewhere."""
+
+    async def run_remotely(self, run: RemoteRun) -> RunEnding: ...
