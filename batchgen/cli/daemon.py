@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from batchgen.daemon.scheduled_jobs import ScheduledJob, ScheduledJobs
 from batchgen.errors import SettingsError, UsageError
 from batchgen.events import ScheduledRunOutput
 from batchgen.report import formatting
+from batchgen.report.console import Console
 from batchgen.report.event_text import LogWarningPrinter
 from batchgen.report.log import Log, LogFormat, Stream
 from batchgen.sanitize import printable_json, redact_secrets
@@ -59,9 +61,9 @@ def daemon_command(invocation: Invocation, manifests: tuple[str, ...], **given: 
 def _run_daemon(invocation: Invocation, scheduled_jobs: ScheduledJobs, arguments: DaemonArguments) -> int:
     async def watch(log: Log) -> int:
         options = DaemonOptions(
-            command=RunCommand(arguments.emulate, arguments.log_format),
+            command=partial(run_command, emulate=arguments.emulate, log_format=arguments.log_format),
             emit=log,
-            on_line=OutputLogger(invocation, log, arguments.log_format),
+            on_line=partial(_log_output, invocation.err, log, arguments.log_format),
             max_runs=arguments.places,
             grace_s=arguments.grace,
             health_file=arguments.health_file,
@@ -77,55 +79,43 @@ def _run_daemon(invocation: Invocation, scheduled_jobs: ScheduledJobs, arguments
         scheduled_jobs.close()
 
 
-class RunCommand:
+def run_command(
+    job: ScheduledJob, due: DueRun, *, emulate: bool, log_format: LogFormat
+) -> tuple[list[str], Mapping[str, str]]:
     """The command line of a scheduled run, and its environment."""
-
-    def __init__(self, emulate: bool, log_format: LogFormat) -> None:
-        self._extra_options = [
-            *(["--emulate"] if emulate else []),
-            *(["--log-format", "json"] if log_format == "json" else []),
-        ]
-
-    def __call__(self, job: ScheduledJob, due: DueRun) -> tuple[list[str], Mapping[str, str]]:
-        wanted = job.schedule
-        began = datetime.fromtimestamp(due.at, UTC).astimezone(wanted.zone)
-        until = parse_time_of_day(wanted.until or "")
-        longest_s = parse_duration_s(wanted.max_duration or "") or DURATION_S
-        for latest in filter(None, (until, parse_time_of_day(wanted.by or ""))):
-            longest_s = min(longest_s, interval_s(TimeOfDay(began.hour, began.minute), latest))
-        # Both limits hold: a run that is made up for during the day lasts no longer than a night.
-        limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
-        money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
-        money += [] if wanted.by is None else ["--by", wanted.by]
-        engine_options = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
-        # Workers have this night's work: what failed in it is left to the next night.
-        engine_options += ["--retry", "none"] if wanted.engine == "cluster" and due.why == "batches" else []
-        # -P: a file beside the manifest must not be imported as a module.
-        program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
-        zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}
-        words = [*program, *limits, *money, *engine_options, "--no-progress", *self._extra_options]
-        return words, {**environment(), **zone}
+    wanted = job.schedule
+    began = datetime.fromtimestamp(due.at, UTC).astimezone(wanted.zone)
+    until = parse_time_of_day(wanted.until or "")
+    longest_s = parse_duration_s(wanted.max_duration or "") or DURATION_S
+    for latest in filter(None, (until, parse_time_of_day(wanted.by or ""))):
+        longest_s = min(longest_s, interval_s(TimeOfDay(began.hour, began.minute), latest))
+    # Both limits hold: a run that is made up for during the day lasts no longer than a night.
+    limits = ["--max-duration", f"{max(1, int(longest_s // 60))}m", *(["--until", str(until)] if until else [])]
+    money = [] if wanted.max_cost is None else ["--max-cost", f"{wanted.max_cost:.10g}"]
+    money += [] if wanted.by is None else ["--by", wanted.by]
+    engine_options = [] if wanted.engine == "online" else ["--engine", wanted.engine, "--no-wait"]
+    # Workers have this night's work: what failed in it is left to the next night.
+    engine_options += ["--retry", "none"] if wanted.engine == "cluster" and due.why == "batches" else []
+    # -P: a file beside the manifest must not be imported as a module.
+    program = [sys.executable, "-P", "-m", "batchgen", "run", str(job.path)]
+    own = ["--no-progress", *(["--emulate"] if emulate else [])]
+    own += ["--log-format", "json"] if log_format == "json" else []
+    zone = {} if wanted.timezone is None else {"TZ": wanted.timezone}
+    return [*program, *limits, *money, *engine_options, *own], {**environment(), **zone}
 
 
-class OutputLogger:
-    """Writes what a run prints into the daemon's log, with the job's name."""
-
-    def __init__(self, invocation: Invocation, log: Log, log_format: LogFormat) -> None:
-        self._err = invocation.err
-        self._log = log
-        self._json = log_format == "json"
-
-    def __call__(self, job: ScheduledJob, line: str) -> None:
-        if not line.strip():
-            return
-        if not self._json:
-            self._err.stream.write(f"{self._err.fit(f'{job.name} | {line}')}\n")
-            self._err.stream.flush()
-        elif (found := _parse_object(line)) is not None:
-            self._err.stream.write(redact_secrets(printable_json({**found, "job": job.name}), self._err.secrets) + "\n")
-            self._err.stream.flush()
-        else:
-            self._log(ScheduledRunOutput(at=time.time(), job=job.name, message=self._err.fit(line)))
+def _log_output(err: Console, log: Log, log_format: LogFormat, job: ScheduledJob, line: str) -> None:
+    """Write what a run prints into the daemon's log, with the job's name."""
+    if not line.strip():
+        return
+    if log_format != "json":
+        err.stream.write(f"{err.fit(f'{job.name} | {line}')}\n")
+        err.stream.flush()
+    elif (found := _parse_object(line)) is not None:
+        err.stream.write(redact_secrets(printable_json({**found, "job": job.name}), err.secrets) + "\n")
+        err.stream.flush()
+    else:
+        log(ScheduledRunOutput(at=time.time(), job=job.name, message=err.fit(line)))
 
 
 def _parse_object(line: str) -> dict[str, Any] | None:

@@ -20,7 +20,6 @@ from batchgen.os_errors import machine_refusal
 from batchgen.sanitize import redact_secrets
 
 EXIT_BUG = 1
-EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 141  # what a shell reports if a reader went away
 
 

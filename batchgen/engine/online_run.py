@@ -9,11 +9,12 @@ from itertools import chain, islice
 from statistics import median
 
 from batchgen.engine.budgets import JobBudgets, open_shared_quota
+from batchgen.engine.context import in_background
 from batchgen.engine.engines import Engine
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.online_parts import OnlineParts, open_online_parts
 from batchgen.engine.outcome import DerivativeCounts, ReviewCounts, RunEnding
-from batchgen.engine.pacing import Pacing, polling_shared_state
+from batchgen.engine.pacing import Pacing
 from batchgen.engine.reconcile import Survey
 from batchgen.engine.routes import Route
 from batchgen.engine.stopping import RunStopper, stop_on_signals
@@ -83,11 +84,15 @@ async def _drive(
         cancel_in_flight=execution.cancel_in_flight,
     )
     with stopping if watching else nullcontext():
-        async with parts.batches, parts.jobs, polling_shared_state(dispatcher) if remote else nullcontext():
+        async with (
+            parts.batches,
+            parts.jobs,
+            in_background(dispatcher.poll_shared_state()) if remote else nullcontext(),
+        ):
             await engine.drive(dispatcher, parts.review.execute)
         if dispatcher.shared_quota_error is not None:
             pipeline.stopper.storage_failed(dispatcher.shared_quota_error)
-        reviewed = await parts.review.finish()
+        reviewed = await parts.review.reviewer.finish()
         derived = await parts.derivatives.finish(lambda: _stop_reason(request, dispatcher))
         return derived, reviewed, await pipeline.deferred_uploads.finish()
 

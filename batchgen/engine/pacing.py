@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -36,17 +35,6 @@ MAX_OUTAGES = 50  # that are remembered of a run
 STORE_SLOTS = 2  # answers being checked and written at once; as many again as are in flight may wait for that
 PROOF_PERIOD_S = 7 * 86400.0
 PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then the server does allow it
-
-
-@contextlib.asynccontextmanager
-async def polling_shared_state(dispatcher: Dispatcher) -> AsyncIterator[None]:
-    """While it lasts, what the server tells other machines closes the lanes here too."""
-    task = asyncio.ensure_future(dispatcher.poll_shared_state())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 @dataclass(frozen=True, slots=True)

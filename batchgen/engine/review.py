@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from batchgen.engine.context import RunContext
+from batchgen.engine.context import RunContext, in_background
 from batchgen.engine.image_checks import ImageChecks
 from batchgen.engine.job_state import RunRequest
 from batchgen.engine.judging import Judging
-from batchgen.engine.outcome import ReviewCounts
 from batchgen.engine.outstanding import OutstandingBatches
 from batchgen.engine.pipeline import Pipeline
 from batchgen.engine.review_effects import ReviewEffects
@@ -43,10 +42,6 @@ class Review:
         else:
             await self.pipeline.execution.execute(ticket)
 
-    async def finish(self) -> ReviewCounts:
-        """Finish once nothing more is sent."""
-        return await self.reviewer.finish()
-
 
 @asynccontextmanager
 async def open_review(
@@ -69,13 +64,8 @@ async def open_review(
         hold_uncertain=options.hold_uncertain,
     )
     earlier = [] if context.store.properties.remote else view.unreviewed(ledger.run_id)
-    async with Reviewer(parts, request.job.manifest, earlier) as reviewer:
-        absorbing = asyncio.create_task(_absorb_reviews(context))
-        try:
-            yield Review(pipeline, judging, reviewer)
-        finally:
-            absorbing.cancel()
-            await asyncio.wait([absorbing])
+    async with Reviewer(parts, request.job.manifest, earlier) as reviewer, in_background(_absorb_reviews(context)):
+        yield Review(pipeline, judging, reviewer)
 
 
 async def _absorb_reviews(context: RunContext) -> None:

@@ -24,7 +24,6 @@ _NICKNAMES = {
     "@monthly": "0 0 1 * *",
 }
 EXIT_DAILY_QUOTA, EXIT_SUBMITTED, EXIT_LOCKED, EXIT_PERSON_NEEDED = 8, 9, 11, 5
-SIGNAL_EXIT_CODES = (129, 130, 143)  # by a signal
 ON_TIME_TOLERANCE_S = 120.0  # a night that begins this late is on time: timers and busy machines are
 BATCH_POLL_S = 900.0  # between two looks at batches, or work of the cluster, that is out
 LOCK_RETRY_S = 300.0  # between two looks whether the other run is over

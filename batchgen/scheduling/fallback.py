@@ -19,16 +19,12 @@ from batchgen.errors import (
 from batchgen.planning.batchable import online_lane
 from batchgen.records import Item, Sample
 
-FALLBACK_CAUSES = ("quota", "outage", "refusal")
-DEFAULT_FALLBACK_CAUSES = (
-    "quota",
-    "outage",
-)  # a refusal is only tried elsewhere on request: it costs, and may be right
+# A refusal is only tried elsewhere on request: it costs, and may be right.
+DEFAULT_FALLBACK_CAUSES = ("quota", "outage")
 
 
 def fallback_cause(error: ProviderError) -> str | None:
-    """The cause of an error, one of CAUSES; None if no other model would help, or if this one may have been paid
-    already."""
+    """quota, outage or refusal; None if no other model would help, or if this one may have been paid already."""
     if error.maybe_billed:
         return None
     if isinstance(error, DailyQuotaReached):

@@ -10,7 +10,7 @@ from datetime import datetime
 import click
 import pytest
 
-from batchgen.cli.daemon import RunCommand
+from batchgen.cli.daemon import run_command
 from batchgen.cli.options import next_local_time, read_by
 from batchgen.daemon.scheduled_jobs import ScheduledJobs
 from batchgen.report.console import display_width
@@ -130,5 +130,7 @@ def test_the_daemon_passes_it_on_and_a_night_that_is_made_up_for_lasts_no_longer
     (job,) = jobs.jobs.values()
     jobs.close()
     hours, minutes = schedule.split(":")
-    command, _ = RunCommand(False, "text")(job, DueRun(3600.0 * int(hours) + 60.0 * int(minutes), "due"))
+    command, _ = run_command(
+        job, DueRun(3600.0 * int(hours) + 60.0 * int(minutes), "due"), emulate=False, log_format="text"
+    )
     assert f"--max-duration {words} " in f"{' '.join(command)} "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.cli.daemon import RunCommand
+from batchgen.cli.daemon import run_command
 from batchgen.cli.main import cli
 from batchgen.daemon.scheduled_jobs import ScheduledJobs
 from batchgen.ledger.server_connection import is_unambiguous_url, passwords_in_url, redacted
@@ -160,7 +160,7 @@ def test_nights_of_the_daemon_are_told_by_their_environment(batchgen, write, dat
         assert "server" in json.loads(pointer.read_text())
     assert PASSWORD not in answer.out + answer.err
     monkeypatch.setenv("BATCHGEN_LEDGER", database)
-    command, environ = RunCommand(True, "text")(*_due(path))
+    command, environ = run_command(*_due(path), emulate=True, log_format="text")
     assert environ["BATCHGEN_LEDGER"] == database
     assert PASSWORD not in " ".join(command)
 

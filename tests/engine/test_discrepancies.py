@@ -15,7 +15,7 @@ import pytest
 
 import batchgen
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine import ending
+from batchgen.engine import run as run_module
 from batchgen.engine.job_state import locked_job, open_job_state
 from batchgen.events import Event, Notice, RunEnded, SampleSucceeded
 from batchgen.ledger.reader import Reader
@@ -173,7 +173,7 @@ async def test_a_moved_image_is_known_by_its_time_and_not_read(bench, read):
 
 
 async def test_many_files_that_have_to_be_read_are_spoken_of(bench, monkeypatch):
-    monkeypatch.setattr("batchgen.engine.ending.NOTE_FROM_FILES", 3)
+    monkeypatch.setattr("batchgen.engine.run.NOTE_FROM_FILES", 3)
     await bench.run(THREE)
     for path in (bench.folder / "out").glob("*.jpg"):
         os.utime(path, (1e9, 1e9))
@@ -193,12 +193,12 @@ async def test_a_look_that_is_interrupted_reads_no_further_and_remembers_what_it
         return verify(self, *picture)
 
     monkeypatch.setattr(Store, "verify", first)
-    monkeypatch.setattr(ending, "READERS", 1)
+    monkeypatch.setattr(run_module, "READERS", 1)
     store = Store(bench.folder / "out")
     with locked_job(store) as lock, open_job_state(store, lock) as state:
-        *_, doubtful = ending._compare_stamps(state)
-        found = ending._verify_contents(state, doubtful, interrupted)
-        *_, left = ending._compare_stamps(state)
+        *_, doubtful = run_module._compare_stamps(state)
+        found = run_module._verify_contents(state, doubtful, interrupted)
+        *_, left = run_module._compare_stamps(state)
     assert (len(doubtful), len(found["right"]), len(left)) == (3, 1, 2)
 
 

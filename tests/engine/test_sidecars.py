@@ -14,7 +14,7 @@ import pytest
 import batchgen
 from batchgen.cli.verify import verify
 from batchgen.emulator import EmulatorOptions, serve
-from batchgen.engine.recovery.open_attempts import finish_moves
+from batchgen.engine.recovery.open_attempts import move_unplaced
 from batchgen.engine.recovery.repair import repair
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.reader import Reader
@@ -162,7 +162,7 @@ async def test_a_crash_before_the_picture_was_moved_writes_beside_it_too(bench):
     for name in ALL_NAMES[1:]:
         (out / name).unlink()
     ledger.run_statements([("UPDATE image SET placed = 0 WHERE role = 'image'", ())])
-    finish_moves(ledger, store, lambda _: None)
+    move_unplaced(ledger, store, ledger.reader.unplaced(), lambda _: None)
     ledger.close()
     assert names(bench) == ALL_NAMES
 

@@ -26,13 +26,13 @@ attempts budgets derivative_runner http_attempt job_cancel preflight reconcile r
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
 stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives
-pipeline cluster.engine cluster.previous_attempts cluster.submission_end earlier_jobs
+pipeline cluster.engine cluster.submission_end earlier_jobs
 batch.context cluster.sample_parts judging review_effects
 reviewer
 review batch.outcomes cluster.sample_session
 batch.chunk_submitter cluster.worker
 batch.result_collector
-batch.runner ending recovery.recover
+batch.runner recovery.recover
 online_parts opening
 online_run
 run

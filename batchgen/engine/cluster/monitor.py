@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.queue import stop_expired
 from batchgen.engine.outcome import DerivativeCounts, RunEnding
 from batchgen.errors import LedgerError
 from batchgen.events import (
@@ -130,7 +129,7 @@ class ClusterMonitor:
         others, for a quota of another day, whether derivatives are in the queue)."""
         look = self._look()
         if look.stopped:
-            (settled,) = self._db.transact([lambda db: stop_expired(db, self._settled)])
+            (settled,) = self._db.transact([lambda db: queue.stop_expired(db, self._settled)])
             self._settled |= settled
             look = self._look()
         self._emit_started(look)

@@ -1,29 +1,32 @@
-"""Recovers what dead workers left behind, and never touches what belongs to a living one."""
+"""Recovers what dead workers left behind, and never touches what belongs to a living one. It also finds out what became of
+earlier requests for a sample, which another worker had before, before a new one is sent."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from filelock import FileLock
 
 from batchgen.engine.cluster import queue
-from batchgen.engine.cluster.queue import stop_expired
-from batchgen.engine.cluster.session import adoption_lock, lock_spool, take_spool, unlock_spool
-from batchgen.engine.links import settle_downloaded
+from batchgen.engine.cluster.session import adoption_lock, lock_spool, spools_of_all, take_spool, unlock_spool
+from batchgen.engine.links import fetch_attempt_links, settle_downloaded
+from batchgen.engine.receive import Receiver
 from batchgen.engine.recovery.open_attempts import adopt_spooled, is_in_place, move_unplaced, settle_by_receipt
 from batchgen.engine.recovery.receipts import bind_store
 from batchgen.engine.recovery.unrecorded_files import find_moved_files
+from batchgen.engine.routes import Route
 from batchgen.engine.settle import place_recorded
-from batchgen.errors import StoreError
-from batchgen.ledger.schema import STATE_FOLDER
-from batchgen.ledger.worker_ledger import FencedLedger
+from batchgen.errors import DownloadFailed, StoreError
+from batchgen.ledger.requests import OpenAttempt
+from batchgen.ledger.worker_ledger import ClaimedSample, FencedLedger
 from batchgen.profiles.catalogue import Catalogue
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.job_folder import SPOOL
 from batchgen.store.store import Store
 
 Note = Callable[[str], None]
@@ -51,9 +54,8 @@ def adopt_orphans(ledger: FencedLedger, store: Store, catalogue: Catalogue, note
     """Place what was recorded and record what is whole in the spools of all workers that have died. One process at a
     time. died: whether a worker has died that is no longer listed, such as this worker's predecessor. Raises JobLocked,
     LedgerError, StoreError."""
-    state = os.path.join(store.root, STATE_FOLDER)
     with _ADOPTING, contextlib.closing(ledger.without_waiting()) as ledger, adoption_lock(store, note):
-        spools = [store.with_spool(entry.name) for entry in os.scandir(state) if _is_spool(entry)]
+        spools = spools_of_all(store)
         for orphan in spools:
             with contextlib.suppress(StoreError):  # its worker is alive
                 lock, died = lock_spool(orphan), True
@@ -110,9 +112,72 @@ def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalo
 def settle_after_workers(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
     """Recover from dead workers with an open ledger, for a job that has a queue."""
     adopt_orphans(ledger, store, catalogue, note)
-    ledger.writer.submit(stop_expired).result()
+    ledger.writer.submit(queue.stop_expired).result()
     ledger.unassign_open_attempts()
 
 
-def _is_spool(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(f"{SPOOL}-") and entry.is_dir(follow_symlinks=False)
+class PreviousAttempts:
+    def __init__(
+        self,
+        ledger: FencedLedger,
+        store: Store,
+        catalogue: Catalogue,
+        receiver: Receiver,
+        routes: Mapping[str, Route],
+        note: Note,
+        hold_uncertain: bool,
+    ) -> None:
+        self._hold_uncertain = hold_uncertain
+        self._ledger = ledger
+        self._store = store
+        self._catalogue = catalogue
+        self._exchange, self._lost_jobs = receiver.exchange, receiver.lost_jobs
+        self._routes = routes
+        self._note = note
+
+    async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | OpenAttempt | None:
+        """(state, reason) if the sample has ended; its request if the API accepted that as a job, which has to be asked
+        about; None if it has to be requested.
+
+        A request that was never sent costs nothing. One that was sent and has no end is looked for behind the link of
+        its answer, in the spools that no worker holds any more, and in its vendor's list of jobs. If it is found
+        nowhere it is uncertain: the sample is requested once more, or held.
+        """
+        end, uncertain_count = claimed.unreported_end, claimed.uncertain_count
+        for attempt in claimed.open_attempts:
+            if (found := await self._find_result(attempt)) is not None:
+                end = found
+            elif (taken := await self._find_job(attempt)) is not None:
+                return taken
+            elif await self._ledger.give_up(attempt):
+                end = ("uncertain", "interrupted")
+                uncertain_count += 1
+        if end is not None and end[0] == "uncertain" and uncertain_count == 1 and not self._hold_uncertain:
+            return None  # a sample that kills its workers is not requested endlessly
+        return end
+
+    async def _find_result(self, attempt: OpenAttempt) -> tuple[str, str] | None:
+        """How a request ended, if its image exists. If a link cannot be downloaded now, the next run does it."""
+        if attempt.links:
+            try:
+                await fetch_attempt_links(
+                    self._ledger, self._store, self._exchange, self._routes.get(attempt.lane), attempt
+                )
+            except DownloadFailed as error:
+                self._note(f"{attempt.item_id}: its image exists at the vendor but could not be fetched: {error}")
+                return "failed", error.reason
+            return "succeeded", ""
+        return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None
+
+    async def _find_job(self, attempt: OpenAttempt) -> OpenAttempt | None:
+        if attempt.job is None and (route := self._routes.get(attempt.lane)) is not None:
+            job = (await self._lost_jobs.find(route, [attempt])).get(attempt.id)
+            attempt = replace(attempt, job=job)
+        return attempt if attempt.job is not None else None
+
+    def _recover_stored(self, attempt: OpenAttempt) -> bool:
+        """Settle what the bucket and the disk hold of a request. What a living worker has not recorded yet, it will."""
+        if settle_by_receipt(self._ledger, self._store, attempt, self._note):
+            return True
+        adopt_orphans(self._ledger, self._store, self._catalogue, self._note)
+        return self._ledger.has_succeeded(attempt.id)

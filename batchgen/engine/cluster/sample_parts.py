@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from batchgen.engine.cluster.orphan_recovery import take_and_adopt_spool
-from batchgen.engine.cluster.previous_attempts import PreviousAttempts
+from batchgen.engine.cluster.orphan_recovery import PreviousAttempts, take_and_adopt_spool
 from batchgen.engine.cluster.reference_bundle import ReferenceUnpacker
 from batchgen.engine.cluster.sample_lanes import LaneEvents, SampleLanes, Terms, open_lanes, terms_of
 from batchgen.engine.cluster.session import WorkerContext, open_submitted_store, unlock_spool

@@ -13,9 +13,9 @@ from batchgen.engine.cluster.orphan_recovery import adopt_orphans
 from batchgen.engine.cluster.queue import Requeue, stop_submission
 from batchgen.engine.cluster.sample_parts import SampleParts, open_parts
 from batchgen.engine.cluster.session import RETRY_DELAY_S, Session, WorkerContext
+from batchgen.engine.context import in_background
 from batchgen.engine.engines import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
-from batchgen.engine.pacing import polling_shared_state
 from batchgen.errors import JobLocked, LedgerError, StoreError
 from batchgen.ledger.quota_store import QuotaStore
 from batchgen.ledger.work_queue import Submission, SubmissionStatus
@@ -55,7 +55,7 @@ class SampleSession(Session[ClaimedSample]):
         self._lane_watch = asyncio.create_task(self._return_when_lanes_close())
 
     async def _run_dispatch(self) -> None:
-        async with polling_shared_state(self._dispatcher):
+        async with in_background(self._dispatcher.poll_shared_state()):
             await OnlineEngine().drive(self._dispatcher, self._execute)
         if self._dispatcher.shared_quota_error is not None:
             self._stopper.storage_failed(self._dispatcher.shared_quota_error)

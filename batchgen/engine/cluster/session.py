@@ -23,6 +23,7 @@ from batchgen.ledger.worker_ledger import FencedLedger, WorkerConnections
 from batchgen.safe_open import PRIVATE_MODE
 from batchgen.scheduling.stop_reason import StopReason
 from batchgen.settings import Settings, state_folder
+from batchgen.store.job_folder import SPOOL
 from batchgen.store.lock import describe_holder, note_holder
 from batchgen.store.spool import disk_error
 from batchgen.store.store import Store, open_store
@@ -134,6 +135,15 @@ def lock_spool(store: Store) -> FileLock:
     except OSError as error:
         raise disk_error(error, store.spool) from None
     return lock
+
+
+def spools_of_all(store: Store) -> list[Store]:
+    """Of all workers that have one in the job's folder."""
+    return [
+        store.with_spool(entry.name)
+        for entry in os.scandir(os.path.join(store.root, STATE_FOLDER))
+        if entry.name.startswith(f"{SPOOL}-") and entry.is_dir(follow_symlinks=False)
+    ]
 
 
 def unlock_spool(store: Store, lock: FileLock) -> None:

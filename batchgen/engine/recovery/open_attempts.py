@@ -30,13 +30,9 @@ CHUNK_FILE_KINDS = ("jsonl", "results", "inline")  # endings of a chunk's files 
 BATCH_FOLDER = "batch"  # beside the spool: lines of chunks in progress, and results not settled yet
 
 
-def finish_moves(ledger: Ledger, store: Store, note: Note) -> None:
-    """Move images into place that were recorded and not moved."""
-    move_unplaced(ledger, store, ledger.reader.unplaced(), note)
-
-
 def move_unplaced(ledger: Ledger, store: Store, images: Sequence[RecordedImage], note: Note) -> None:
-    """Move images into place. Those that a bucket refuses now go on waiting, and are tried again during the run."""
+    """Move images into place that were recorded and not moved. Those that a bucket refuses now go on waiting, and are tried
+    again during the run."""
     store.load_pending(images)
     for attempt, found in groupby(images, key=lambda image: image.attempt):
         recorded = list(found)

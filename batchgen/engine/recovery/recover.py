@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.jobs import LostJobs
 from batchgen.engine.links import fetch_pending_links, settle_downloaded
-from batchgen.engine.recovery.open_attempts import finish_moves, resume_unsent_chunks, settle_open_attempts
+from batchgen.engine.recovery.open_attempts import move_unplaced, resume_unsent_chunks, settle_open_attempts
 from batchgen.engine.recovery.replay import read_kept_answers
 from batchgen.engine.recovery.unrecorded_files import find_moved_files, last_run_ended
 from batchgen.engine.routes import link_routes, open_routes
@@ -27,7 +27,7 @@ async def recover(request: RunRequest, state: JobState) -> bool:
         recovery = (store, request.server_url, pointer.schema, catalogue, note)
         await asyncio.to_thread(recover_after_workers, *recovery)  # may have to wait for others
     repairs = bool(ledger.reader.open_attempts())
-    finish_moves(ledger, store, note)
+    move_unplaced(ledger, store, ledger.reader.unplaced(), note)
     repairs = read_kept_answers(ledger, store, catalogue, note) > 0 or repairs
     settle_downloaded(ledger, store, catalogue, ledger.reader.open_attempts())
     await _find_lost_jobs(request, state)
