@@ -237,10 +237,11 @@ class AttemptQueries(BaseReader):
         where, values = _of_run("run_id", run_id)
         return Money(*self._row(f"SELECT {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} {where}", *values))
 
-    def money_by_model(self) -> dict[str, Money]:
-        """Of all runs."""
-        sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} GROUP BY 1 ORDER BY 1"
-        return {model: Money(*amounts) for model, *amounts in self._query(sql)}
+    def money_by_model(self, run_id: int | None = None) -> dict[str, Money]:
+        """Of one run, or of all."""
+        where, values = _of_run("run_id", run_id)
+        sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} {where} GROUP BY 1 ORDER BY 1"
+        return {model: Money(*amounts) for model, *amounts in self._query(sql, *values)}
 
     def money_by_run(self) -> dict[int, tuple[int, Money]]:
         """Of each run its requests that have ended, and their money."""

@@ -218,8 +218,8 @@ def read_nights(ledger: HistoryReader, manifest_info: ManifestInfo) -> list[RunS
         if spans:
             models = {lane_model(each.lane) for each in spans}
             rpm = {model: manifest_info.catalogue.resolve(model).rpm for model in models}
-            requests = ledger.attempts_of_run(run.id)
-            found.append(run_statistics(run, spans, requests, rpm, manifest_info.concurrency))
+            requests, money = ledger.attempts_of_run(run.id), ledger.money_by_model(run.id)
+            found.append(run_statistics(run, spans, requests, money, rpm, manifest_info.concurrency))
         if len(found) == MAX_RUNS:
             break
     return found[::-1]

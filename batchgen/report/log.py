@@ -1,4 +1,4 @@
-"""A run's log, one line for each event, as text or as JSON: structlog's chain of processors, the last takes keys out."""
+"""A run's log, one line for each event, as text or as JSON: structlog's chain of processors, the last of which takes keys out."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ class Log(logging.Handler):
 
     def __init__(self, sink: LogFile | Stream, log_format: LogFormat, secrets: Secrets, *, quiet: bool = False) -> None:
         super().__init__(logging.INFO)
-        self._sink = sink
-        plain = isinstance(sink, Stream) and sink.plain
+        self._sink, self._format, self._secrets = sink, log_format, secrets
+        self._plain = isinstance(sink, Stream) and sink.plain
         self._logger: Any = structlog.wrap_logger(
             structlog.WriteLogger(sink),  # type: ignore[arg-type]
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.format_exc_info,
                 _order_fields,
-                _as_json(plain) if log_format == "json" else _as_text(plain),
-                _redact_keys(secrets),
+                self._render,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
             context_class=dict,
@@ -79,6 +78,13 @@ class Log(logging.Handler):
     def write_event(self, level: str, name: str, /, **fields: Any) -> None:
         """level: info, warning or error. name: one that log_lines lists; an outage has a field called so, too."""
         getattr(self._logger, level)(name, **{"at": time.time(), **fields})
+
+    def _render(self, _: Any, __: str, event_dict: EventDict) -> str:
+        """The line. Its keys are taken out last, also as JSON writes them, so that nothing which came before can let one through."""
+        fields = dict(event_dict)
+        line = printable_json(fields, plain=self._plain) if self._format == "json" else _text(fields, plain=self._plain)
+        known = sorted(self._secrets(), key=len, reverse=True)
+        return redact_secrets(line, (form for key in known for form in _encodings(key)))
 
     def emit(self, record: logging.LogRecord) -> None:
         number = record.levelno
@@ -178,20 +184,12 @@ def _order_fields(_: Any, __: str, event_dict: EventDict) -> EventDict:
     return {**first, **context, **event_dict}
 
 
-def _as_json(plain: bool) -> Callable[[Any, str, EventDict], str]:
-    return lambda _, __, event_dict: printable_json(dict(event_dict), plain=plain)
-
-
-def _as_text(plain: bool) -> Callable[[Any, str, EventDict], str]:
+def _text(fields: dict[str, Any], *, plain: bool) -> str:
     """`2026-11-21T02:53:51.120Z warning sample.ended run=1 item=bad reason=safety …`; what is empty is left out."""
-
-    def render(_: Any, __: str, event_dict: EventDict) -> str:
-        head = f"{event_dict.pop('at')} {event_dict.pop('level'):7} {event_dict.pop('event')}"
-        pairs = [f"{name}={_value(value)}" for name, value in event_dict.items() if value not in (None, "", [], (), {})]
-        line = sanitize(" ".join([head, *pairs]))
-        return ascii_only(line) if plain else line
-
-    return render
+    head = f"{fields.pop('at')} {fields.pop('level'):7} {fields.pop('event')}"
+    pairs = [f"{name}={_value(value)}" for name, value in fields.items() if value not in (None, "", [], (), {})]
+    line = sanitize(" ".join([head, *pairs]))
+    return ascii_only(line) if plain else line
 
 
 def _value(value: Any) -> str:
@@ -202,13 +200,3 @@ def _value(value: Any) -> str:
 
 def _encodings(key: str) -> tuple[str, ...]:
     return key, json.dumps(key, ensure_ascii=False)[1:-1], json.dumps(key)[1:-1]
-
-
-def _redact_keys(secrets: Secrets) -> Callable[[Any, str, Any], str]:
-    """The last one, so that nothing which came before can let a key through; also as JSON writes it."""
-
-    def hide(_: Any, __: str, line: Any) -> str:
-        known = sorted(secrets(), key=len, reverse=True)
-        return redact_secrets(line, (form for key in known for form in _encodings(key)))
-
-    return hide

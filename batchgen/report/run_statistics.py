@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from batchgen.ledger.reader import AttemptRow, LaneSpan
+from batchgen.ledger.requests import Money
 from batchgen.ledger.runs import RunRow
 from batchgen.planning.batchable import is_batch
 from batchgen.records import lane_model
@@ -28,7 +29,6 @@ MINUTE_S = 60.0
 MIN_FAULT_SHARE = 0.25  # of requests that failed from which on faults are what a person should look at first
 MIN_QUOTA_SHARE = 0.8
 MIN_BUSY_SHARE = 0.7
-ESTIMATE_SOURCES = ("estimate", "guess")  # sources of a figure that nobody has charged yet
 RequestsPerMinute = Mapping[str, int | None]  # by model, None when not known
 
 
@@ -95,11 +95,12 @@ def run_statistics(
     run: RunRow,
     spans: Sequence[LaneSpan],
     attempts: Iterable[AttemptRow],
+    money: Mapping[str, Money],
     rpm: RequestsPerMinute,
     concurrency: int | None,
 ) -> RunStatistics:
-    """attempts: of the run, at least one, in the order of their start; read once, and none is kept. spans: of their lanes.
-    concurrency: requests in flight that are allowed, None when not known.
+    """attempts: of the run, at least one, in the order of their start; read once, and none is kept. spans: of their lanes. money: of
+    the run, by model. concurrency: requests in flight that are allowed, None when not known.
 
     What went by batch has its money and outcomes here; it says nothing about a quota a minute, latency or places in flight.
     """
@@ -108,12 +109,11 @@ def run_statistics(
     step_s = next((step for step in STEPS_S if (end_s - start_s) / step <= MAX_POINTS), STEPS_S[-1])
     points = int((end_s - start_s) / step_s) + 1
     sent = defaultdict[str, Sent](partial(Sent, start_s, step_s, points))
-    latencies, billed = defaultdict[str, Latencies](Latencies), defaultdict[str, Bill](Bill)
+    latencies = defaultdict[str, Latencies](Latencies)
     under_way, answers = UnderWay(start_s, step_s, points), Outcomes()
     total = 0
     for row in attempts:
         model, total = lane_model(row.lane), total + 1
-        billed[model].add(row)
         if is_batch(row.lane):
             answers.add_by_batch(row)
             continue
@@ -133,7 +133,7 @@ def run_statistics(
         cap=concurrency,
         rpm={model: rpm.get(model) for model in sent},
         latency={model: spread for model, each in latencies.items() if (spread := each.spread())},
-        money={model: each.money() for model, each in billed.items()},
+        money={model: _model_money(money.get(model, Money())) for model in {lane_model(span.lane) for span in spans}},
         outcomes=answers.counts(),
         verdict=limiting_factor(answers, sent, latencies, rpm, end_s - start_s, concurrency or under_way.most)
         if online
@@ -145,6 +145,10 @@ def start_of(spans: Sequence[LaneSpan]) -> float:
     """UTC seconds of the first request that did not go by batch; of the last answer when all did."""
     online = [span.first for span in spans if not is_batch(span.lane)]
     return min(online) if online else max(span.answered for span in spans)
+
+
+def _model_money(money: Money) -> ModelMoney:
+    return view_of(ModelMoney, money, charged=money.spent)
 
 
 class Sent:
@@ -213,27 +217,6 @@ class Latencies:
         up_to = list(accumulate(self._counts[seconds] for seconds in times))
         p10, p50, p90 = (times[bisect_right(up_to, min(total - 1, int(total * part)))] for part in (0.1, 0.5, 0.9))
         return Latency(total, p10, p50, p90, times[-1])
-
-
-class Bill:
-    """What requests cost."""
-
-    def __init__(self) -> None:
-        self._charged, self._estimated, self._maybe, self._unknown, self._maybe_unknown = 0.0, 0.0, 0.0, 0, 0
-
-    def add(self, row: AttemptRow) -> None:
-        if row.usd is not None and row.usd_source in ESTIMATE_SOURCES:
-            self._estimated += row.usd
-        elif row.usd is not None:
-            self._charged += row.usd
-        elif row.maybe_billed:
-            self._maybe += row.estimate_usd or 0.0
-            self._maybe_unknown += row.estimate_usd is None
-        else:
-            self._unknown += row.outcome == "succeeded" or row.usage not in (None, "{}")
-
-    def money(self) -> ModelMoney:
-        return ModelMoney(self._charged, self._estimated, self._maybe, self._unknown, self._maybe_unknown)
 
 
 class Outcomes:

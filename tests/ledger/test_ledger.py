@@ -21,7 +21,7 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, job_identity
 from batchgen.ledger.pictures import SpooledPicture, UndeliveredSample
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import IntendedRequest
+from batchgen.ledger.requests import IntendedRequest, Money
 from batchgen.ledger.results import ResultsFile
 from batchgen.ledger.runs import ParkedLane
 from batchgen.ledger.schema import ledger_path
@@ -67,8 +67,10 @@ def picture(sample: Sample, n: int = 1, k: int = 0) -> SpooledPicture:
     return SpooledPicture(n, k, f"spool-{k}", file, 0.04)
 
 
-async def succeed(ledger: Ledger, sample: Sample, usd: float | None = 0.04, source: str = "usage") -> int:
-    attempt = await ledger.attempt_started(IntendedRequest(sample, "lane", 1, 0.05))
+async def succeed(
+    ledger: Ledger, sample: Sample, usd: float | None = 0.04, source: str = "usage", lane: str = "lane"
+) -> int:
+    attempt = await ledger.attempt_started(IntendedRequest(sample, lane, 1, 0.05))
     pictures = [picture(sample, n, n) for n in range(sample.n, sample.n + sample.images)]
     ledger.attempt_succeeded(
         receipt_of(
@@ -221,6 +223,24 @@ async def test_money_keeps_usage_estimates_and_unknown_prices_apart(ledger):
     await succeed(ledger, make_sample("c"), None, "unknown")
     money = ledger.reader.money()
     assert (money.spent, money.estimated, money.unknown) == (0.04, 0.05, 1)
+
+
+async def test_money_by_model_counts_a_guess_as_an_estimate_batches_with_the_rest_and_lost_replies_on_their_own(ledger):
+    await succeed(ledger, make_sample("a"), 0.04, "vendor", lane="gemini/m")
+    await succeed(ledger, make_sample("b"), 0.02, "guess", lane="gemini:batch/m")
+    for name, estimate_usd in (("c", 0.05), ("d", None)):
+        attempt = await ledger.attempt_started(IntendedRequest(make_sample(name), "gemini/n", 1, estimate_usd))
+        await ledger.attempt_failed(attempt, make_sample(name), Unanswered("reset"), sent_at=1.0, state="uncertain")
+    run_id = ledger.reader.last_run().id
+    assert (
+        ledger.reader.money_by_model(run_id)
+        == ledger.reader.money_by_model()
+        == {
+            "m": Money(spent=0.04, estimated=0.02, guessed=0.02),
+            "n": Money(maybe=0.05, maybe_requests=2, maybe_unknown=1),
+        }
+    )
+    assert ledger.reader.money_by_model(run_id + 1) == {}
 
 
 async def test_recent_sends_say_when_the_headers_left(ledger):

@@ -47,8 +47,6 @@ def read_clients(folder: Path) -> list[Client]:
     try:
         found = json.loads((folder / STATE_FOLDER / FILE_NAME).read_bytes())
         return sorted((Client(**each) for each in found["clients"]), key=lambda client: client.name)
-    except FileNotFoundError:
-        return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
 
