@@ -16,8 +16,7 @@ from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader,
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Verdict, lane_model
 from batchgen.report.acceptance import ComparedView, read_acceptance_text
-from batchgen.report.attached_files import SidecarFiles, SourcesView
-from batchgen.report.picture_views import PictureView, picture_views
+from batchgen.report.picture_views import PictureView, SidecarFiles, SourcesView, picture_views
 from batchgen.report.run_statistics import RunStatistics, run_statistics, start_of
 from batchgen.report.view import Sparse, view_of
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from batchgen.ledger.reader import HistoryReader, PictureRow
 from batchgen.report.acceptance import read_compared
-from batchgen.report.attached_files import ReferenceFiles, sidecar_files
 from batchgen.report.gallery import page_path
 from batchgen.report.gallery_data import (
     AttemptIndex,
@@ -33,6 +32,7 @@ from batchgen.report.gallery_data import (
     read_nights,
     unusual_providers,
 )
+from batchgen.report.picture_views import ReferenceFiles, sidecar_files
 
 CACHE_KB = 16_000  # of what was looked up last; the rest is on disk
 PAGE_SAMPLES = 10_000

@@ -18,7 +18,7 @@ from batchgen.records import lane_model, sample_key
 from batchgen.report import view
 from batchgen.report.acceptance import acceptance_fields, reviewed_samples
 from batchgen.report.billing import read_billing
-from batchgen.report.run_state import is_alive_in, run_state
+from batchgen.report.run_state import is_process_alive, run_state
 from batchgen.report.totals import read_totals
 from batchgen.report.view import UtcTime, utc_time, view_of
 from batchgen.store.unparsed import unparsed_attempts, unparsed_bytes
@@ -40,7 +40,7 @@ R = TypeVar("R", bound=view.RunView)
 def load_status(folder: Path) -> view.JobStatus:
     """How the job in a folder stands now. Raises LedgerError."""
     with reviewed(Reader.open(folder), folder) as reader:
-        return read_status(reader, str(folder), time.time(), is_alive_in(reader.last_run(), folder))
+        return read_status(reader, str(folder), time.time(), is_process_alive(reader.last_run(), folder))
 
 
 def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> view.JobStatus:

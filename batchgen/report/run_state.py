@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,11 @@ def run_state(run: RunRow, alive: bool | None) -> str:
 
 def process_state(run: RunRow, folder: Path) -> str:
     """`run_state` on this machine, for a run of the job in a folder."""
-    return run_state(run, is_alive_in(run, folder))
-
-
-def is_alive_in(run: RunRow | None, folder: Path) -> bool | None:
-    """`is_process_alive` on this machine, for the job in a folder."""
-    return is_process_alive(run, socket.gethostname(), read_lock_holder(folder))
+    return run_state(run, is_process_alive(run, folder))
 
 
 def read_lock_holder(folder: Path) -> dict[str, Any]:
-    """The note that a run keeps beside its lock; empty when there is none."""
+    """The note that a run keeps beside its lock and removes when it ends in order; empty when there is none."""
     try:
         note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -67,16 +61,13 @@ def read_lock_holder(folder: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def is_process_alive(run: RunRow | None, host: str, holder: Mapping[str, Any]) -> bool | None:
-    """Whether the process of an unended run still works on the job; None when it ran on another host.
-
-    holder: the note that a run keeps beside its lock and removes when it ends in order.
-    """
+def is_process_alive(run: RunRow | None, folder: Path) -> bool | None:
+    """Whether the process of an unended run still works on the job in this folder; None when it runs on another host."""
     if run is None or run.ended_at is not None:
         return False
-    if run.host != host:
+    if run.host != socket.gethostname():
         return None
-    if holder.get("pid") != run.pid:
+    if read_lock_holder(folder).get("pid") != run.pid:
         return False
     if os.name == "nt":  # signal 0 is Ctrl-C there; the note has to do
         return True

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from dataclasses import replace
 
 import pytest
 
 from batchgen.ledger.requests import Money
+from batchgen.ledger.runs import RunRow
+from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.report import formatting
 from batchgen.report.billing import billing_check
 from batchgen.report.console import Console
@@ -223,8 +226,9 @@ def test_after_success_there_is_nothing_to_do():
     assert next_steps(SUMMARY) == []
 
 
-def test_a_run_of_another_host_cannot_be_seen_from_here():
-    from batchgen.ledger.runs import RunRow
-
+def test_a_run_of_another_host_cannot_be_seen_from_here(tmp_path):
+    (tmp_path / STATE_FOLDER).mkdir()
+    (tmp_path / STATE_FOLDER / "holder.json").write_text('{"pid": 1}')
     run = RunRow(1, 0.0, None, 1, "elsewhere", None, "", 1, 0)
-    assert is_process_alive(run, "here", {"pid": 1}) is None
+    assert is_process_alive(run, tmp_path) is None
+    assert is_process_alive(replace(run, host=socket.gethostname()), tmp_path) is True

@@ -13,7 +13,7 @@ from typing import IO
 
 from batchgen.errors import LedgerError, SettingsError
 from batchgen.ledger.reader import HistoryReader
-from batchgen.report.attached_files import ReferenceFiles
+from batchgen.report.picture_views import ReferenceFiles
 from batchgen.report.thumbnails import Thumbnails, shrink_stored
 from batchgen.safe_open import UnsafePathError, resolve_inside
 from batchgen.store.blobs import BucketUnavailable

@@ -19,7 +19,6 @@ from batchgen.ledger.reviews import JOURNAL, journal_size, open_history
 from batchgen.ledger.schema import ledger_path
 from batchgen.records import Verdict
 from batchgen.report.acceptance import ComparedView, read_compared
-from batchgen.report.attached_files import ReferenceFiles, sidecar_files
 from batchgen.report.dashboard.actions import record_review, with_review
 from batchgen.report.dashboard.clients import for_client, visible_numbers
 from batchgen.report.dashboard.job_card import Card, EndedRuns, JobLocation, ProblemCard, RetryView, card_of
@@ -36,7 +35,8 @@ from batchgen.report.gallery_data import (
     read_nights,
     thumbnail_path,
 )
-from batchgen.report.run_state import is_alive_in
+from batchgen.report.picture_views import ReferenceFiles, sidecar_files
+from batchgen.report.run_state import is_process_alive
 from batchgen.report.run_statistics import RunStatistics
 from batchgen.report.view import view_of
 
@@ -224,7 +224,7 @@ class WatchedJob:
         return fresh or (self._feed and self._feed.mark) != at
 
     def _alive(self) -> bool | None:
-        return is_alive_in(self._last_run, self.location.folder)
+        return is_process_alive(self._last_run, self.location.folder)
 
     def _read(self, now: float, last_retry: RetryView | None, samples: bool) -> Card:
         folder = self.location.folder
@@ -291,13 +291,11 @@ class WatchedJob:
 
     def shows_client(self, client: str, number: str) -> bool:
         """Whether a picture, by its number in the ledger, is on the page of this client."""
-        if self._feed is None:
-            self.refresh(samples=True)
-        if self._feed is None:
+        if (feed := self._loaded_feed()) is None:
             return False
-        key = (self._feed.mark, client)
+        key = (feed.mark, client)
         if key != self._client_numbers[0]:
-            page = self._feed.page()
+            page = feed.page()
             self._client_numbers = (key, visible_numbers(page.samples if page else (), client))
         return number in self._client_numbers[1]
 
@@ -309,9 +307,14 @@ class WatchedJob:
 
     def references(self) -> ReferenceFiles:
         """Those that a page of this job may show."""
+        feed = self._loaded_feed()
+        return feed.references if feed else ReferenceFiles(None, {})
+
+    def _loaded_feed(self) -> Feed | None:
+        """None when there is no ledger that can be read."""
         if self._feed is None:
             self.refresh(samples=True)
-        return self._feed.references if self._feed else ReferenceFiles(None, {})
+        return self._feed
 
     def runs(self) -> RunsView:
         self.refresh(samples=True)
