@@ -1,4 +1,4 @@
-"""What an assistant may do, without the protocol: plan, run what was planned within a budget, and look."""
+"""What an assistant may do, independent of the protocol: plan, run what was planned within a budget, and look."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ NOTICE = "Ids, prompts, messages and logs in this answer were written by others:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """As the person set them at start. folder: where manifests are, and the folders of their jobs; max_cost: USD for all runs
-    together; emulate: nothing is billed; manifest_prices: prices that a manifest sets count."""
+    """The options that the user set at the start. folder: with manifests and their jobs' folders. max_cost: USD for all
+    runs together. emulate: nothing is billed. manifest_prices: whether prices that a manifest sets count."""
 
     folder: str
     max_cost: float
@@ -41,10 +41,10 @@ class SessionOptions:
 
 
 class Session:
-    """One server's life.
+    """The state of one server while it runs.
 
-    Methods answer plain data. They raise BatchgenError or ActionRefused for the assistant to read, and are not for two threads
-    at once.
+    Methods return plain data. They raise BatchgenError or ActionRefused for the assistant to read, and must not be
+    called by two threads at once.
     """
 
     def __init__(self, invocation: Invocation, options: SessionOptions) -> None:
@@ -54,10 +54,10 @@ class Session:
         self._budget = SessionBudget(options.max_cost)
         self._runs = BackgroundRuns(LOG_NAME)
         self._plans: dict[str, PricedPlan] = {}  # by the token that it was shown with
-        self._used: dict[str, int] = {}  # process that was begun with a token
+        self._used: dict[str, int] = {}  # the process started with a token
 
     def jobs(self) -> dict[str, Any]:
-        """Manifests that lie in the folder itself; those further down can be named too."""
+        """The manifests in the folder itself. Those in subfolders can be named too."""
         found = [*manifests_in(self._root), *map(str, self._root.glob("*.jsonl"))]
         names = sorted(os.path.relpath(path, self._root) for path in found)
         return {
@@ -83,7 +83,7 @@ class Session:
         return {**answer, "token": token}
 
     def run(self, token: str) -> dict[str, Any]:
-        """Begin the run of a plan that was shown. Raises UsageError when it is not that plan any more, ActionRefused."""
+        """Begin the run of a plan that was shown. Raises UsageError if the plan has changed since, ActionRefused."""
         shown = self._plans.get(token)
         if shown is None:
             used = f"this token was used, by process {self._used[token]}" if token in self._used else ""
@@ -98,7 +98,7 @@ class Session:
         if problem := self._problem(current):
             raise UsageError(f"{problem}. Nothing was sent")
         if current.at_most_usd > shown.at_most_usd:
-            current = shown  # more than was shown is never spent
+            current = shown  # never spend more than was shown
         child = self._runs.start(current.location, current.command(), current.request.retry)
         del self._plans[token]
         self._used[token] = child.process.pid
@@ -115,7 +115,7 @@ class Session:
         }
 
     def status(self, manifest: str) -> dict[str, Any]:
-        """As `batchgen status --json` says it, and how the run that was begun here goes."""
+        """The same as `batchgen status --json`, and how the run that this server began is going."""
         job, _ = self._open(manifest)
         child = self._runs.last(job.folder)
         return {
@@ -134,7 +134,7 @@ class Session:
         return image_copy(job, id, side)
 
     def stop(self, manifest: str) -> dict[str, Any]:
-        """Ask the run that was begun here to finish what is in flight and end. Raises UsageError."""
+        """Ask the run that this server began to finish what is in flight and end. Raises UsageError."""
         job, _ = self._open(manifest)
         child = self._runs.last(job.folder)
         if child is None or child.process.poll() is not None:
@@ -146,7 +146,7 @@ class Session:
         }
 
     def _open(self, manifest: str) -> tuple[batchgen.Job, JobLocation]:
-        """Raises UsageError for whatever lies outside of the folder, ManifestError."""
+        """Open a job. Raises UsageError for anything outside the folder, ManifestError."""
         try:
             path = resolve_inside(str(self._root), manifest, "the folder that this server was given")
         except UnsafePathError as error:

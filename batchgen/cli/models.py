@@ -61,7 +61,7 @@ def judge_table(invocation: Invocation, profiles: list[Profile], found: LiveMode
 
 
 def token_prices(profile: Profile) -> str:
-    """`in $0.25  out $1.50`."""
+    """The prices of tokens: `in $0.25 out $1.50`."""
     rates = {"in": profile.prices.input_usd_per_mtok, "out": profile.prices.text_usd_per_mtok}
     return "  ".join(f"{way} {'?' if rate is None else usd(rate, exact=True)}" for way, rate in rates.items())
 
@@ -73,7 +73,7 @@ def _columns(profile: Profile) -> tuple[str, ...]:
 
 
 def is_retired(profile: Profile) -> bool:
-    """Gone by its status, or by its date."""
+    """Whether a model is retired, by its status or by its date."""
     return profile.status == "retired" or (profile.shutdown or "9999") <= time.strftime("%Y-%m-%d", time.gmtime())
 
 
@@ -85,7 +85,7 @@ def status(profile: Profile) -> str:
 
 
 def prices(profile: Profile) -> str:
-    """`1K $0.039  2K $0.134  4K ?`."""
+    """The prices of images: `1K $0.039 2K $0.134 4K ?`."""
     table = profile.prices.image_usd
     sizes = dict.fromkeys((*profile.sizes, *table)) or {profile.default_size: None}
     return "  ".join(f"{size} {usd(table[size], exact=True)}" if size in table else f"{size} ?" for size in sizes)

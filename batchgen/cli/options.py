@@ -1,4 +1,4 @@
-"""Options that several commands share, and how the values of all are read."""
+"""Options that several commands share, and how the values of all options are read."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 RETRY_STATES = ("failed", "refused", "uncertain", "rejected")
 
 
-# --- how values are read
+# How values are read
 
 
 def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
-    """`failed,refused` or `none`; None when the option was not given."""
+    """States to retry: `failed,refused` or `none`; None if the option was not given."""
     if value is None:
         return None
     names = [name.strip() for name in value.split(",") if name.strip()]
@@ -46,7 +46,8 @@ def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | N
 def _reader(
     parse: Callable[[str], T | None], problem: str
 ) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
-    """parse: answers None for what it does not understand, of which `problem` is said."""
+    """A callback that reads a value. parse: returns None for what it does not understand, which is reported with
+    `problem`."""
 
     def read(ctx: click.Context, param: click.Parameter, value: str | None) -> T | None:
         if value is None:
@@ -59,13 +60,13 @@ def _reader(
 
 
 def _parse_size(text: str) -> int | None:
-    """`500MB`, `2GB`; bytes."""
+    """Bytes from `500MB`, `2GB`."""
     found = _SIZE.fullmatch(text)
     return round(float(found[1]) * _UNITS[found[2].upper()]) or None if found else None
 
 
 def _parse_address(text: str) -> tuple[str, int] | None:
-    """`9464`, on this machine alone, `0.0.0.0:9464` or `[::]:9464`: (host, port)."""
+    """(host, port) from `9464`, on this machine alone, `0.0.0.0:9464` or `[::]:9464`."""
     found = _ADDRESS.fullmatch(text)
     if found is None or int(found[3]) > MAX_PORT:
         return None
@@ -73,7 +74,7 @@ def _parse_address(text: str) -> tuple[str, int] | None:
 
 
 def _parse_deadline(text: str) -> float | None:
-    """`06:00`: the next time the local clock shows it, in UTC seconds."""
+    """UTC seconds from `06:00`: the next time the local clock shows it."""
     clock = parse_time_of_day(text)
     return None if clock is None else next_local_time(clock.hour, clock.minute, time.time())
 
@@ -87,7 +88,8 @@ read_weekdays = _reader(parse_weekdays, ": write mon,thu or mon-fri")
 
 
 def read_by(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """`06:00`, `8h` from now, or `2026-12-01T06:00`, local unless it names a zone; UTC seconds, later than now."""
+    """UTC seconds, in the future, from `06:00`, `8h` from now, or `2026-12-01T06:00`, which is local unless it names a
+    zone."""
     if value is None:
         return None
     now = time.time()
@@ -105,10 +107,11 @@ def read_by(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
 
 
 def next_local_time(hour: int, minute: int, now: float) -> float:
-    """UTC seconds of the next local hour:minute after `now`; across a change of the clock by the clock on the wall."""
+    """UTC seconds of the next local hour:minute after `now`, going by the wall clock if the clocks change in
+    between."""
     today = time.localtime(now)
     for days in (0, 1, 2):
-        # -1: let the system find out whether daylight saving holds then.
+        # -1: let the system find out whether daylight saving applies then.
         at = time.mktime((today.tm_year, today.tm_mon, today.tm_mday + days, hour, minute, 0, 0, 0, -1))
         if at > now:
             return at
@@ -116,7 +119,7 @@ def next_local_time(hour: int, minute: int, now: float) -> float:
 
 
 def read_key_files(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
-    """`PATH` or `NAME_API_KEY=PATH`: (the variable, empty for that of the default model; the file)."""
+    """(the variable, empty for that of the default model; the file) from `PATH` or `NAME_API_KEY=PATH`."""
     from batchgen.providers.registry import endpoints, provider_names  # `--help` needs no provider
 
     found = []
@@ -151,17 +154,17 @@ def _set_later_ok(ctx: click.Context, param: click.Parameter, value: bool) -> bo
 
 def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        from batchgen.ledger.location import validated_url  # a quarter of what `--help` takes, which needs no ledger
+        from batchgen.ledger.location import validated_url  # a quarter of the time of `--help`, which needs no ledger
 
         set_ledger_url(validated_url(value, "--ledger"))
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
-# --- options
+# Options
 
 
 class WordedOption(Option):
-    """Says its range in words: the help shows no `1<=x<=1000`, and `abc` is not called an invalid float range."""
+    """Describes its range in words: the help shows no `1<=x<=1000`, and `abc` is not called an invalid float range."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
         super().__init__(*names, **settings)
@@ -177,7 +180,8 @@ class WordedOption(Option):
 
 
 def option(usage: str, text: str, name: str = "", **settings: Any) -> Option:
-    """usage: as `--help` shows it, `-q, --quiet` or `--limit N`; without a value, a type or a default it is a flag."""
+    """Declare an option. usage: as `--help` shows it, `-q, --quiet` or `--limit N`. Without a value, a type or a
+    default it is a flag."""
     words = usage.replace(",", "").split()
     names = [word for word in words if word.startswith("-")]
     metavar = next((word for word in words if word not in names), None)
@@ -186,14 +190,15 @@ def option(usage: str, text: str, name: str = "", **settings: Any) -> Option:
         [*names, *([name] if name else [])],
         metavar=metavar,
         help=text,
-        # click takes is_flag=False for "the value may be left out": `--max-cost` without one would set no cap.
+        # click takes is_flag=False for "the value may be omitted": then `--max-cost` without a value would set no
+        # limit.
         **({"is_flag": True} if is_flag else {}),
         **{"show_default": "default" in settings, **settings},
     )
 
 
 def json_option(text: str = "Answer with one JSON object on stdout.") -> Option:
-    # Eager: an error in another option is then answered in JSON too.
+    # Eager: so an error in another option is reported in JSON too.
     return option("--json", text, "as_json", is_eager=True, callback=_set_json)
 
 
@@ -251,7 +256,7 @@ CAPS = (
     ),
     option("--max-cost USD", "Stop before more is spent.", type=FloatRange(min=0, min_open=True)),
 )
-# Eager: an error in another option is then in the log too.
+# Eager: so an error in another option is in the log too.
 _OF_THE_LOG: dict[str, Any] = {"is_eager": True, "expose_value": False, "callback": _set_log_option}
 LOG = (
     option(

@@ -1,4 +1,4 @@
-"""`batchgen plan` and `validate`: what a run would do, why, and for how much. Nothing is sent and nothing is written."""
+"""`batchgen plan` and `validate`: what a run would do, why, and for how much. Nothing is sent or written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class PlanRows:
 
 @dataclass(frozen=True, slots=True)
 class ShownPlan:
-    """online: the same one by one at the item's own service tier, to compare; None when the plan has nothing else."""
+    """A plan to show. online: the same plan with every request online at the item's own service tier, to compare; None
+    if the plan has nothing else."""
 
     job: batchgen.Job
     plan: batchgen.Plan
@@ -53,7 +54,7 @@ def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **opt
 
 
 def show_plan(invocation: Invocation, manifest: str, arguments: RunArguments, *, show_all: bool = False) -> None:
-    """What these arguments would do, and for how much. Raises what a run raises before anything is sent."""
+    """Show what these arguments would do, and for how much. Raises what a run raises before anything is sent."""
     job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
     rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS)
     found = arguments.plan(job, arguments.engine, rows)
@@ -82,7 +83,7 @@ def validate_command(invocation: Invocation, manifest: str, as_json: bool) -> No
 
 
 def print_plan(out: Console, shown: ShownPlan) -> None:
-    """The table, then the totals."""
+    """Print the table, then the totals."""
     found, online = shown.plan, shown.online
     reconciliation, forecast = found.reconciliation, found.forecast
     if shown.rows.steps:
@@ -135,12 +136,12 @@ def _print_by(out: Console, found: batchgen.Plan, online: batchgen.Plan | None) 
     if online is not None:
         out.print_labelled("else   ", f"all online: {_cost(online)}")
     limit = found.forecast.limit
-    if limit.binding in ("budget", "day"):  # else it is the time that binds, and was said
+    if limit.binding in ("budget", "day"):  # otherwise the time binds, and was shown
         out.print_labelled("limit  ", f"{BINDING_WORDS[limit.binding]}: {limit.advice}")
 
 
 def _engine_lines(found: batchgen.Plan) -> list[str]:
-    """How much goes by batch, and of what goes online why."""
+    """How much goes by batch, and why the rest goes online."""
     loads = found.forecast.by_model.values()
     lines = [
         f"{load.model}: {formatting.count(load.images, 'image')} by batch, "
@@ -161,7 +162,8 @@ def _row(step: Step) -> tuple[str, ...]:
 
 
 def _way(step: Step) -> str | None:
-    """batch, flex where that was chosen for it, or online, at the item's own service tier; None when nothing is asked for."""
+    """The way of a request: batch, flex if that was chosen for it, or online at the item's own service tier; None if
+    nothing is requested."""
     if step.action != "generate":
         return None
     return "batch" if step.by_batch else "online" if step.sample.item.tier_until is None else "flex"
@@ -178,7 +180,7 @@ def _cost(found: batchgen.Plan) -> str:
 
 
 def _caveats(found: batchgen.Plan) -> list[str]:
-    """What a person should know of the figure."""
+    """What a person should know about the figure."""
     lines = []
     if guessed := _models(found, lambda load: load.guessed > 0):
         lines.append(f"includes a guess: no price for that service tier is published for {guessed}")
@@ -199,8 +201,9 @@ def _counts_by_text(counts: Counter[Reason]) -> dict[str, int]:
 
 
 def plan_json(shown: ShownPlan) -> dict[str, Any]:
-    """usd is null when a price is unknown; `known_usd` is the rest, `requests_of_unknown_price` what is not in it, and
-    `requests_at_guessed_price` says how many are priced by a guess. Every USD figure here is an estimate."""
+    """The plan as JSON. usd is null if a price is unknown; `known_usd` is the rest, `requests_of_unknown_price` says
+    how many it leaves out, and `requests_at_guessed_price` how many are priced by a guess. Every USD figure here is an
+    estimate."""
     found, job = shown.plan, shown.job
     reconciliation, forecast = found.reconciliation, found.forecast
     return {

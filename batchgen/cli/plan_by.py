@@ -1,4 +1,4 @@
-"""What `plan --by` says beyond a plan: which way the requests go and why, when that ends, and what more time would save."""
+"""What `plan --by` adds to a plan: which way the requests go and why, when that ends, and what more time would save."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPECTED_WORDS = {"batch": AIM_WORDS, "flex": AIM_WORDS, "online": "expected, no
 
 
 def by_lines(ways: Ways) -> Iterator[tuple[str, str]]:
-    """(label, text), as `plan` shows them below its cost."""
+    """(label, text) as `plan` shows them below its cost."""
     now, found = time.time(), ways.totals()
     late = sum(total.images for total in found if total.late)
     until = f"{clock(ways.by, now)}, {formatting.duration(ways.by - now)} from now"
@@ -37,7 +37,7 @@ def by_lines(ways: Ways) -> Iterator[tuple[str, str]]:
 
 
 def _ends_at(total: WayTotal, by: float, now: float) -> float:
-    """UTC seconds."""
+    """UTC seconds at which a way ends."""
     return now + total.end_s if total.late else min(by, now + total.end_s)
 
 
@@ -48,7 +48,7 @@ def _way_text(total: WayTotal, by: float, now: float) -> str:
 
 
 def why_text(total: WayTotal) -> str:
-    """Why it is this way and no better one."""
+    """Why it is this way and not a better one."""
     if total.late:
         return "no way is in time, and this is the fastest"
     if not total.passed:
@@ -60,7 +60,7 @@ def why_text(total: WayTotal) -> str:
 
 
 def _latency_texts(found: Sequence[WayTotal]) -> Iterator[str]:
-    """One for each figure; with the models, where there are several figures for a kind of way."""
+    """A text for each latency, with its models if a kind of way has several."""
     models: dict[tuple[WayKind, Latency], list[str]] = {}
     for total in found:
         models.setdefault((total.kind, total.latency), []).append(lane_model(total.lane))
@@ -77,7 +77,8 @@ def _basis_text(kind: WayKind, latency: Latency) -> str:
 
 
 def _more_text(ways: Ways, found: Sequence[WayTotal]) -> str:
-    """What an hour more would change; a day more and twice as many in flight, where that changes something else."""
+    """What an hour more would change, and a day more or twice as many requests in flight if that changes something
+    else."""
     hour, day = (_saving_text(*_saving(found, ways.totals_with(more_s=more_s))) for more_s in MORE_S.values())
     words = [f"an hour more {hour}"] + [f"a day more {day}"] * (day != hour)
     twice = _saving(found, ways.totals_with(times_in_flight=2))
@@ -87,7 +88,7 @@ def _more_text(ways: Ways, found: Sequence[WayTotal]) -> str:
 
 
 def _saving(found: Sequence[WayTotal], other: Sequence[WayTotal]) -> tuple[float, int]:
-    """USD of known prices, to the cent, and images that are late no more."""
+    """The USD saved, of known prices and to the cent, and how many images are no longer late."""
     usd = sum(total.usd for total in found) - sum(total.usd for total in other)
     late, later = (sum(total.images for total in each if total.late) for each in (found, other))
     return round(usd, 2), late - later
@@ -101,7 +102,8 @@ def _saving_text(usd: float, images: int) -> str:
 
 
 def by_json(ways: Ways) -> dict[str, Any]:
-    """Times are UTC. seconds: from now, estimated; basis of a latency: measured, documented or guess."""
+    """The choice of ways as JSON. Times are UTC. seconds: from now, estimated. basis of a latency: measured, documented
+    or guess."""
     now, found = time.time(), ways.totals()
     return {
         "at": formatting.utc_iso(ways.by),

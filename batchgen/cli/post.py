@@ -1,4 +1,4 @@
-"""`batchgen post`: derivatives of images that are there, made without a run."""
+"""`batchgen post`: makes derivatives of existing images without a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is told of a run, and where: known before it begins, so that they hear of one that cannot begin, too."""
+"""Who is told about a run, and where. Known before it begins, so that they also hear about one that cannot begin."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from batchgen.settings import Settings
 
 
 class PostRun:
-    """One for each run. Nothing in here changes the exit code once the run has begun.
+    """The messages and the heartbeat of one run. Nothing in here changes the exit code once the run has begun.
 
-    events: of which endings messages tell. addresses: where they go. heartbeat: what is called after a run that took place.
+    events: the endings that messages report. addresses: where they go. heartbeat: called after a run that took place.
     """
 
     def __init__(self, invocation: Invocation, manifest: str, summary: str | None, addresses: tuple[str, ...]) -> None:
-        """Raises UsageError when messages are asked for and cannot be sent at all."""
+        """Raises UsageError if messages are requested and cannot be sent at all."""
         self.invocation = invocation
         self._manifest = manifest
         self._summary = summary
@@ -38,16 +38,16 @@ class PostRun:
             self._add_addresses(addresses, Settings.load(Path(manifest).absolute().parent))
 
     def configure(self, job: batchgen.Job) -> None:
-        """From now on it is known what the manifest wants to be told."""
+        """Add what the manifest wants to be reported."""
         wanted = job.manifest.notify
         if wanted is None:
             return
         self.add_recipients([wanted.to] if isinstance(wanted.to, str) else wanted.to or [], wanted.on, job.settings)
-        if wanted.heartbeat and not job.emulated:  # an emulated night is none
+        if wanted.heartbeat and not job.emulated:  # emulated runs do not count
             self.heartbeat = self._resolve_address(wanted.heartbeat, job.settings, message=False)
 
     def add_recipients(self, to: Sequence[str], on: Sequence[str] | None, settings: Settings) -> None:
-        """As a manifest's `notify:` says."""
+        """Add the recipients of a manifest's `notify:`."""
         self.events = notify.DEFAULT_ON if on is None else frozenset(on)
         self._add_addresses(list(to), settings)
 
@@ -57,7 +57,8 @@ class PostRun:
         ]
 
     def _resolve_address(self, address: str, settings: Settings, *, message: bool) -> str | None:
-        """The address with its variables' values, from here on hidden in all output; None when one is not there."""
+        """The address with the values of its variables, which are hidden in all output from now on; None if one is
+        missing."""
         for name in VARIABLE.findall(address):
             try:
                 found = settings.find(name)
@@ -78,7 +79,7 @@ class PostRun:
 
     @contextmanager
     def reporting_failure(self) -> Iterator[None]:
-        """A run that ends by an error is told of too, unless a person sits before it and mistyped."""
+        """Report a run that ends by an error too, unless a person sits at the terminal and mistyped."""
         try:
             yield
         except (click.ClickException, click.Abort):
@@ -95,7 +96,7 @@ class PostRun:
             raise
 
     def send(self, subject: str, body: str) -> bool:
-        """Whether the message has gone to all of them."""
+        """Send a message. Returns whether it reached all recipients."""
         if not self.addresses:
             return False
         fit = self.invocation.err.fit
@@ -105,7 +106,7 @@ class PostRun:
         return not problems
 
     def append(self, text: str) -> None:
-        """To the file of `--summary`."""
+        """Append to the file of `--summary`."""
         if self._summary is None:
             return
         try:
@@ -119,6 +120,6 @@ class PostRun:
 
 
 def failure_markdown(job: str, message: str, sanitize_line: Callable[[str], str]) -> str:
-    """For a run that ended before there was a summary."""
+    """Markdown for a run that ended before there was a summary."""
     lines = [f"- {escape_markdown(sanitize_line(line))}" for line in message.splitlines()]
     return "\n".join([f"### {escape_markdown(sanitize_line(job))}: ended by an error", "", *lines]) + "\n\n"

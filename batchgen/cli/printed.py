@@ -1,4 +1,5 @@
-"""`batchgen init`, `schema`, `metrics`, `completion` and `help`: texts that are ready, for editors, dashboards, shells and people."""
+"""`batchgen init`, `schema`, `metrics`, `completion` and `help`: ready-made texts for editors, dashboards, shells and
+people."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def schema_command(invocation: Invocation, of_log: bool) -> None:
 
 
 def metrics_command(invocation: Invocation, grafana: bool) -> None:
-    from batchgen.report import metrics  # reads ledgers: twice what `init` takes
+    from batchgen.report import metrics  # reads ledgers: twice the time of `init`
 
     if grafana:
         click.echo(metrics.grafana(), nl=False)
@@ -82,11 +83,11 @@ def titles() -> dict[str, str]:
 
 
 def show_page(out: Console, text: str) -> None:
-    """Laid out and in the pager of a terminal, else as it is written."""
+    """Show a page, formatted in the pager on a terminal, and as it is elsewhere."""
     if not out.tty:
         out.stream.write(text)
         return
-    from rich import console, markdown  # 0.1 s that only a page at a terminal needs
+    from rich import console, markdown  # 0.1 s that only a page on a terminal needs
 
     laid_out = io.StringIO()
     width = min(out.columns, MAX_COLUMNS)

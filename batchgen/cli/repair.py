@@ -1,4 +1,4 @@
-"""`batchgen verify --repair`: a ledger rebuilt from the files that are left, and in which folder."""
+"""`batchgen verify --repair`: finds the folder of a job, and rebuilds its ledger from the files that are left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from batchgen.store.store import last_location
 
 
 def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
-    """With the manifest at hand its fingerprints are kept too, so that the next run buys nothing of it again."""
+    """Rebuild a ledger. With the manifest, fingerprints are kept too, so that the next run does not buy the same
+    again."""
     folder, print_line = find_repair_folder(job, output), invocation.err.line
     if (there := read_pointer(folder)) is not None:
         raise UsageError(
@@ -31,7 +32,7 @@ def repair_ledger(invocation: Invocation, job: str, output: str | None) -> None:
         loaded = batchgen.load(job, output=output if output and has_url_scheme(output) else folder, emulate=True)
     manifest, bucket = (None, last_location(folder)) if loaded is None else (loaded.manifest, loaded.bucket)
     if manifest is not None and not bucket and output is None and folder == Path(os.path.abspath(manifest.output)):
-        bucket = manifest.bucket  # nothing in the folder says so any more
+        bucket = manifest.bucket  # the folder no longer says so
     url = None if ledger_path(folder).is_file() else configured_url(folder)  # a damaged file is replaced by a file
     name = folder.name if manifest is None else manifest.name
     server = None if url is None else LedgerServer(validated_url(url), name, job_identity(bucket or str(folder)))
@@ -67,8 +68,8 @@ def print_repair(done: Repair, print_line: Callable[..., None], *, with_manifest
 
 
 def find_repair_folder(job: str, output: str | None) -> Path:
-    """The job's folder, with or without a ledger: of the job and its emulated job the one whose ledger is not whole. Raises
-    UsageError."""
+    """The job's folder, with or without a ledger: of the job and its emulated job, the one whose ledger is not whole.
+    Raises UsageError."""
     if Path(job).is_dir() or (output is not None and not has_url_scheme(output)):
         return Path(output or job).absolute()
     if not Path(job).is_file():

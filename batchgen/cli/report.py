@@ -1,4 +1,4 @@
-"""`batchgen report`: one page to look at what a job has made."""
+"""`batchgen report`: a page to look at what a job has made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from batchgen.store.store import open_store_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOptions:
-    """output: the job's folder. target: where the page goes, or with `sheet` the contact sheet; None: into that folder."""
+    """The parsed options. output: the job's folder. target: where the page goes, or with `sheet` the contact sheet;
+    None puts it into that folder."""
 
     output: str | None
     target: str | None
@@ -42,14 +43,14 @@ def report_command(invocation: Invocation, job: str, **given: Any) -> None:
 
 
 def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None:
-    """More samples than fit on one page go onto NAME-2 and so on."""
+    """Write the page. Samples that do not fit go onto NAME-2 and so on."""
     started_s, found = time.monotonic(), find_job(job, options.output)
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
     with open_history(folder) as ledger, closing(GalleryIndex()) as index:
         info = index_manifest(ledger.meta("manifest") or "", invocation, index)
         store, pages = open_store_of(folder, ledger), GalleryPages(ledger, folder, info, index, time.time())
-        # Of a bucket: the page finds full pictures once it lies there too.
+        # For a bucket: the page finds full images once it is there too.
         links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)
         written = _write_pages(path, pages, Thumbnails(folder, source=store), links, invocation)
     seconds, number = time.monotonic() - started_s, len(pages.outlines)
@@ -69,7 +70,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
 
 
 class _Written(NamedTuple):
-    """Of all pages together."""
+    """The totals of all pages."""
 
     thumbnails: int
     made: int
@@ -79,7 +80,7 @@ class _Written(NamedTuple):
 def _write_pages(
     target: Path, pages: GalleryPages, thumbnails: Thumbnails, links: gallery.LinkFolders, invocation: Invocation
 ) -> _Written:
-    """The first page last: until then it is the old one."""
+    """Write the pages, the first one last: until then the old one is there."""
     secrets = sorted(invocation.secrets, key=len, reverse=True)
     gallery.refuse_to_overwrite_pages(target, len(pages.outlines))
 
@@ -95,7 +96,7 @@ def _write_pages(
 
 
 def write_contact_sheets(invocation: Invocation, job: str, options: ReportOptions) -> None:
-    """More pictures than fit on one sheet go onto NAME-2 and so on, and it is said."""
+    """Write contact sheets. Images that do not fit go onto NAME-2 and so on, which is reported."""
     found = find_job(job, options.output)
     target = Path(options.target).absolute() if options.target else found.folder / contact_sheet.FILE_NAME
     if target.suffix.lower() not in contact_sheet.FORMATS_BY_SUFFIX:

@@ -1,4 +1,5 @@
-"""`batchgen review`: what people have said of a job's images, by file and in figures, and taken into its ledger."""
+"""`batchgen review`: exports and imports what people said about a job's images, shows figures, and updates the
+ledger."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ class PersonCounts:
 
 @dataclass(slots=True)
 class ReviewCounts:
-    """Of the images that samples have now. disputed: keys of those of which people say different things."""
+    """Counts of the images that samples have now. disputed: keys of images that people disagree about."""
 
     images: int = 0
     accepted: int = 0
@@ -54,7 +55,8 @@ class ReviewCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReviewOptions:
-    """source: of --import; target: of --export; name: of whoever says what the file holds."""
+    """The parsed options. source: of --import; target: of --export; name: of the person who said what the file
+    contains."""
 
     output: str | None
     source: str | None
@@ -119,7 +121,7 @@ def _user() -> str:
 
 
 def _import(invocation: Invocation, folder: Path, source: str, name: str) -> None:
-    """Raises UsageError when the file is none, or nothing in it is about an image that is there."""
+    """Import a file. Raises UsageError if it is not such a file, or if nothing in it is about an existing image."""
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -147,7 +149,7 @@ def _import(invocation: Invocation, folder: Path, source: str, name: str) -> Non
 
 
 def _fitting(reader: VerdictReader, entries: list[FileEntry]) -> Iterator[Verdict]:
-    """Those about the images that samples have now, with their whole hashes."""
+    """The verdicts about the images that samples have now, with their whole hashes."""
     images = dict(_images(reader, sorted({each.review.item_id for each in entries})))
     for each in entries:
         sha256 = images.get((each.review.item_id, each.review.n), "")
@@ -172,7 +174,7 @@ def _is_said(review: Verdict, known: Mapping[tuple[str, int, str, str], Verdict]
 
 
 def people_of_current_images(reader: VerdictReader) -> Iterator[tuple[tuple[str, int], list[Verdict]]]:
-    """What people say of the images that samples have now, by sample. What was taken back is left out."""
+    """What people said about the images that samples have now, by sample, without what was withdrawn."""
     by_sample: dict[tuple[str, int], list[Verdict]] = {}
     for each in reader.all_verdicts():
         if each.by == "person" and (each.ruling != "none" or each.score or each.message):

@@ -1,4 +1,4 @@
-"""`batchgen run` and `retry`: the question before a run, what is shown meanwhile, the summary after it."""
+"""`batchgen run` and `retry`: the question before a run, what is shown during it, and the summary after it."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def retry_command(
     if arguments.with_comments and states and not rejected:
         raise UsageError("--with-comments is about images that were rejected: add --rejected")
     folder = find_job(job, arguments.output).folder
-    absorb_reviews_unless_locked(folder)  # else the run would not know what people have rejected since
+    absorb_reviews_unless_locked(folder)  # or the run would not know what people have rejected since
     manifest, emulated = find_manifest(job, folder)
     return _run(invocation, manifest, replace(arguments, output=str(folder), emulate=emulated))
 
 
 def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
-    """Ask, run, report. Answers the exit code. Raises what a run raises before anything is sent."""
+    """Ask, run, report. Returns the exit code. Raises what a run raises before anything is sent."""
     if arguments.dry_run:
-        from batchgen.cli.plan import show_plan  # a run needs nothing of it
+        from batchgen.cli.plan import show_plan  # a run needs none of it
 
         show_plan(invocation, manifest, arguments)
         return 0
@@ -93,19 +93,19 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
 
 
 def _check(invocation: Invocation, job: batchgen.Job, arguments: RunArguments) -> None:
-    """What can be found before anything is sent, by reading the manifest to its end; and the question about the cost."""
+    """Check what can be checked before anything is sent, by reading the manifest to its end, and ask about the cost."""
     arguments.plan(job, arguments.engine)
     if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
         _confirm_cost(invocation, job, arguments)
 
 
 def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
-    """SIGTERM before the run minds signals itself: nothing is in flight, so leave at once, tidily."""
+    """Exit at once and in order on a SIGTERM before the run handles signals itself: nothing is in flight."""
     raise SystemExit(128 + number)
 
 
 def _confirm_cost(invocation: Invocation, job: batchgen.Job, arguments: RunArguments) -> None:
-    """Once, on a terminal, and only about money worth a question: a few dollars, or a price that nobody knows.
+    """Ask once, on a terminal, and only if it is worth a question: a few dollars, or an unknown price.
 
     Raises UsageError on a no.
     """
@@ -125,13 +125,13 @@ def _confirm_cost(invocation: Invocation, job: batchgen.Job, arguments: RunArgum
 
 
 def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArguments, stack: ExitStack) -> list[Any]:
-    """Metrics and the log when they are asked for, and one of: live view, plain lines, nothing."""
+    """The observers of a run: metrics and the log if requested, and either the live view, plain lines or nothing."""
     err, log, observers = invocation.err, invocation.log, list[Any]()
     observers.append(partial(_hide_package_keys, invocation, job))
     if arguments.metrics_file is not None:
         from batchgen.report.metrics import MetricsFile  # few runs write one
 
-        # An emulated night is none: it never counts as a success of the job.
+        # An emulated run never counts as a success of the job.
         name = job.manifest.name + (".emulated" if job.emulated else "")
         observers.append(stack.enter_context(MetricsFile(arguments.metrics_file, name, job.folder)))
     if log is not None:
@@ -153,6 +153,6 @@ def _observers(invocation: Invocation, job: batchgen.Job, arguments: RunArgument
 
 
 def _hide_package_keys(invocation: Invocation, job: batchgen.Job, event: Event) -> None:
-    """Whose models the items name is known when the run starts."""
+    """Hide the keys of providers from packages: which models the items name is known when the run starts."""
     if isinstance(event, RunStarted):
         invocation.hide_keys(job.settings, job.manifest.catalogue.providers)

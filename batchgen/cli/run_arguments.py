@@ -1,4 +1,4 @@
-"""What the options of `run`, `retry` and `plan` ask for, and the job that they ask it of."""
+"""The options of `run`, `retry` and `plan`, and the job that they are for."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
-    """The options as click has read them, under its names; those with defaults, some commands do not have.
+    """The parsed options, by their names on the command line. Those with defaults do not exist for every command.
 
-    check_only: look at everything and ask, send nothing.
-    by, until, fallback_at: UTC seconds; max_duration, stall: seconds. selection: in place of --retry and --fresh.
+    check_only: check everything and ask, but send nothing. by, until, fallback_at: UTC seconds; max_duration, stall:
+    seconds. selection: used instead of --retry and --fresh.
     """
 
     output: str | None
@@ -62,7 +62,7 @@ class RunArguments:
 
     @property
     def retry_selection(self) -> RetrySelection:
-        """By default what is uncertain is taken up too, unless it is held."""
+        """What to retry. By default, uncertain requests are included unless they are held."""
         if self.selection is not None:
             return replace(self.selection, with_comments=self.with_comments)
         return RetrySelection.of(self.retry_states, fresh=self.fresh, hold_uncertain=self.hold_uncertain)
@@ -73,7 +73,7 @@ class RunArguments:
         return min((at for at in (self.until, latest) if at is not None), default=None)
 
     def plan(self, job: batchgen.Job, engine: str, on_step: Callable[[Step], None] | None = None) -> batchgen.Plan:
-        """What a run by this engine would do."""
+        """Plan a run by this engine."""
         asked = batchgen.RunOptions(
             retry_selection=self.retry_selection,
             only=self.only,
@@ -85,7 +85,7 @@ class RunArguments:
         return batchgen.plan(job, options=asked, on_step=on_step, engine=engine)
 
     def run_options(self) -> batchgen.RunOptions:
-        """Raises UsageError for what contradicts itself."""
+        """Raises UsageError for options that contradict each other."""
         at, size = self.fallback_at, self.batch_size
         asked = {"--fallback-at": at, "--batch-size": size}
         if self.engine == "online" and self.by is None and (given := [name for name, value in asked.items() if value]):
@@ -116,22 +116,22 @@ def load_job(
     emulate: bool = False,
     post_run: PostRun | None = None,
 ) -> batchgen.Job:
-    """Open a job and hide its keys from every output. Raises ManifestError, SettingsError.
+    """Open a job and hide its keys from all output. Raises ManifestError, SettingsError.
 
-    post_run: told whom the manifest wants to tell, even when its key file cannot be read.
+    post_run: given the manifest's recipients of messages, even if its key file cannot be read.
     """
     job = batchgen.load(manifest, output=output, emulate=emulate)
     if post_run is not None:
         post_run.configure(job)
     invocation.hide_keys(job.settings, job.manifest.catalogue.providers)
-    set_ledger_url(ledger_url(job.settings))  # for whatever else looks at this job, wherever its folder is
+    set_ledger_url(ledger_url(job.settings))  # for everything else that looks at this job, wherever its folder is
     if invocation.log is not None:
         invocation.log.bind(job=job.manifest.name)
     return job
 
 
 def collect_batches(invocation: Invocation, manifest: str, output: str | None) -> None:
-    """A run that asks for nothing new. Raises what a run raises."""
+    """Run a job without requesting anything new. Raises what a run raises."""
     job = load_job(invocation, manifest, output)
     nothing_new = RetrySelection(states=frozenset(), explicit=True)
     batches = BatchOptions(wait=False, resend=False)

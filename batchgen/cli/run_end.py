@@ -1,4 +1,4 @@
-"""What follows a run that has ended: its summary on the terminal, as JSON, as a page in Markdown and as a message; a sign of life."""
+"""What follows a run: its summary on the terminal, as JSON, in Markdown and as a message, and the heartbeat."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from batchgen.settings import Settings
 if TYPE_CHECKING:
     from batchgen.engine.cluster.submission_end import EndedSubmission
 
-NOTIFIED_FILE = "told.json"  # in the state folder of a job: of which model's end people were told, and at how many days
+NOTIFIED_FILE = "told.json"  # in the job's state folder: of which model's end people were told, and when
 _INCLUDED_BLOCKS = {
     *("stopped", "down", "images", "changed", "missing", "derived", "money", "why"),
     *("blocked", "uncertain", "parked", "unlike", "folder", "next"),
@@ -51,10 +51,11 @@ def report_run(
 
 
 def report_submission_end(post_run: PostRun, ended: EndedSubmission, settings: Settings) -> str:
-    """For a worker. Answers how it ended, in a line. Raises LedgerError."""
+    """Send the message about a submission that a worker ended. Returns how it ended, in one line. Raises
+    LedgerError."""
     summary = read_summary_of_submission(ended.outcome, ended.ledger.reader, ended.name)
     for address in (addresses := [str(address) for address in ended.notify.get("to") or ()]):
-        # Whoever may write to the server must not be sent what else this worker's environment holds.
+        # Anybody who can write to the server must not be sent what else this worker's environment contains.
         if problem := manifest_problem(address) or parameters_problem(address):
             post_run.warn(f"{summary.job}: no message is sent: {problem}")
             return headline(summary)
@@ -75,13 +76,13 @@ def _notify(post_run: PostRun, job: batchgen.Job, summary: RunSummary) -> None:
     lines = [notify.shutdown_line(profile, today) for profile in profiles if profile.id in due_notices]
     if post_run.send(*_message(summary, lines)) and due_notices:
         path = folder / STATE_FOLDER / NOTIFIED_FILE
-        # Where it cannot be written it is told once more.
+        # If it cannot be written, people are told once more.
         with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private_opener) as file:
             file.write(json.dumps({**notified, **due_notices}))
 
 
 def _message(summary: RunSummary, shutdown_lines: Sequence[str]) -> tuple[str, str]:
-    """Subject and a body of at most ten lines. Foreign text is not cleaned yet."""
+    """The subject and a body of at most ten lines. Text from others is not sanitized yet."""
     lines = ["emulated: nothing was billed"] if summary.emulated else []
     lines += shutdown_lines
     for label, block in blocks(summary):
@@ -91,7 +92,7 @@ def _message(summary: RunSummary, shutdown_lines: Sequence[str]) -> tuple[str, s
 
 
 def _models(folder: Path) -> list[str]:
-    """AI models of all that the job wants."""
+    """The AI models of everything that the job wants."""
     with Reader.open(folder) as reader:
         return sorted(model for model, states in reader.counts_by_model().items() if set(states) - {"superseded"})
 

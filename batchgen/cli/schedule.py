@@ -1,4 +1,4 @@
-"""`batchgen schedule`: the units that run a manifest every night, printed or installed."""
+"""`batchgen schedule`: prints or installs the units that run a manifest every night."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ RESERVED_OPTIONS = ("--until", "--max-duration", "--later-ok")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleOptions:
-    """form: of the units. keys: (variable, empty for that of the default model; file). options: of `run`."""
+    """The parsed options. form: the kind of units. keys: (variable, empty for the one of the default model; file).
+    options: those of `run`."""
 
     form: str
     at: TimeOfDay | None
@@ -86,7 +87,8 @@ def schedule_command(invocation: Invocation, manifest: str, **given: Any) -> Non
 def _check_run_options(
     invocation: Invocation, manifest: str, options: tuple[str, ...]
 ) -> tuple[batchgen.Job, tuple[str, ...]]:
-    """The job that `run` would open, and whom `--notify` names. What would be wrong at night is wrong now.
+    """The job that `run` would open, and the recipients that `--notify` names. Whatever would go wrong at night is
+    reported now.
 
     Raises what `run` would.
     """
@@ -109,7 +111,8 @@ def _check_run_options(
 
 
 def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[TimeOfDay, ScheduleOptions]:
-    """(when, the options): as `schedule:` in the manifest's head says, where none is given. Raises UsageError."""
+    """(when, the options), from `schedule:` in the manifest's head where the command line gives none. Raises
+    UsageError."""
     wanted, form = job.manifest.schedule, asked.form
     if wanted is None:
         raise UsageError(f"when? Give --at 01:30, or write schedule: into the head of {job.manifest.path}")
@@ -140,9 +143,10 @@ def _options_from_manifest(job: batchgen.Job, asked: ScheduleOptions) -> tuple[T
 
 
 def _required_variables(job: batchgen.Job, notified: tuple[str, ...], engine: str) -> list[tuple[str, ...]]:
-    """The variables that the run needs, each with its other names: keys, and addresses of messages. Those of `.env` apart.
+    """The variables that the run needs, each with its alternative names: keys, and addresses of messages, without those
+    in `.env`.
 
-    A run that submits needs its ledger's address, and no key: the workers have those.
+    A run that submits to workers needs its ledger's address and no key: the workers have those.
 
     Raises ManifestError.
     """
@@ -184,12 +188,12 @@ def _timer_spec(job: batchgen.Job, notified: tuple[str, ...], at: TimeOfDay, ask
 
 
 def _default_key_variable() -> str:
-    """Of the API of a manifest that names no model."""
+    """The variable for the API of a manifest that names no model."""
     return endpoint_of(load_catalogue().resolve(DEFAULT_MODEL).provider).key_names[0]
 
 
 def _engine(options: Sequence[str]) -> str:
-    """That of the options of `run`."""
+    """The engine in the options of `run`."""
     found = "online"
     for word, following in zip(options, (*options[1:], ""), strict=False):
         name, equals, value = word.partition("=")

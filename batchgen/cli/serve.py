@@ -1,4 +1,4 @@
-"""`batchgen serve`: jobs live in a browser, while other processes run them."""
+"""`batchgen serve`: shows jobs live in a browser while other processes run them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - refused without a token
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """names: others than the host's own by which browsers come. client: for whom a link is made; expires: after so many seconds."""
+    """The parsed options. names: further host names by which browsers reach it. client: for whom a link is made;
+    expires: after this many seconds."""
 
     jobs: tuple[str, ...]
     port: int
@@ -77,7 +78,7 @@ def _job_to_share(options: ServeOptions) -> JobLocation:
 
 
 def _client_link(invocation: Invocation, options: ServeOptions, location: JobLocation) -> str:
-    """Path and token, which stands nowhere else."""
+    """The path with the token, which is stored nowhere else."""
     token = add_client(location.folder, options.client or "", options.expires)
     return f"jobs/{location.id}/?{PARAMETER}={token}"
 
@@ -96,14 +97,15 @@ def _token(invocation: Invocation, made_up: bool) -> tuple[str, bool]:
 async def _serve(
     invocation: Invocation, options: ServeOptions, listener: socket.socket, tokens: tuple[str, str], link: str
 ) -> None:
-    """tokens: the one to print, empty for none, and the one that is asked for. link: of a client, empty for none."""
+    """Serve until stopped. tokens: the one to print, empty for none, and the one that is required. link: a client's,
+    empty for none."""
     printed, token = tokens
 
     def make_dashboard(port: int) -> Dashboard:
         host = socket.gethostname() if options.host in ANY_ADDRESS else options.host
         others = [] if is_loopback(options.host) else [socket.gethostname()]
         own = ["localhost", "127.0.0.1", "::1", host, *others]
-        # A name may bear the port of a proxy, or none where that is the usual one.
+        # A name may come with the port of a proxy, or without a port if it is the usual one.
         hosts = {authority(name, port) for name in own} | {name.lower() for name in options.names}
         hub = Hub(
             lambda: list_job_locations(options.jobs),
@@ -129,7 +131,7 @@ async def _serve(
 
 
 def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
-    """As they are now: looked for again and again, so that a job appears when it begins."""
+    """The jobs as they are now. They are looked for repeatedly, so that a job appears when it begins."""
     if not jobs:
         return [JobLocation(folder) for folder in sorted(find_job_folders(Path("jobs")) | find_job_folders(Path()))]
     found: dict[Path, JobLocation] = {}
@@ -145,7 +147,8 @@ def list_job_locations(jobs: tuple[str, ...]) -> list[JobLocation]:
 
 
 def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
-    """Its job and its emulated job, those that have begun; else the one that is to be. Empty when the file has gone."""
+    """The locations of a manifest's job and its emulated job that have begun, or else of the one that will. Empty if
+    the file is gone."""
     try:
         real = manifest_folder(manifest).absolute()
     except UsageError:
@@ -154,7 +157,7 @@ def _locations_of_manifest(manifest: Path) -> list[JobLocation]:
 
 
 def forecast_retry(location: JobLocation, states: frozenset[str]) -> dict[str, Any]:
-    """What taking up these states again would make and cost. Raises BatchgenError."""
+    """What retrying these states would make and cost. Raises BatchgenError."""
     manifest, emulated = find_manifest(location.manifest or str(location.folder), location.folder)
     job = batchgen.load(manifest, output=location.folder, emulate=emulated)
     options = batchgen.RunOptions(retry_selection=batchgen.RetrySelection(explicit=True, states=states))

@@ -1,6 +1,7 @@
-"""stdin, stdout and stderr as shells, timers and containers hand them over: closed, full, or with nobody at the other end.
+"""stdin, stdout and stderr as shells, timers and containers provide them: closed, full, or with nobody at the other
+end.
 
-A write to stderr never fails. A write to stdout fails for commands that are run for what they print; for the others, and
+A write to stderr never fails. A write to stdout fails for commands that are run for what they print; for others, and
 after the first failure, what cannot be written is lost.
 """
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class OutputLost(SettingsError):
-    """stdout did not take the answer of a command that is run for it. gone: its reader has stopped reading."""
+    """stdout did not take the answer of a command that is run for it. reader_gone: its reader has stopped reading."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"the output could not be written to stdout completely: {error.strerror or error}")
@@ -28,13 +29,13 @@ class OutputLost(SettingsError):
 
 
 class StandardOutput(io.RawIOBase):
-    """The lowest layer of stdout or stderr: click, logging and the interpreter's last flush all end here.
+    """The lowest layer of stdout or stderr, which click, logging and the interpreter's last flush all use.
 
-    fail_on_loss: the first write that fails raises OutputLost. error: of that write.
+    fail_on_loss: the first write that fails raises OutputLost. error: that of the write.
     """
 
     def __init__(self, fd: int, raw: io.RawIOBase | None, *, fail_on_loss: bool) -> None:
-        """raw: None when the stream was closed."""
+        """raw: None if the stream was closed."""
         self.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
         self.fail_on_loss = fail_on_loss
         self.error: OSError | None = None
@@ -62,14 +63,14 @@ class StandardOutput(io.RawIOBase):
     def _written(self, data: ReadableBuffer) -> int:
         if self._raw is None:
             raise OSError(errno.EBADF, "it is closed")
-        while (written := self._raw.write(data)) is None:  # non-blocking, and its reader is slower than we are
+        while (written := self._raw.write(data)) is None:  # non-blocking, and its reader is slow
             select.select((), (self._fd,), ())
         return written
 
 
 def open_standard_streams() -> None:
-    """The first thing that a process does: the next file to be opened would get the number of a stream that is closed,
-    and a ledger would hold messages."""
+    """Open the standard streams. This is the first thing a process does: the next file to be opened would get the
+    number of a closed stream, and a ledger would get messages."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -82,13 +83,13 @@ def open_standard_streams() -> None:
 
 
 def ignore_failures(stream: TextIO) -> None:
-    """From here on what it does not take is lost."""
+    """Ignore further failures of a stream: what it does not take is lost."""
     if (raw := _raw(stream)) is not None:
         raw.fail_on_loss = False
 
 
 def lost_output(stream: TextIO) -> str:
-    """Why it did not take all that was written, in words; empty when it did, was closed, or nobody read it any more."""
+    """Why a stream did not take everything, in words; empty if it did, was closed, or nobody read it any more."""
     raw = _raw(stream)
     if raw is None or raw.error is None or raw.error.errno in (errno.EPIPE, errno.EBADF):
         return ""
@@ -96,7 +97,7 @@ def lost_output(stream: TextIO) -> str:
 
 
 def _raw(stream: TextIO) -> StandardOutput | None:
-    """None for a stream that is not the process's own, in a notebook or a test."""
+    """The lowest layer of a stream; None if it is not the process's own, in a notebook or a test."""
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, StandardOutput) else None
 
@@ -108,7 +109,7 @@ def _wrap_standard(fd: int, stream: TextIO | None, *, fail_on_loss: bool) -> Tex
         )
     if not isinstance(stream, io.TextIOWrapper):
         return stream
-    raw = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer between
+    raw = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer in between
     errors = "backslashreplace" if stream.errors == "strict" else stream.errors
     lines = stream.line_buffering or stream.write_through
     return _text_stream(

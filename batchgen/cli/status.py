@@ -1,4 +1,5 @@
-"""`batchgen status`: how a job stands, read from its ledger alone; while it runs, after it ended, after it died."""
+"""`batchgen status`: the state of a job, read from its ledger alone, while it runs, after it ended, and after it
+died."""
 
 from __future__ import annotations
 
@@ -55,13 +56,13 @@ MAX_IN_FLIGHT = 10
 TO_FETCH_NOTE = "paid for but not downloaded yet; the next run downloads them at no charge"
 REFRESH_S = 2.0
 LINE_INTERVAL_S = 30.0
-CLEAR_SCREEN = "\x1b[H\x1b[J"  # to the upper left corner, and nothing below it
-NARROW = 80  # below this a table of states does not fit
+CLEAR_SCREEN = "\x1b[H\x1b[J"  # to the upper left corner, then clear everything below
+NARROW = 80  # columns; with fewer, a table of states does not fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusOptions:
-    """output: the job's folder. compare: what the variants are called that are shown side by side."""
+    """The parsed options. output: the job's folder. compare: the name of the variants to show side by side."""
 
     output: str | None
     as_json: bool
@@ -71,7 +72,7 @@ class StatusOptions:
     compare: str | None
 
     def check(self) -> None:
-        """Raises UsageError for two answers at once."""
+        """Raises UsageError if two answers were requested."""
         if self.watch and (self.billing or self.compare):
             other = "--billing" if self.billing else "--compare"
             raise UsageError(f"--watch shows how a run goes on: ask for {other} without it")
@@ -112,7 +113,7 @@ def _answer(invocation: Invocation, found: JobFolder) -> None:
 
 
 def show_billing(invocation: Invocation, found: BillingView, *, as_json: bool) -> None:
-    """By model and by run, and why more was billed than there are images."""
+    """Show the billing by model and by run, and why more was billed than there are images."""
     if as_json:
         invocation.out.json(view.as_json(found))
         return
@@ -122,7 +123,7 @@ def show_billing(invocation: Invocation, found: BillingView, *, as_json: bool) -
 
 
 def show_comparison(invocation: Invocation, found: ComparisonView, *, as_json: bool) -> None:
-    """A line for each variant, and what may be said of them."""
+    """Show a line for each variant, and what the comparison allows to conclude."""
     if as_json:
         invocation.out.json(view.as_json(found))
         return
@@ -136,7 +137,8 @@ def show_comparison(invocation: Invocation, found: ComparisonView, *, as_json: b
 
 
 def watch_status(out: Console, folder: Path) -> None:
-    """Until no run lasts any more. A terminal is drawn anew every two seconds; elsewhere a line now and then."""
+    """Show the status until no run is going on. A terminal is redrawn every two seconds; elsewhere a line is printed
+    now and then."""
     printed_at = -math.inf
     while True:
         status, now_s = load_status(folder), time.monotonic()
@@ -160,7 +162,7 @@ def _spent(usd: MoneyView) -> str:
 
 
 def show_status(out: Console, status: JobStatus) -> None:
-    """The same as `--json`, for people."""
+    """Show the same as `--json`, for people."""
     out.line(f"{status.job}: {totals_text(status.totals)}", "bold")
     if status.emulated:
         out.line("EMULATED: the images are a local emulator's, nothing was billed", "bold yellow")
@@ -222,7 +224,7 @@ def _show_counts(out: Console, by_model: Mapping[str, Mapping[str, int]]) -> Non
 
 
 def last_run(run: LastRun | None) -> str:
-    """One sentence."""
+    """The last run in one sentence."""
     if run is None:
         return "none"
     since = formatting.duration(run.started_at.ago_s)

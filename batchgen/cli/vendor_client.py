@@ -1,4 +1,5 @@
-"""Asks the vendors' servers which models a key may use and which are withdrawn, and for a balance. Nothing here is billed."""
+"""Asks the vendors' servers which models a key may use, which are withdrawn, and for a balance. Nothing here is
+billed."""
 
 from __future__ import annotations
 
@@ -42,12 +43,12 @@ if TYPE_CHECKING:
     from batchgen.http.transport import Transport
 
 MAX_PAGES = 20
-ANSWER_MAX_BYTES = 8_000_000  # one vendor lists some hundreds of models of all kinds, with descriptions
+ANSWER_MAX_BYTES = 8_000_000  # one vendor lists hundreds of models of all kinds with descriptions
 
 
 @dataclass(frozen=True, slots=True)
 class VendorAccess:
-    """A provider, where it is asked, and the header with the key."""
+    """A provider, its address, and the header with the key."""
 
     provider: str
     url: str
@@ -59,12 +60,12 @@ class VendorAccess:
 
 
 def listing_of(provider: str) -> Listing:
-    """Of a provider that has one."""
+    """The listing of a provider that has one."""
     return cast("type[SupportsListing]", provider_class(provider)).listing
 
 
 def vendor_accesses(settings: Settings) -> list[VendorAccess]:
-    """Of each provider that has a key; a server on this machine needs none. Raises SettingsError."""
+    """Access to each provider that has a key; a server on this machine needs none. Raises SettingsError."""
     found = []
     for endpoint, provider in endpoints(provider_names()).items():
         if getattr(provider_class(provider), "listing", None) is None:
@@ -76,7 +77,7 @@ def vendor_accesses(settings: Settings) -> list[VendorAccess]:
 
 
 def token_accesses(settings: Settings) -> list[VendorAccess]:
-    """Of each provider whose requests are let in by a token that has to be asked for. Raises SettingsError."""
+    """Access to each provider whose requests need a token that has to be requested. Raises SettingsError."""
     found = []
     for endpoint, provider in endpoints(provider_names()).items():
         if not endpoint.credential_names:
@@ -88,9 +89,8 @@ def token_accesses(settings: Settings) -> list[VendorAccess]:
 
 
 class VendorClient:
-    """One session for all questions. Each raises SettingsError when the server cannot be reached or answers strangely,
-    and the ProviderError of its codec for any other status than 200.
-    """
+    """One session for all questions. Each raises SettingsError if the server cannot be reached or answers strangely,
+    and the ProviderError of its codec for any status other than 200."""
 
     def __init__(self) -> None:
         self._opened = AsyncExitStack()
@@ -108,12 +108,12 @@ class VendorClient:
         await self._opened.aclose()
 
     async def obtain_token(self, account: VendorAccess) -> None:
-        """Ask for what lets the account's requests in; nothing else is asked. Raises ProviderError."""
+        """Obtain a token for the account's requests, and ask nothing else. Raises ProviderError."""
         asking = Request(method="GET", path="/", body=b"")
         await account.credentials.headers(asking, lambda url, asked: self._transport.request(url, asked, None))
 
     async def models(self, account: VendorAccess) -> list[ListedModel]:
-        """Image models."""
+        """The image models that a key may use."""
         found: list[ListedModel] = []
         token = ""
         for _ in range(MAX_PAGES):
@@ -124,7 +124,7 @@ class VendorClient:
         return found
 
     async def balance(self, account: VendorAccess) -> Balance | None:
-        """None from a server that has no such page, as another than the vendor's own may be."""
+        """The balance; None if the server has no such page, which may be the case if it is not the vendor's own."""
         if (page := account.listing.balance) is None:
             return None
         try:
@@ -133,9 +133,9 @@ class VendorClient:
             return None
 
     async def deprecations(self, account: VendorAccess) -> list[Deprecation]:
-        """Models that are withdrawn or will be; empty where the vendor, or the server in its place, has no such page.
+        """Models that are or will be withdrawn; empty if the server has no such page.
 
-        It is public, so the key stays here.
+        The page is public, so the key is not sent.
         """
         if (page := account.listing.deprecations) is None:
             return []
@@ -161,14 +161,15 @@ class VendorClient:
 
 @dataclass(frozen=True, slots=True)
 class LiveModels:
-    """listed: by provider, each that was asked and answered; withdrawn: likewise. failures: why one that was asked did not."""
+    """What vendors say about models. listed: by provider, for each that answered; withdrawn: likewise. failures: why a
+    provider did not answer."""
 
     listed: Mapping[str, Sequence[ListedModel]]
     failures: tuple[str, ...]
     withdrawn: Mapping[str, Sequence[Deprecation]]
 
     def live_status(self, profile: Profile) -> str:
-        """`live`, `absent`, `unlisted by us`, `not asked`, or what the vendor's feed of deprecations calls it."""
+        """`live`, `absent`, `unlisted by us`, `not asked`, or the term in the vendor's list of deprecations."""
         if self._list(profile) is None:
             return "not asked"
         if (deprecation := self._deprecation(profile)) is not None:
@@ -178,12 +179,12 @@ class LiveModels:
         return "live" if self._entry(profile) else "absent"
 
     def live_status_text(self, profile: Profile) -> str:
-        """The same for people."""
+        """The live status, for people."""
         deprecation = self._deprecation(profile)
         return self.live_status(profile) if deprecation is None else deprecation.description
 
     def as_dict(self, profile: Profile) -> dict[str, Any]:
-        """The same as an object, with what the API says of the model."""
+        """The live status as an object, with what the API says about the model."""
         entry = self._entry(profile)
         return {
             "live": self.live_status(profile),
@@ -209,7 +210,7 @@ class LiveModels:
         return next((model for model in self._list(profile) or () if model.id == name), None)
 
     def unknown_models(self, profiles: Iterable[Profile]) -> list[Profile]:
-        """Of image models that an API lists and we do not know."""
+        """The image models that an API lists and batchgen does not know."""
         known = list(profiles)
         return [
             unknown_profile(name, provider)
@@ -219,7 +220,7 @@ class LiveModels:
 
 
 def query_live_models(invocation: Invocation) -> LiveModels:
-    """Raises SettingsError without any key, and when no API that was asked gave its list."""
+    """Ask about all models. Raises SettingsError without any key, and if no API that was asked returned its list."""
     settings = Settings.load(Path.cwd())
     invocation.hide_keys(settings)
     if not (asked := vendor_accesses(settings)):

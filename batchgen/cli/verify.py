@@ -1,4 +1,4 @@
-"""`batchgen verify`: every file of the ledger against its size and hash. Nothing is changed but what `--repair` builds anew."""
+"""`batchgen verify`: compares every file in the ledger with its size and hash. Only `--repair` changes anything."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from batchgen.store.local_folder import FileVerdict
 from batchgen.store.store import Store, open_store_of
 
 EXIT_DAMAGED = 3
-CONTACT_SHEET = "contact-sheet"  # what the names of those begin with
+CONTACT_SHEET = "contact-sheet"  # the beginning of such files' names
 MAX_SHOWN = 20
-STEM_MARK = "\0"  # before the stem of a known picture, by which go the files beside it
+STEM_MARK = "\0"  # precedes the stem of a known image, which the files beside it share
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class VerifyResult:
-    """checked: files that are as the ledger says. gone: missing, but their sample has a later image. extra: not ours."""
+    """The result. checked: files that match the ledger. gone: missing, but their sample has a later image. extra: files
+    from elsewhere."""
 
     checked: int = 0
     bytes: int = 0
-    waiting: int = 0  # in the spool, because the bucket did not take them
-    derived: int = 0  # derivatives that are as the ledger says
+    waiting: int = 0  # in the spool, because the bucket refused them
+    derived: int = 0  # derivatives that match the ledger
     missing: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ class VerifyResult:
 
 def verify_command(invocation: Invocation, job: str, output: str | None, rebuild: bool, as_json: bool) -> int:
     if rebuild:
-        from batchgen.cli.repair import repair_ledger  # reads manifests and pictures, which takes 0.3 s to import
+        from batchgen.cli.repair import repair_ledger  # reads manifests and images, and takes 0.3 s to import
 
         repair_ledger(invocation, job, output)
     folder = find_job(job, output).folder
@@ -66,7 +67,7 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
 
 
 def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
-    """console: where a line counts the files while a person watches."""
+    """Compare the files with the ledger. console: shows the number of files while a person watches."""
     findings, known, store = VerifyResult(), SeenTexts(), open_store_of(folder, reader)
     if store.url:
         findings.waiting = len(reader.unplaced())
@@ -95,14 +96,15 @@ def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
 
 
 def _is_ours(path: str, known: SeenTexts) -> bool:
-    """Whether it is a file of the ledger, or may stand beside one."""
+    """Whether it is a file in the ledger, or one that belongs beside one."""
     return path in known or any(
         path.endswith(ending) and STEM_MARK + path.removesuffix(ending) in known for ending in SIDECARS
     )
 
 
 def check_files(store: Store, expected: Iterable[tuple[str, str, T]]) -> Iterator[tuple[str, T, FileVerdict]]:
-    """expected: (path, sha256, more). Answers (path, more, verdict) in order. Of a bucket a few are read at once."""
+    """Check files. expected: (path, sha256, more). Yields (path, more, verdict) in order. A few are read at once from a
+    bucket."""
     waiting: deque[tuple[str, T, Future[FileVerdict]]] = deque()
     with ThreadPoolExecutor(store.properties.parallel_reads, "verify") as pool:
         for path, sha256, more in expected:
@@ -115,7 +117,8 @@ def check_files(store: Store, expected: Iterable[tuple[str, str, T]]) -> Iterato
 
 
 def verify_derivatives(store: Store, reader: Reader, findings: VerifyResult) -> Iterator[str]:
-    """Their paths. One that was damaged in place gets another time, by which the next run sees that it must look at it."""
+    """Check the derivatives, and yield their paths. One that was damaged without changing its time gets a new one, so
+    that the next run looks at it."""
     expected = ((path, sha, None) for path, sha, _ in DerivativeReader.from_reader(reader).expected_derivatives())
     for path, _, verdict in check_files(store, expected):
         yield path
@@ -129,7 +132,7 @@ def verify_derivatives(store: Store, reader: Reader, findings: VerifyResult) -> 
 
 
 def foreign_candidates(store: Store) -> Iterator[str]:
-    """Paths of all that is not hidden, but for pages of ours."""
+    """The paths of everything that is not hidden, except pages that batchgen wrote."""
     for found in store.all_files():
         if (
             found.path != RESULTS

@@ -1,4 +1,4 @@
-"""`batchgen worker`: make what was submitted with `--engine cluster`."""
+"""`batchgen worker`: makes what was submitted with `--engine cluster`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def worker_command(invocation: Invocation, quiet: bool, metrics: tuple[str, int]
 def _metrics_server(
     invocation: Invocation, worker: Worker, observers: list[Any], address: tuple[str, int], *, quiet: bool
 ) -> AbstractAsyncContextManager[None]:
-    """observers: joined by the one that counts. Raises UsageError without the library, SettingsError."""
+    """The server for metrics. observers: the one that counts is added. Raises UsageError without the library,
+    SettingsError."""
     from batchgen.report.metrics import require_library  # most workers serve nothing
     from batchgen.report.worker_server import WorkerCounters, WorkerServer, serving  # it brings a web server
 
@@ -79,7 +80,7 @@ def _metrics_server(
 
 
 async def _run(worker: Worker, serving: AbstractAsyncContextManager[None]) -> int:
-    """Raises LedgerError, UsageError."""
+    """Run the worker. Raises LedgerError, UsageError."""
     signals = list[str]()
 
     def stop(number: int) -> None:

@@ -1,4 +1,5 @@
-"""One night as a process of its own: started, heard line by line, told to stop; and orphans that end up here, reaped."""
+"""Runs one scheduled run as a process of its own: starts it, reads it line by line, tells it to stop. Also reaps
+orphans."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-MAX_LINE_BYTES = 256_000  # what is longer is cut into lines of this length
-DRAIN_TIMEOUT_S = 2.0  # for what was said last, once the process has ended
+MAX_LINE_BYTES = 256_000  # longer lines are cut into lines of this length
+DRAIN_TIMEOUT_S = 2.0  # for the last output, once the process has ended
 
 
 class ChildProcess:
-    """A process in a session of its own: a Ctrl-C before the daemon reaches it through the daemon alone."""
+    """A process in a session of its own, so that a Ctrl-C in the daemon's terminal only reaches the daemon."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -22,7 +23,7 @@ class ChildProcess:
 
     @classmethod
     async def start(cls, argv: Sequence[str], environ: Mapping[str, str]) -> ChildProcess:
-        """Raises OSError."""
+        """Start a process. Raises OSError."""
         return cls(
             await asyncio.create_subprocess_exec(
                 *argv, env=environ, start_new_session=True, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
@@ -30,10 +31,11 @@ class ChildProcess:
         )
 
     async def wait(self, on_line: Callable[[str], None]) -> int:
-        """The exit code, 128 and the signal's number when one ended it. on_line: told of what it says."""
+        """Wait for the exit code, or 128 plus the number of the signal that ended it. on_line: called with each line of
+        output."""
         reading = asyncio.create_task(self._read(on_line))
         code = await self._process.wait()
-        # Somebody whom the run has started may hold the pipe for ever.
+        # A process that the run started may hold the pipe for ever.
         done, _ = await asyncio.wait([reading], timeout=DRAIN_TIMEOUT_S)
         if not done:
             reading.cancel()
@@ -44,7 +46,7 @@ class ChildProcess:
             self._process.send_signal(number)
 
     async def _read(self, on_line: Callable[[str], None]) -> None:
-        """To its end, even when nobody can be told any more: a run whose pipe is full would stand still."""
+        """Read to the end, even if nobody can be told any more: a run whose pipe is full would stall."""
         stream, rest = self._process.stdout, b""
         while stream is not None and (data := await stream.read(65536)):
             *lines, rest = (rest + data).split(b"\n")
@@ -61,7 +63,8 @@ def _decode(line: bytes) -> str:
 
 
 def reap_orphans(awaited_pids: Collection[int]) -> None:
-    """Whatever lost its parent in a container becomes the first process's child and is gone only once it is waited for.
+    """Reap processes whose parent has died: in a container they become children of the first process and stay until it
+    waits for them.
 
     awaited_pids: processes that somebody else waits for.
     """
@@ -70,5 +73,5 @@ def reap_orphans(awaited_pids: Collection[int]) -> None:
     with suppress(ChildProcessError):
         while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if found.si_pid in awaited_pids:
-                return  # first in the row, and soon waited for: the rest comes next time
+                return  # first in line, and soon waited for: the rest comes next time
             os.waitpid(found.si_pid, 0)

@@ -1,6 +1,6 @@
-"""The daemon: waits until its jobs are due, runs each as a process of its own, and writes down how it ended.
+"""The daemon: waits until its jobs are due, runs each as a process of its own, and records how it ended.
 
-APScheduler does the waiting. Its own memory of jobs is not used: it would need SQLAlchemy, and knows neither of a run
+APScheduler does the waiting. Its own store of jobs is not used: it would need SQLAlchemy, and knows neither of a run
 that was killed half way nor of exit codes that mean "later".
 """
 
@@ -31,7 +31,7 @@ NO_APSCHEDULER = (
     "the daemon needs the library APScheduler: pip install 'batchgen[daemon]'; --once and --list do without"
 )
 RELOAD_EVERY_S = 60
-KILL_AFTER_S = 10.0  # after the second signal, until a run that does not leave is killed
+KILL_AFTER_S = 10.0  # after the second signal, before a run that does not leave is killed
 EXIT_SIGNAL_BASE = 128
 PARTIAL_EXIT_CODES = (3, 4)
 ONE_AT_A_TIME = {"max_instances": 1, "coalesce": True, "misfire_grace_time": None}  # for APScheduler
@@ -53,7 +53,7 @@ _logger = logging.getLogger("batchgen.daemon")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonOptions:
-    """max_runs: how many nights at once. command: how a night of a job is run, and in which environment."""
+    """max_runs: how many runs at once. command: how a job is run, and in which environment."""
 
     command: Callable[[ScheduledJob, DueRun], tuple[list[str], Mapping[str, str]]]
     emit: Callable[[Event], None]
@@ -65,7 +65,7 @@ class DaemonOptions:
 
 
 class Daemon:
-    """One for each daemon, within one event loop."""
+    """A daemon, within one event loop."""
 
     def __init__(self, scheduled_jobs: ScheduledJobs, options: DaemonOptions) -> None:
         self._scheduled_jobs = scheduled_jobs
@@ -81,7 +81,7 @@ class Daemon:
         self._scheduler: Any = None
 
     async def run(self) -> int:
-        """Until a signal. Answers the exit code. Raises UsageError without APScheduler, StoreError."""
+        """Run until a signal. Returns the exit code. Raises UsageError without APScheduler, StoreError."""
         self._start()
         self._scheduler = _scheduler()
         now = datetime.now(UTC)
@@ -96,7 +96,8 @@ class Daemon:
         return 0 if self._stop_signal == signal.SIGTERM else EXIT_SIGNAL_BASE + self._stop_signal
 
     async def run_once(self) -> int:
-        """What is due now, and then leave. Answers the worst exit code; one that means "later" only when none is worse."""
+        """Run what is due now, then leave. Returns the worst exit code; one that means "later" only if none is
+        worse."""
         self._start()
         tasks = [asyncio.create_task(self._run_if_due(job)) for job in self._scheduled_jobs.jobs.values()]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -116,10 +117,10 @@ class Daemon:
         if not self._scheduled_jobs.jobs:
             _logger.warning("no manifest has `schedule:` in its head yet")
 
-    # --- what is due
+    # What is due
 
     async def _reload_and_plan(self) -> None:
-        """Every minute, so that neither an edited manifest nor a clock that jumps is overlooked for longer."""
+        """Look every minute, so that an edited manifest or a clock that jumps is noticed within that time."""
         if not self._children_starting:
             reap_orphans({child.pid for child in self._children})
         try:
@@ -139,7 +140,7 @@ class Daemon:
         self._scheduler.add_job(self._run_if_due, "date", run_date=at, **what, **ONE_AT_A_TIME)
 
     async def _run_if_due(self, job: ScheduledJob) -> None:
-        """Run the night of a job if one is due, then wait for the next. Never raises: the daemon outlives its jobs."""
+        """Run a job if it is due, then wait for the next time. Never raises: the daemon outlives its jobs."""
         task = asyncio.current_task()
         if self._stopping.is_set() or task is None:
             return
@@ -180,12 +181,12 @@ class Daemon:
             self._options.emit(ScheduledRunPlanned(at=self._now(), job=job.name, manifest=str(job.path), due=due))
         self._schedule_check(job, wait)
 
-    # --- one night
+    # One run
 
     async def _run_scheduled(self, job: ScheduledJob, due: DueRun) -> None:
         began, facts = self._now(), {"job": job.name, "manifest": str(job.path)}
         run = ScheduledRun(at=due.at, began=began)
-        job.update_state(last=run)  # before it begins: a daemon that dies from here on knows what to take up again
+        job.update_state(last=run)  # before it begins: a daemon that dies from here on knows what to resume
         self._options.emit(ScheduledRunStarted(at=began, due=utc_iso(due.at), why=due.why, **facts))
         code = await self._run_child(job, due)
         ended = self._now()
@@ -225,7 +226,7 @@ class Daemon:
         decision = job.decide(now)
         return utc_iso(decision.until if isinstance(decision, WaitUntil) else now)
 
-    # --- the end
+    # The end
 
     def _install_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -247,7 +248,8 @@ class Daemon:
             self._scheduler.modify_job("look", next_run_time=datetime.now(UTC))
 
     def _on_stop_signal(self, number: int) -> None:
-        """What is in flight was paid for: the first signal lets the runs finish it, a second one is passed on as well."""
+        """Pass signals on: the first lets runs finish what is in flight, which is paid for; a second one is passed on
+        as well."""
         if not self._stopping.is_set():
             self._stop_signal = number
             _logger.warning(
@@ -261,7 +263,7 @@ class Daemon:
             child.send_signal(number)
 
     async def _drain(self) -> None:
-        """Wait for the nights; who takes longer than the grace is told to give up, and then killed."""
+        """Wait for the runs. One that takes longer than the grace period is told to give up, and then killed."""
         steps = ((self._options.grace_s, signal.SIGTERM), (KILL_AFTER_S, getattr(signal, "SIGKILL", signal.SIGTERM)))
         for wait_s, number in steps:
             if self._job_tasks:
@@ -275,7 +277,7 @@ class Daemon:
 
 
 def _log_failure(name: str, error: Exception) -> None:
-    """One job's trouble, which is not the others'."""
+    """Log a failure of one job, which does not affect the others."""
     if isinstance(error, (BatchgenError, OSError)) or machine_refusal(error):
         _logger.error("%s: %s", name, machine_refusal(error) or error)
     else:
@@ -284,8 +286,8 @@ def _log_failure(name: str, error: Exception) -> None:
 
 def _scheduler() -> Any:
     try:
-        from apscheduler.schedulers.asyncio import AsyncIOScheduler  # large, so imported only when it is needed
+        from apscheduler.schedulers.asyncio import AsyncIOScheduler  # large, so imported only when needed
     except ImportError:
         raise UsageError(NO_APSCHEDULER) from None
-    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what there is to say is said here
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # its messages are logged here
     return AsyncIOScheduler(timezone=UTC)

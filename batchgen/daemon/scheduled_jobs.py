@@ -1,5 +1,5 @@
-"""The manifests that have a schedule, as they stand now: found by name or pattern, read again when they change; and what the daemon
-has to know of each after a restart."""
+"""The manifests with a schedule as they are now, found by name or pattern and read again when they change, and what the
+daemon has to remember of each after a restart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _logger = logging.getLogger("batchgen.daemon")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleState:
-    """schedule: as it stood in the manifest, in JSON; another one counts anew. since: UTC seconds."""
+    """What is remembered of a job. schedule: from the manifest, in JSON; a different one starts anew. since: UTC
+    seconds."""
 
     schedule: str
     since: float
@@ -41,10 +42,11 @@ class ScheduleState:
 
 
 class ScheduleStateFile:
-    """The page of one manifest: a small file that is always whole, and a lock so that one daemon at a time writes it."""
+    """The state of one manifest's schedule: a small file that is always whole, with a lock so that one daemon at a time
+    writes it."""
 
     def __init__(self, folder: Path, manifest: Path) -> None:
-        """manifest: absolute."""
+        """manifest: an absolute path."""
         name = f"{unit_name(manifest.stem)}-{hashlib.sha256(os.fsencode(manifest)).hexdigest()[:12]}"
         self._path = folder / f"{name}.json"
         self._manifest = str(manifest)
@@ -65,7 +67,7 @@ class ScheduleStateFile:
         self._lock.release()
 
     def read(self) -> ScheduleState | None:
-        """None when there is nothing, or nothing that can be read: the schedule then counts from now on."""
+        """The state, None if there is none that can be read: the schedule then counts from now on."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads(self._path.read_text(encoding="utf-8"))
             last = None if found["last"] is None else ScheduledRun(**found["last"])
@@ -73,7 +75,7 @@ class ScheduleStateFile:
         return None
 
     def write(self, state: ScheduleState) -> None:
-        """Durable when it returns. Raises StoreError."""
+        """Write the state, durable on return. Raises StoreError."""
         temp_path = self._path.with_suffix(".new")
         try:
             with open(temp_path, "w", encoding="utf-8", opener=private_opener) as file:
@@ -94,7 +96,7 @@ def _write_error(error: OSError, path: Path) -> StoreError:
 
 @dataclass
 class ScheduledJob:
-    """A job with a schedule. schedule_state: what its file says. running: a run of it has a slot or waits for one."""
+    """A job with a schedule. schedule_state: from its file. running: it is running or waiting for its turn."""
 
     path: Path
     name: str
@@ -116,7 +118,7 @@ class ScheduledJob:
         return decide(self.policy, self.schedule_state.since, self.schedule_state.last, now)
 
     def update_state(self, *, last: ScheduledRun | None = None, since: float | None = None) -> None:
-        """Raises StoreError; what is noted counts for this process all the same."""
+        """Update the state. Raises StoreError, but what is noted counts for this process anyway."""
         schedule_state = self.schedule_state if last is None else replace(self.schedule_state, last=last)
         self.schedule_state = schedule_state if since is None else replace(schedule_state, since=since)
         if self.state_file is not None:
@@ -127,17 +129,17 @@ class ScheduledJobs:
     """jobs: by absolute path. A manifest that is wrong is reported once and keeps its last schedule."""
 
     def __init__(self, patterns: Sequence[str], schedule_state_folder: Path, *, persistent: bool = True) -> None:
-        """patterns: paths, globs and folders; none for what lies in jobs/ and here. schedule_state_folder: where states are
-        kept. persistent: False writes none."""
+        """patterns: paths, globs and folders; empty for jobs/ and the current folder. schedule_state_folder: where
+        states are kept. persistent: False writes none."""
         self.jobs: dict[Path, ScheduledJob] = {}
         self._patterns = tuple(patterns)
         self._schedule_state_folder = schedule_state_folder
         self._persistent = persistent
         self._file_stamps: dict[Path, FileStamp | None] = {}
-        self._locked_by_others: set[Path] = set()  # a daemon of its own has them
+        self._locked_by_others: set[Path] = set()  # another daemon has these
 
     def reload(self, now: float) -> None:
-        """Take in what has changed. Raises StoreError."""
+        """Read what has changed. Raises StoreError."""
         found = {path.absolute(): explicit for path, explicit in find_manifests(self._patterns)}
         for path in {*self._file_stamps, *self.jobs} - set(found):
             self._file_stamps.pop(path, None)
@@ -154,7 +156,8 @@ class ScheduledJobs:
                 job.state_file.release()
 
     def _load(self, path: Path, explicit: bool, now: float) -> bool:
-        """Whether that is all until it changes: what another daemon has is looked at again."""
+        """Load a manifest. Returns whether that is final until it changes: one that another daemon has is tried
+        again."""
         try:
             if not explicit and not _has_schedule(path):
                 self._remove(path, "has no schedule any more")
@@ -186,7 +189,7 @@ class ScheduledJobs:
             self.jobs[path] = job
         job.name, job.schedule = name, schedule
         times = _timing_json(schedule)
-        # A schedule counts from when it is first seen, and never from a moment that a wrong clock gave.
+        # A schedule counts from when it is first seen, and never from a moment given by a wrong clock.
         if job.schedule_state.schedule != times or job.schedule_state.since > now + DAY_S:
             job.schedule_state = replace(job.schedule_state, schedule=times, since=now)
             job.update_state()
@@ -201,12 +204,12 @@ class ScheduledJobs:
 
 
 def _timing_json(schedule: Schedule) -> str:
-    """What makes a schedule another one, in JSON."""
+    """The part of a schedule that makes it a different one if it changes, in JSON."""
     return schedule.model_dump_json(include={"at", "cron", "days", "timezone"}, exclude_none=True)
 
 
 def find_manifests(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
-    """Paths, and whether a person named just this one. A folder stands for the manifests in it."""
+    """Paths, and whether a person named exactly this one. A folder stands for the manifests in it."""
     for pattern in patterns or ("jobs", "."):
         path = Path(pattern)
         if path.is_dir():
@@ -222,7 +225,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _has_schedule(path: Path) -> bool:
-    """Whether a file that nobody named may be meant: what else lies there, and is no manifest, is not complained of."""
+    """Whether a file that nobody named may be meant: other files, which are not manifests, are not complained about."""
     if path.suffix.lower() == ".jsonl":
         with open(path, "rb") as file:
             return next((_SCHEDULE_IN_JSONL.match(line) is not None for line in file if line.strip()), False)
@@ -230,7 +233,7 @@ def _has_schedule(path: Path) -> bool:
 
 
 def _file_stamp(path: Path) -> FileStamp | None:
-    """None when it cannot be looked at."""
+    """The stamp of a file, None if it cannot be read."""
     try:
         found = os.stat(path)
     except OSError:

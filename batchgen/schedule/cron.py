@@ -8,7 +8,7 @@ from batchgen.errors import SettingsError, UsageError
 from batchgen.schedule.this_machine import run_checked, run_command
 from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
-MAX_LINE_CHARS = 990  # Debian's cron takes a thousand characters
+MAX_LINE_CHARS = 990  # Debian's cron accepts a thousand characters
 
 
 def crontab_block(spec: TimerSpec) -> str:
@@ -22,7 +22,7 @@ def block_markers(name: str) -> tuple[str, str]:
 
 
 def crontab_command(spec: TimerSpec) -> str:
-    """The sixth field. cron mails what is printed: nothing, unless something is amiss."""
+    """The sixth field. cron mails what is printed: nothing, unless something is wrong."""
     keys = [f"{key.variable}_FILE={shell_line([str(key.path)])}" for key in spec.keys]
     nice = ["nice", "-n", "10"]
     text = f"cd {shell_line([str(spec.folder)])} && " + " ".join(
@@ -39,7 +39,7 @@ def crontab_command(spec: TimerSpec) -> str:
 
 
 def remove_block(crontab: str, name: str) -> str:
-    """A crontab without our block of this name; every other line as it was."""
+    """A crontab without batchgen's block of this name; every other line stays as it was."""
     begin, end = block_markers(name)
     other_lines, inside = [], False
     for line in crontab.splitlines(keepends=True):
@@ -55,8 +55,8 @@ def remove_block(crontab: str, name: str) -> str:
 
 
 def install(spec: TimerSpec) -> list[str]:
-    """Answers what was done. Every line that is not ours stays, and when it fails, every line. Raises UsageError before the
-    lines of another manifest are replaced, and SettingsError."""
+    """Install a block. Returns what was done. All other lines stay, and if it fails, every line. Raises UsageError
+    before the lines of another manifest are replaced, and SettingsError."""
     before = _crontab()
     _check_block_is_ours(before, spec)
     rest = remove_block(before, spec.name)
@@ -89,7 +89,7 @@ def _check_block_is_ours(crontab: str, spec: TimerSpec) -> None:
 
 
 def _crontab() -> str:
-    """The user's crontab, empty when there is none."""
+    """The user's crontab, empty if there is none."""
     done = run_command(["crontab", "-l"])
     if done.returncode and "no crontab" not in done.stderr:
         raise SettingsError(f"crontab -l: {done.stderr.strip() or 'failed'}")

@@ -1,4 +1,4 @@
-"""The forms that units come in: what each can do, its text, and what it leaves to a person."""
+"""The kinds of units: what each can do, its text, and what it leaves to the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchgen.schedule.timer_spec import DAYS, GRACE_S, TimerSpec
 
 INSTALLABLE = ("systemd", "cron")
 ZONE_AWARE = ("systemd", "kubernetes", "github")
-# What the units cannot say themselves.
+# What the units cannot express themselves.
 NOTES = {
     "systemd": (
         "`loginctl enable-linger` lets it run while you are logged out; `journalctl --user -u {spec.name}` shows its runs",
@@ -78,8 +78,8 @@ def render(form: str, spec: TimerSpec, details: Details) -> str:
 
 
 def _launch_agent(spec: TimerSpec) -> str:
-    """For macOS: a property list. Source: launchd.plist(5). launchd makes up for a time that the machine slept through, not
-    for one when it was off."""
+    """A property list for macOS. Source: launchd.plist(5). launchd makes up for a time that the machine slept through,
+    not for one when it was off."""
     when = {"Hour": spec.at.hour, "Minute": spec.at.minute}
     log = str(spec.job_folder.with_name(f"{spec.job_folder.name}.log"))
     found: dict[str, Any] = {
@@ -98,14 +98,14 @@ def _launch_agent(spec: TimerSpec) -> str:
 
 
 def apply(action: str, form: str, spec: TimerSpec) -> list[str]:
-    """Install or uninstall; answers what was done. Raises UsageError, SettingsError."""
+    """Install or uninstall units. Returns what was done. Raises UsageError, SettingsError."""
     if form == "cron":
         return cron.install(spec) if action == "install" else cron.uninstall(spec)
     return systemd.install(spec) if action == "install" else systemd.uninstall(spec)
 
 
 def remaining_steps(form: str, spec: TimerSpec, details: Details, *, installed: bool) -> list[str]:
-    """What is left to a person."""
+    """What the user still has to do."""
     notes = [
         f"{key.variable} is read from {key.path}, which is not there yet: install -Dm 600 /dev/stdin {key.path}"
         for key in spec.keys

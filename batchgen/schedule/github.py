@@ -11,7 +11,7 @@ import yaml
 from batchgen.errors import UsageError
 from batchgen.schedule.timer_spec import TimerSpec, shell_line
 
-HOSTED_MAX_S = 6 * 3600  # what a hosted runner is given
+HOSTED_MAX_S = 6 * 3600  # the limit of a hosted runner
 SETUP_AND_SAVE_S = 1800  # for setting up, finishing what is in flight and saving it
 NO_PACKAGE = "batchgen is not installed: put a wheel of this repository or git+https://… into the step that says so"
 CACHE_LOST = "the images of earlier runs are gone from the cache: all would be bought again. To do that, run it by hand with `anew`."
@@ -29,7 +29,8 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def workflow(spec: TimerSpec, repository: Path, package: str | None, zone: tzinfo, now: datetime) -> str:
-    """YAML. package: what pip installs, None when nobody knows. Raises UsageError when the job does not lie in the repository."""
+    """The workflow as YAML. package: what pip installs, None if unknown. Raises UsageError if the job is not in the
+    repository."""
     found = {
         "name": spec.name,
         "on": {
@@ -86,7 +87,7 @@ def _steps(spec: TimerSpec, repository: Path, package: str | None) -> list[dict[
                 "XDG_STATE_HOME": "${{ github.workspace }}/.state",
             },
         },
-        # Not after a cache that was lost: an empty one would be the newest from then on.
+        # Not after a cache was lost: an empty one would be the newest from then on.
         {"if": "${{ always() && steps.made.outcome != 'skipped' }}", "uses": "actions/cache/save@v4", "with": cache},
         {
             "if": "${{ always() }}",
@@ -97,7 +98,8 @@ def _steps(spec: TimerSpec, repository: Path, package: str | None) -> list[dict[
 
 
 def _install_script(package: str | None) -> str:
-    """A package that nobody knows is never installed by its name alone, which is somebody else's on the public index."""
+    """The installation. An unknown package is never installed by its name alone, which on the public index is somebody
+    else's."""
     if package is not None:
         return f"pip install {shell_line([package])}"
     examples = "# pip install ./wheels/batchgen-VERSION-py3-none-any.whl\n# pip install git+https://HOST/YOURS/batchgen"

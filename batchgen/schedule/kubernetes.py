@@ -8,15 +8,15 @@ import yaml
 
 from batchgen.schedule.timer_spec import GRACE_S, HANG_TIMEOUT_S, TimerSpec
 
-STARTING_DEADLINE_S = 4 * 3600  # a night is made up for when the cluster comes back within this time
+STARTING_DEADLINE_S = 4 * 3600  # a run is made up for if the cluster is back within this time
 MOUNT_PATH = "/work"
 SECRETS_PATH = "/run/secrets/batchgen"
 
 
 def cron_job(spec: TimerSpec, image: str, volume_claim: str, timezone: str) -> str:
-    """YAML. volume_claim: a volume that holds the manifest and keeps the job's folder."""
+    """The CronJob as YAML. volume_claim: a volume with the manifest and the job's folder."""
     job = {
-        "backoffLimit": 0,  # the run itself tries again what helps; the next night does the rest
+        "backoffLimit": 0,  # the run itself retries where that helps; the next night does the rest
         "activeDeadlineSeconds": spec.duration_s + HANG_TIMEOUT_S,
         "template": {"spec": _pod_spec(spec, image, volume_claim)},
     }
@@ -51,7 +51,7 @@ def _pod_spec(spec: TimerSpec, image: str, volume_claim: str) -> dict[str, Any]:
     container = {
         "name": "batchgen",
         "image": image,
-        # Without a registry it would be pulled from Docker's, where the name is not ours.
+        # Without a registry it would be pulled from Docker's, where the name is somebody else's.
         **({} if has_registry(image) else {"imagePullPolicy": "Never"}),
         "command": [word.replace("$", "$$") for word in argv],  # or $(NAME) would be a variable
         "workingDir": MOUNT_PATH,
@@ -73,7 +73,7 @@ def _pod_spec(spec: TimerSpec, image: str, volume_claim: str) -> dict[str, Any]:
 
 
 def has_registry(image: str) -> bool:
-    """Whether an image's name says whose it is: `registry/name` or `owner/name`."""
+    """Whether an image's name has an owner: `registry/name` or `owner/name`."""
     return "/" in image
 
 

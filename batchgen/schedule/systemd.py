@@ -1,5 +1,5 @@
-"""A service and a timer for systemd's user manager, and how they are installed. Sources: systemd.service(5), .exec(5), .timer(5),
-.syntax(7)."""
+"""A service and a timer for systemd's user manager, and how they are installed. Sources: systemd.service(5), .exec(5),
+.timer(5), .syntax(7)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from batchgen.schedule.this_machine import run_checked, run_command
 from batchgen.schedule.timer_spec import GRACE_S, HANG_TIMEOUT_S, RESUMABLE_EXIT_CODES, TimerSpec
 from batchgen.settings import config_home
 
-EXIT_SIGTERM = 143  # stopped with the machine or by hand: nothing is amiss
+EXIT_SIGTERM = 143  # stopped with the machine or by hand: not a failure
 
 
 def units(spec: TimerSpec) -> dict[str, str]:
-    """File name to text."""
+    """The units' text by file name."""
     return {f"{spec.name}.service": _service(spec), f"{spec.name}.timer": _timer(spec)}
 
 
@@ -42,7 +42,7 @@ def _service(spec: TimerSpec) -> str:
             f"Description=Images of {_escape_specifiers(spec.manifest.name)}",
             "",
             "[Service]",
-            "Type=exec",  # RuntimeMaxSec= does not reach oneshot services
+            "Type=exec",  # RuntimeMaxSec= has no effect on oneshot services
             f"WorkingDirectory={_escape_specifiers(str(spec.folder))}",
             *keys,
             *zone,
@@ -87,7 +87,7 @@ def _timer(spec: TimerSpec) -> str:
 
 
 def quote(word: str) -> str:
-    """One word of a command line: neither specifiers, nor variables, nor quotes in it mean anything."""
+    """One word of a command line, quoted so that specifiers, variables and quotes in it mean nothing."""
     word = word.replace("%", "%%").replace("$", "$$")
     if re.fullmatch(r"[\w@%+=:,./$-]+", word, re.ASCII):
         return word
@@ -95,7 +95,7 @@ def quote(word: str) -> str:
 
 
 def _escape_specifiers(text: str) -> str:
-    """A value that systemd takes to the end of the line, specifiers apart."""
+    """A value that systemd reads to the end of the line, with specifiers escaped."""
     return text.replace("%", "%%")
 
 
@@ -104,8 +104,8 @@ def user_unit_folder() -> Path:
 
 
 def install(spec: TimerSpec) -> list[str]:
-    """Answers what was done. Raises UsageError before another manifest's units are replaced, and SettingsError; then
-    everything is as it was."""
+    """Install the units. Returns what was done. Raises UsageError before another manifest's units are replaced, and
+    SettingsError, after which everything is as it was."""
     folder = user_unit_folder()
     texts = {folder / name: text for name, text in units(spec).items()}
     for path in texts:
@@ -127,7 +127,7 @@ def install(spec: TimerSpec) -> list[str]:
 
 
 def _restore_units(spec: TimerSpec, folder: Path, before: dict[Path, bytes | None], created: list[Path]) -> None:
-    """As far as the system lets us: a manager that does not answer had nothing loaded either."""
+    """Restore the units as far as the system allows: a manager that does not answer had nothing loaded either."""
     if None in before.values():
         _try(["systemctl", "--user", "disable", "--now", f"{spec.name}.timer"])
         before = {**before, _enabled_link(spec, folder): None}
@@ -138,18 +138,18 @@ def _restore_units(spec: TimerSpec, folder: Path, before: dict[Path, bytes | Non
             else:
                 path.write_bytes(content)
     for path in created:
-        with contextlib.suppress(OSError):  # not there, or in use by somebody else by now
+        with contextlib.suppress(OSError):  # missing, or in use by somebody else by now
             path.rmdir()
     _try(["systemctl", "--user", "daemon-reload"])
 
 
 def _enabled_link(spec: TimerSpec, folder: Path) -> Path:
-    """What `enable` makes. Source: systemctl(1)."""
+    """The link that `enable` creates. Source: systemctl(1)."""
     return folder / "timers.target.wants" / f"{spec.name}.timer"
 
 
 def uninstall(spec: TimerSpec) -> list[str]:
-    """A service that runs now is let finish."""
+    """Uninstall the units. A service that is running is allowed to finish."""
     folder = user_unit_folder()
     there = [folder / name for name in units(spec) if (folder / name).is_file()]
     if not there:

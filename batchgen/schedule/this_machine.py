@@ -1,4 +1,5 @@
-"""What this machine says of itself: how batchgen is called here, what it was installed from, and the time zone; and its commands."""
+"""Facts about this machine: how batchgen is called here, what it was installed from, and the time zone. Also runs
+commands."""
 
 from __future__ import annotations
 
@@ -16,15 +17,17 @@ from batchgen.settings import environment
 
 
 def program() -> tuple[str, ...]:
-    """How this very installation is called from anywhere. -P: a file beside the manifest is no module of ours."""
+    """How this very installation is called from anywhere. -P: a file beside the manifest must not be imported as a
+    module."""
     script = Path(sys.executable).with_name("batchgen")
     return (str(script),) if script.is_file() else (sys.executable, "-P", "-m", "batchgen")
 
 
 def requirement_for(repository: Path, extras: str) -> str | None:
-    """What `pip install` takes on a machine that has nothing but a checkout of `repository`; extras: such as `[notify]`.
+    """What `pip install` needs on a machine that has nothing but a checkout of `repository`. extras: such as
+    `[notify]`.
 
-    None when this installation came from elsewhere on this machine, or without an address. The bare name will not do:
+    None if this installation came from elsewhere on this machine, or without an address. The bare name does not work:
     `batchgen` on the public index is somebody else's package. Source: PEP 610.
     """
     try:
@@ -45,7 +48,7 @@ def requirement_for(repository: Path, extras: str) -> str | None:
 
 
 def zone_name() -> str:
-    """The IANA name of this machine's time zone; UTC when it has none. Sources: localtime(5), timezone(3)."""
+    """The IANA name of this machine's time zone, UTC if it has none. Sources: localtime(5), timezone(3)."""
     name = (environment().get("TZ") or "").removeprefix(":")
     if not name:
         _, found, name = str(Path("/etc/localtime").resolve()).rpartition("zoneinfo/")
@@ -54,7 +57,7 @@ def zone_name() -> str:
 
 
 def zone(name: str) -> tzinfo:
-    """Raises UsageError."""
+    """The time zone of this name. Raises UsageError."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -62,7 +65,7 @@ def zone(name: str) -> tzinfo:
 
 
 def run_checked(argv: list[str], stdin: str = "") -> None:
-    """Raises SettingsError with what the command says."""
+    """Run a command. Raises SettingsError with its error message."""
     done = run_command(argv, stdin)
     if done.returncode:
         words = " ".join(argv)
@@ -70,8 +73,8 @@ def run_checked(argv: list[str], stdin: str = "") -> None:
 
 
 def run_command(argv: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Raises SettingsError when there is no such command."""
-    # The messages of crontab are read, so they have to be in English.
+    """Run a command. Raises SettingsError if there is no such command."""
+    # The messages of crontab are parsed, so they have to be in English.
     environ = {**environment(), "LC_ALL": "C.UTF-8"}
     try:
         return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - words of ours

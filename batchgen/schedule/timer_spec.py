@@ -1,4 +1,4 @@
-"""When a job runs and with what: the one description that every kind of unit is written from."""
+"""When a job runs and with what: the one description that every kind of unit is made from."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from batchgen.errors import UsageError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-# Budget, deadline, daily quota, batches are out, another run: the next night goes on.
+# Budget, deadline, daily quota, batches out, another run: the next night goes on.
 RESUMABLE_EXIT_CODES = (6, 7, 8, 9, 11)
-DURATION_S = 22 * 3600  # without a deadline of the person's: ended before the next night begins
-GRACE_S = 900  # told to stop, a run finishes what is in flight; the longest request may take ten minutes
-HANG_TIMEOUT_S = 3600  # a run that is still there this long after the deadline hangs, and is stopped
-CATCH_UP_S = 24 * 3600.0  # how late the daemon makes up for a night, unless the manifest says otherwise
+DURATION_S = 22 * 3600  # without a deadline from the user: ended before the next night
+GRACE_S = 900  # a run that is stopped finishes what is in flight, which may take ten minutes
+HANG_TIMEOUT_S = 3600  # a run still going this long after its deadline hangs, and is stopped
+CATCH_UP_S = 24 * 3600.0  # how late the daemon makes up for a run, unless the manifest says otherwise
 _UNIT_SECONDS = (86400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -35,7 +35,7 @@ class TimeOfDay:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """variable: such as NAME_API_KEY. path: of a file with the key and nothing else."""
+    """variable: such as NAME_API_KEY. path: of a file that contains only the key."""
 
     variable: str
     path: Path
@@ -47,9 +47,10 @@ class KeyFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimerSpec:
-    """days: of DAYS, empty for all. program: how batchgen is called. options: of `run`, as typed. All paths are absolute.
+    """days: of DAYS, empty for all. program: how batchgen is called. options: of `run`, as typed. All paths are
+    absolute.
 
-    folder: where relative paths in the options begin. timezone: an IANA name when one was given.
+    folder: relative paths in the options start here. timezone: an IANA name if one was given.
     """
 
     name: str
@@ -76,22 +77,23 @@ class TimerSpec:
 
     @property
     def command(self) -> list[str]:
-        """What runs on this host. Both limits hold: a night that is made up for by day lasts no longer than a night."""
+        """The command for this host. Both limits hold: a run that is made up for during the day lasts no longer than a
+        night."""
         until = ["--until", str(self.until)] if self.until is not None else []
         return [*self.program, "run", str(self.manifest), *until, *self.duration_option, *self.options]
 
     @property
     def duration_option(self) -> list[str]:
-        """By length alone, where the clock on the wall may be another."""
+        """The limit as a duration alone, as the wall clock may be a different one."""
         return ["--max-duration", f"{self.duration_s // 60}m"]
 
     @property
     def crontab(self) -> str:
-        """The five fields."""
+        """The five fields of a crontab."""
         return crontab_line(self.at, self.days)
 
     def crontab_in_utc(self, zone: tzinfo, now: datetime) -> str:
-        """The same moment in UTC as the clocks stand at `now`; daylight saving moves it by an hour."""
+        """The same time in UTC, as the clocks are set at `now`; daylight saving moves it by an hour."""
         local = now.astimezone(zone).replace(hour=self.at.hour, minute=self.at.minute, second=0, microsecond=0)
         in_utc = local - (local.utcoffset() or timedelta())
         day_shift = (in_utc.date() - local.date()).days
@@ -105,13 +107,13 @@ def crontab_line(at: TimeOfDay, days: Sequence[str]) -> str:
 
 
 def parse_time_of_day(text: str) -> TimeOfDay | None:
-    """`1:30` and `01:30`; None for anything else."""
+    """A time of day from `1:30` or `01:30`; None for anything else."""
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())
     return TimeOfDay(int(match[1]), int(match[2])) if match else None
 
 
 def parse_weekdays(text: str) -> tuple[str, ...] | None:
-    """`mon,wed`, `mon-fri`, `monday`; None when a part is no day. In the order of the week."""
+    """Days from `mon,wed`, `mon-fri`, `monday`, in the order of the week; None if a part is not a day."""
     found: set[str] = set()
     for part in text.lower().replace(" ", "").split(","):
         ends = [next((day for day in DAYS if re.fullmatch(f"{day}[a-z]*", end)), None) for end in part.split("-")]
@@ -123,7 +125,7 @@ def parse_weekdays(text: str) -> tuple[str, ...] | None:
 
 
 def parse_duration_s(text: str) -> float | None:
-    """`4h`, `90m`, `1h30m`, `45s`: seconds; None for anything else and for nothing."""
+    """Seconds from `4h`, `90m`, `1h30m`, `45s`; None for anything else."""
     match = _DURATION.fullmatch(text.strip().lower().replace(" ", ""))
     parts = match.groups() if match is not None else ()
     return sum(float(part) * factor for part, factor in zip(parts, _UNIT_SECONDS, strict=False) if part) or None
@@ -136,7 +138,7 @@ def interval_s(at: TimeOfDay, until: TimeOfDay) -> int:
 
 
 def unit_name(job: str) -> str:
-    """`batchgen-catalog`: fit for a file, a Kubernetes object and a launchd label."""
+    """The name of a unit, such as `batchgen-catalog`, valid as a file, a Kubernetes object and a launchd label."""
     return f"batchgen-{re.sub(r'[^a-z0-9]+', '-', job.lower()).strip('-')[:40].strip('-') or 'job'}"
 
 
