@@ -1,5 +1,5 @@
-"""When the nights of a schedule begin, five fields of a crontab in a time zone as Debian's cron reads them; and which one is due now,
-from what is known of the last one and the clock. Pure."""
+"""Decides when scheduled runs begin (by five fields of a crontab in a time zone, as Debian's cron reads them), and
+whether one is due now, from its last run and the clock. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cronsim import CronSim, CronSimError
 from batchgen.schedule.timer_spec import DAYS, TimeOfDay, crontab_line
 from batchgen.scheduling.window import quota_day_start
 
-CLOCK_CHANGE = timedelta(hours=2)  # more than any clock is put forward or back
+CLOCK_CHANGE = timedelta(hours=2)  # more than clocks are ever changed by
 _ANY_DAY = datetime(2000, 1, 1)  # noqa: DTZ001 # the clock on the wall
 _NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -24,9 +24,9 @@ _NICKNAMES = {
     "@monthly": "0 0 1 * *",
 }
 EXIT_DAILY_QUOTA, EXIT_SUBMITTED, EXIT_LOCKED, EXIT_PERSON_NEEDED = 8, 9, 11, 5
-ON_TIME_TOLERANCE_S = 120.0  # a night that begins this late is on time: timers and busy machines are
-BATCH_POLL_S = 900.0  # between two looks at batches, or work of the cluster, that is out
-LOCK_RETRY_S = 300.0  # between two looks whether the other run is over
+ON_TIME_TOLERANCE_S = 120.0  # a run that begins this late is on time: timers are inexact, machines busy
+BATCH_POLL_S = 900.0  # between polls of batches, or of the cluster's work
+LOCK_RETRY_S = 300.0  # between looks whether the other run is over
 RESET_MARGIN_S = 300.0  # clocks differ
 DAY_S = 86400.0
 RunReason = Literal["on time", "missed", "interrupted", "held", "reset", "batches"]
@@ -34,36 +34,36 @@ RunReason = Literal["on time", "missed", "interrupted", "held", "reset", "batche
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """line: of a crontab, known to be valid. zone None: this machine's.
+    """A schedule. line: of a crontab, known to be valid. zone None: this machine's.
 
-    A time that the change of the clock leaves out comes an hour later, one that comes twice is taken the first time:
-    so each is there once a day. Its catch: what repeats within a day pauses for the hour that comes twice.
+    A time that a clock change skips comes an hour later, and one that occurs twice counts the first time, so each
+    occurs once a day. The catch: what repeats within a day pauses for the hour that occurs twice.
     """
 
     line: str
     zone: tzinfo | None = None
 
     def latest(self, now: float) -> float | None:
-        """UTC seconds of the last night that began at or before `now`; None when that is more than fifty years ago."""
+        """UTC seconds of the last time at or before `now`, None if that is more than fifty years ago."""
         return next((at for at in self._times(now, backwards=True) if at <= now), None)
 
     def after(self, now: float) -> float:
-        """UTC seconds of the next night after `now`. Raises ValueError when there is none within fifty years."""
+        """UTC seconds of the next time after `now`. Raises ValueError if there is none within fifty years."""
         for at in self._times(now):
             if at > now:
                 return at
         raise ValueError("no day is ever like this")
 
     def _times(self, now: float, *, backwards: bool = False) -> Iterator[float]:
-        """By the clock on the wall, which knows no changes: hence from a little on the other side of `now`."""
+        """Times by the wall clock, which knows no clock changes, so they start a little on the other side of `now`."""
         local = datetime.fromtimestamp(now, UTC).astimezone(self.zone).replace(tzinfo=None)
         for at in CronSim(self.line, local + CLOCK_CHANGE if backwards else local - CLOCK_CHANGE, reverse=backwards):
-            # Without a zone of its own a datetime is taken as this machine's local time.
+            # A datetime without a zone of its own is taken as this machine's local time.
             yield (at if self.zone is None else at.replace(tzinfo=self.zone)).timestamp()
 
     @property
     def once_a_day(self) -> tuple[TimeOfDay, tuple[str, ...]] | None:
-        """Time of day and days of the week, empty for all, when that is all there is to say."""
+        """The time of day and the days of the week (empty for all), if that is all there is to say."""
         fields = CronSim(self.line, _ANY_DAY)
         each_day = (len(fields.days), len(fields.months), fields.day_and) == (31, 12, True)
         if not each_day or len(fields.minutes) > 1 or len(fields.hours) > 1:
@@ -77,12 +77,12 @@ class Cadence:
 
 
 def on_weekdays(at: TimeOfDay, days: Sequence[str], zone: tzinfo | None) -> Cadence:
-    """days: of DAYS, empty for all."""
+    """A schedule for these days. days: of DAYS, empty for all."""
     return Cadence(crontab_line(at, days), zone)
 
 
 def parse_cron(text: str, zone: tzinfo | None) -> Cadence:
-    """`30 1 * * mon-fri` or @daily. Raises ValueError with what is wrong in words."""
+    """A schedule from `30 1 * * mon-fri` or @daily. Raises ValueError with what is wrong in words."""
     fields = _NICKNAMES.get(text.strip().lower(), text).split()
     if len(fields) != 5:
         raise ValueError(f"has {len(fields)} fields in place of five: minute, hour, day of month, month, day of week")
@@ -97,9 +97,9 @@ def parse_cron(text: str, zone: tzinfo | None) -> Cadence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledRun:
-    """The last night of a job. All UTC seconds; at: when it was due.
+    """The last scheduled run of a job. All UTC seconds; at: when it was due.
 
-    exit_code: None while it runs, or when the daemon died meanwhile. stopped: it ended because the daemon was told to.
+    exit_code: None while it runs, or if the daemon died meanwhile. stopped: it ended because the daemon was stopped.
     """
 
     at: float
@@ -111,7 +111,7 @@ class ScheduledRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulePolicy:
-    """What a schedule says about nights. reset: whether a used up daily quota is waited for."""
+    """What a schedule says about its runs. reset: whether to wait for a daily quota that is used up."""
 
     cadence: Cadence
     catch_up_s: float
@@ -120,7 +120,7 @@ class SchedulePolicy:
 
 @dataclass(frozen=True, slots=True)
 class DueRun:
-    """at: when the night should have begun."""
+    """at: when the run should have begun."""
 
     at: float
     why: RunReason
@@ -128,7 +128,7 @@ class DueRun:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRun:
-    """A night that is too long ago to be made up for."""
+    """A run that is too long overdue to be made up for."""
 
     at: float
 
@@ -141,12 +141,12 @@ class WaitUntil:
 def decide(
     policy: SchedulePolicy, since: float, last: ScheduledRun | None, now: float
 ) -> DueRun | SkippedRun | WaitUntil:
-    """since: from when on the schedule counts; nights before are nobody's. last: not running now.
+    """Decide. since: when the schedule began to count; earlier times are ignored. last: not running now.
 
-    Of several missed nights only the latest is made up for, once.
+    Of several missed runs only the latest is made up for, once.
     """
     if last is not None and last.at > now + DAY_S:
-        last = None  # it was written by a clock that was wrong
+        last = None  # it was written with a wrong clock
     handled_until = max(since, last.at if last is not None else since)
     latest = policy.cadence.latest(now)
     if latest is not None and latest > handled_until:
@@ -166,7 +166,7 @@ def decide(
 
 
 def resumption(policy: SchedulePolicy, last: ScheduledRun) -> DueRun | None:
-    """From when on a night that did not come to its end goes on before the next one; None when it does not."""
+    """When an unfinished run continues before the next time; None if it does not."""
     if last.exit_code is None or last.stopped:
         return DueRun(last.at, "interrupted")
     ended = last.ended if last.ended is not None else last.began
