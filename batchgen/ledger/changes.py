@@ -72,17 +72,8 @@ def insert_attempt(
         "INSERT INTO attempt (run_id, item_id, n, images, number, lane, fingerprint, stem, started_at, estimate_usd,"
         " sent_as, chunk, facts, worker) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
-            *(
-                run_id,
-                item.id,
-                sample.n,
-                sample.images,
-                request.number,
-                request.lane,
-                sample.fingerprint,
-                item.filename,
-            ),
-            *(at, request.estimate_usd, request.sent_as or None, chunk),
+            *(run_id, item.id, sample.n, sample.images, request.number, request.lane, sample.fingerprint),
+            *(item.filename, at, request.estimate_usd, request.sent_as or None, chunk),
             *(json.dumps(request.facts) if request.facts else None, worker),
         ),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from batchgen.ledger.database import BaseReader
+from batchgen.ledger.database import BaseReader, placeholders
 from batchgen.ledger.requests import (
     MAYBE_BILLED_SQL,
     OPEN_ATTEMPT_COLUMNS,
@@ -56,7 +56,7 @@ class Chunk:
         return self.step not in CLOSED_STEPS
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Chunk))
+_NAMES = [field.name for field in fields(Chunk)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ChunkQueries(BaseReader):
 
     def open_chunks(self) -> list[Chunk]:
         """In the order in which they were made."""
-        return self._chunks(f"step NOT IN ({', '.join('?' * len(CLOSED_STEPS))}) ORDER BY id", *CLOSED_STEPS)
+        return self._chunks(f"step NOT IN ({placeholders(CLOSED_STEPS)}) ORDER BY id", *CLOSED_STEPS)
 
     def uncleaned_chunks(self) -> list[Chunk]:
         """Collected, and perhaps still at the vendor's."""
@@ -99,18 +99,17 @@ class ChunkQueries(BaseReader):
         return self._chunks("id = ?", number)[0]
 
     def _chunks(self, where: str, *values: Any) -> list[Chunk]:
-        rows = self._query(f"SELECT {_COLUMNS} FROM chunk WHERE {where}", *values)
-        names = [field.name for field in fields(Chunk)]
-        return [Chunk(**dict(zip(names, row, strict=True))) for row in rows]
+        rows = self._query(f"SELECT {', '.join(_NAMES)} FROM chunk WHERE {where}", *values)
+        return [Chunk(**dict(zip(_NAMES, row, strict=True))) for row in rows]
 
     def chunk_request(self, number: int) -> ChunkRequest | None:
         """The request that an attempt's number names; None when there is none, or it went out by itself."""
         sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome FROM attempt WHERE id = ? AND chunk IS NOT NULL"
-        row = next(iter(self._query(sql, number)), None)
+        row = self._row(sql, number)
         if row is None:
             return None
         *attempt, chunk, which, outcome = row
-        return ChunkRequest(open_attempt_from_row(tuple(attempt)), chunk, which, outcome is not None)
+        return ChunkRequest(open_attempt_from_row(attempt), chunk, which, outcome is not None)
 
     def unanswered_ids(self, chunk: int, after: int, max_count: int) -> list[int]:
         """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
@@ -120,14 +119,14 @@ class ChunkQueries(BaseReader):
     def answered_count(self, chunk: int) -> int:
         """How many of a chunk's requests have got an answer that was no error of the vendor's."""
         sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
-        return int(next(iter(self._query(sql, chunk)))[0])
+        return int(self._row(sql, chunk)[0])
 
     def chunk_usd(self, chunk: int) -> tuple[float, int]:
         """What a chunk's requests have cost so far, and how many of them have no price."""
         usd = "coalesce(sum(coalesce(usd, CASE WHEN maybe_billed <> 0 THEN estimate_usd ELSE 0 END)), 0)"
         unpriced = f"count(*) FILTER (WHERE {UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
         sql = f"SELECT {usd}, {unpriced} FROM attempt WHERE chunk = ? AND outcome IS NOT NULL"
-        known, number = next(iter(self._query(sql, chunk)))
+        known, number = self._row(sql, chunk)
         return float(known), int(number)
 
     def usd_by_lane(self, run_id: int) -> dict[str, float]:

@@ -86,8 +86,7 @@ class DerivativeReader(Reader):
             f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
             " WHERE s.state IS NULL OR s.state IN ('superseded', 'rejected')"
         )
-        rows = self._query(sql)
-        return [DerivativeRow(*row) for row in rows]
+        return [DerivativeRow(*row) for row in self._query(sql)]
 
     def expected_derivatives(self) -> Iterable[tuple[str, str, int]]:
         """(path, sha256, bytes) of all that should lie in the folder."""
@@ -104,8 +103,7 @@ class DerivativeReader(Reader):
     def derivative_failures(self, max_count: int) -> list[tuple[str, str]]:
         """(path, why) of some that could not be made."""
         sql = "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?"
-        rows = self._query(sql, max_count)
-        return [(path, message) for path, message in rows]
+        return [(path, message) for path, message in self._query(sql, max_count)]
 
 
 def upsert_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:

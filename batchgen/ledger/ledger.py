@@ -155,7 +155,7 @@ class Ledger:
     def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
         """The answer is a link: durable before the download starts, so that a crash never generates again.
 
-        facts: of the request, as `replay.request_facts` gives them.
+        facts: of the request, as `answer.request_facts` gives them.
         """
         self._reopen_with_links(attempt, reply, facts, "outcome IS NULL OR outcome <> 'succeeded'")
 
@@ -175,7 +175,7 @@ class Ledger:
     def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
         """The images are whole and durable in the spool. One that is still behind a link keeps the attempt open.
 
-        Answers the images as they were recorded, which says where they go (`verdict.verdict`). Of an attempt that has its
+        Answers the images as they were recorded, which says where they go (`changes.classify_unaccepted`). Of an attempt that has its
         images already: those that are still to be placed.
         """
         at, attempt, pictures, missing = time.time(), receipt.attempt, receipt.pictures, receipt.missing

@@ -91,8 +91,7 @@ class ImageQueries(BaseReader):
             f"SELECT path, beside FROM (SELECT i.path, a.beside, {LATEST_OF_PATH_SQL} FROM image i JOIN attempt a"
             " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
         )
-        rows = self._stream_query(sql)
-        return [(path, json.loads(texts)) for path, texts in rows if texts]
+        return [(path, json.loads(texts)) for path, texts in self._stream_query(sql) if texts]
 
     def unplaced(self) -> list[RecordedImage]:
         """Pictures of runs whose settling was recorded and whose placing was not."""
@@ -108,8 +107,7 @@ class ImageQueries(BaseReader):
             f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {condition})"
             " ORDER BY attempt_id, k"
         )
-        rows = self._query(sql)
-        return [_recorded_image(row) for row in rows]
+        return [_recorded_image(row) for row in self._query(sql)]
 
     def images(self) -> Iterator[RecordedImage]:
         """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
@@ -183,8 +181,7 @@ class ImageQueries(BaseReader):
             "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?"
         )
-        rows = self._query(sql, run_id, max_count)
-        return [path for (path,) in rows]
+        return [path for (path,) in self._query(sql, run_id, max_count)]
 
     def flagged(self, run_id: int, max_count: int) -> list[tuple[str, tuple[str, ...]]]:
         """(path, flags) of images of a run that are other than asked for."""
@@ -192,8 +189,7 @@ class ImageQueries(BaseReader):
             "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND flags <> '' ORDER BY attempt_id, k LIMIT ?"
         )
-        rows = self._query(sql, run_id, max_count)
-        return [(path, tuple(flags.split(","))) for path, flags in rows]
+        return [(path, tuple(flags.split(","))) for path, flags in self._query(sql, run_id, max_count)]
 
     def flagged_count(self, run_id: int) -> int:
         sql = (
@@ -211,8 +207,7 @@ class ImageQueries(BaseReader):
             " AND newer.n = last.n AND newer.role = 'image' AND newer.attempt_id > last.attempt_id)"
             f" FROM (SELECT i.*, {LATEST_OF_PATH_SQL} FROM image i WHERE placed = 1) last WHERE place = 1 ORDER BY path"
         )
-        rows = self._stream_query(sql)
-        for path, sha256, size, latest in rows:
+        for path, sha256, size, latest in self._stream_query(sql):
             yield path, sha256, size, bool(latest)
 
     def expected_file_count(self) -> int:

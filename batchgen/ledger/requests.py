@@ -63,7 +63,7 @@ class Money:
 class LinkedAnswer:
     """An answer that came with links. links: those whose pictures are still to be fetched, by the picture's number in the
     answer; recorded: numbers of the pictures that are not; pictures: how many there are. usage and text: what it said
-    besides; facts: of its request, as `replay.request_facts` gave them, empty in ledgers of earlier versions."""
+    besides; facts: of its request, as `answer.request_facts` gave them, empty in ledgers of earlier versions."""
 
     links: Mapping[int, str]
     recorded: frozenset[int]
@@ -146,9 +146,8 @@ class AttemptQueries(BaseReader):
         """Requests by outcome; `open` for those not ended, `submitted` for those of them whose API answers later."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
         unended = "CASE WHEN chunk IS NULL AND job IS NULL THEN 'open' ELSE 'submitted' END"
-        return dict(
-            self._query(f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1", *values)
-        )
+        sql = f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1"
+        return dict(self._query(sql, *values))
 
     def last_attempt_id(self) -> int:
         """The largest number of any attempt."""
@@ -156,14 +155,11 @@ class AttemptQueries(BaseReader):
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
-        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker IS NULL ORDER BY id"
-        rows = self._query(sql)
-        return [open_attempt_from_row(row) for row in rows]
+        return self.attempts_where("outcome IS NULL AND chunk IS NULL AND worker IS NULL")
 
     def open_jobs(self) -> list[OpenAttempt]:
         """Of all processes: requests that their API has taken and not answered yet."""
-        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND job IS NOT NULL AND links IS NULL ORDER BY id"
-        return [open_attempt_from_row(row) for row in self._query(sql)]
+        return self.attempts_where("outcome IS NULL AND job IS NOT NULL AND links IS NULL")
 
     def job_lanes(self) -> list[str]:
         """Lanes of requests that their API has taken and not answered yet."""
@@ -182,19 +178,21 @@ class AttemptQueries(BaseReader):
 
     def unanswered_requests(self, lane: str) -> list[OpenAttempt]:
         """Of this process and all workers: requests that may be a job by now, and nobody knows which."""
-        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL"
-        return [open_attempt_from_row(row) for row in self._query(sql, lane)]
+        return self.attempts_where("outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL", lane)
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
-        row = self._row(f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id = ?", number)
-        return None if row is None else open_attempt_from_row(row)
+        return next(iter(self.attempts_where("id = ?", number)), None)
+
+    def attempts_where(self, condition: str, *values: Any) -> list[OpenAttempt]:
+        """In the order of their start."""
+        sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE {condition} ORDER BY id"
+        return [open_attempt_from_row(row) for row in self._query(sql, *values)]
 
     def recent_sends(self, lane: str, since: float) -> list[float]:
         """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
         sql = "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1"
-        rows = self._query(sql, lane, since)
-        return [row[0] for row in rows]
+        return [row[0] for row in self._query(sql, lane, since)]
 
     def sent_count_since(self, lane: str, at: float) -> int:
         """Requests of a lane that left, or may have left, since then."""
@@ -230,8 +228,7 @@ class AttemptQueries(BaseReader):
             f" ORDER BY id DESC) AS place FROM attempt WHERE run_id = ? AND item_id NOT LIKE '%{JUDGE_SUFFIX}') ends"
             " WHERE place = 1 GROUP BY 1"
         )
-        rows = self._query(sql, run_id)
-        return dict(rows)
+        return dict(self._query(sql, run_id))
 
     def money(self, run_id: int | None = None) -> Money:
         where, values = _of_run("run_id", run_id)
@@ -319,7 +316,7 @@ def _of_run(column: str, run_id: int | None) -> tuple[str, tuple[int, ...]]:
     return ("", ()) if run_id is None else (f"AND {column} = ?", (run_id,))
 
 
-def open_attempt_from_row(row: tuple[Any, ...]) -> OpenAttempt:
+def open_attempt_from_row(row: Sequence[Any]) -> OpenAttempt:
     """row: OPEN_ATTEMPT_COLUMNS."""
     attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts = row
     return OpenAttempt(

@@ -173,8 +173,7 @@ class RunQueries(BaseReader):
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
             " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?"
         )
-        rows = self._query(sql, max_count)
-        return [RunRow(*row) for row in rows]
+        return [RunRow(*row) for row in self._query(sql, max_count)]
 
     def last_ended_run(self) -> RunRow | None:
         return next((run for run in self.runs(MAX_RUNS_SEARCHED) if run.exit_code is not None), None)
@@ -201,15 +200,13 @@ class RunQueries(BaseReader):
         """None for a job that was never handed over."""
         if not self.has_work_table():
             return None
-        found = (
-            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('work') AND attname IN ('worker', 'claim')"
-        )
-        (worker,) = self._row(found)  # claim: as long as no worker of this version has been here
+        sql = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('work') AND attname IN ('worker', 'claim')"
+        (worker,) = self._row(sql)  # claim: as long as no worker of this version has been here
         sql = f"SELECT coalesce(sum(images), 0), coalesce(sum(images) FILTER (WHERE {worker} <> ''), 0) FROM work"
-        samples, taken = next(self._query(sql))
+        samples, taken = self._row(sql)
         alive = f"SELECT count(*) FROM {SHARED_SCHEMA}.worker WHERE at > extract(epoch FROM clock_timestamp()) - ?"
-        workers = next(self._query(alive, WORKER_SILENT_AFTER_S))[0]
-        last = next(self._query("SELECT stopped_by, message FROM submission ORDER BY run_id DESC LIMIT 1"), ("", ""))
+        workers = self._row(alive, WORKER_SILENT_AFTER_S)[0]
+        last = self._row("SELECT stopped_by, message FROM submission ORDER BY run_id DESC LIMIT 1") or ("", "")
         return QueueStatus(int(samples), int(taken), int(workers), *last)
 
 

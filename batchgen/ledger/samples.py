@@ -127,10 +127,7 @@ class SampleQueries(BaseReader):
         was taken back and left neither stars nor words. item_ids: of these items alone, at most 30,000."""
         of_items = "" if item_ids is None else f" AND v.item_id IN ({placeholders(item_ids)})"
         sql = f"SELECT {VERDICT_SQL} FROM verdict v WHERE {_NOTABLE}{of_items} ORDER BY v.at"
-        found: dict[tuple[str, int], list[Verdict]] = {}
-        for row in self._query(sql, *(item_ids or ())):
-            found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
-        return found
+        return verdicts_by_sample(self._query(sql, *(item_ids or ())))
 
     def wire(self, item_id: str, n: int) -> str:
         row = self._row("SELECT wire FROM sample WHERE item_id = ? AND n = ?", item_id, n)
@@ -150,8 +147,7 @@ class SampleQueries(BaseReader):
             "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain', 'blocked')"
             " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?"
         )
-        rows = self._query(sql, max_count)
-        return [(reason, number, message) for reason, number, message in rows]
+        return [(reason, number, message) for reason, number, message in self._query(sql, max_count)]
 
     def blocked_samples(self, max_count: int) -> list[tuple[str, str]]:
         """(key, what it waits for in words) of samples that need the picture of another one."""
@@ -166,8 +162,7 @@ class SampleQueries(BaseReader):
             " AND a.n <= s.n AND s.n < a.n + a.images AND a.maybe_billed <> 0 AND a.fingerprint = s.fingerprint)"
             " FROM sample s WHERE s.state = 'uncertain' ORDER BY s.id LIMIT ?"
         )
-        rows = self._query(sql, max_count)
-        return [(sample_key(item_id, n), usd) for item_id, n, usd in rows]
+        return [(sample_key(item_id, n), usd) for item_id, n, usd in self._query(sql, max_count)]
 
 
 def format_utc(at: float | None) -> str:
@@ -217,6 +212,13 @@ def _result(
 def sidecars(files: Sequence[ImageFile], endings: Iterable[str]) -> tuple[str, ...]:
     """Paths of what stands beside a sample's picture, the first of its files."""
     return tuple(os.path.splitext(files[0].path)[0] + ending for ending in endings) if files else ()
+
+
+def verdicts_by_sample(rows: Iterable[Sequence[Any]]) -> dict[tuple[str, int], list[Verdict]]:
+    found: dict[tuple[str, int], list[Verdict]] = {}
+    for row in rows:
+        found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
+    return found
 
 
 def verdict_from_row(row: Sequence[Any]) -> Verdict:

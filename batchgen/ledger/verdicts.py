@@ -13,7 +13,7 @@ from batchgen.ledger.changes import dump_usage
 from batchgen.ledger.database import Connection, placeholders, upsert_sql
 from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.samples import VERDICT_SQL, verdict_from_row
+from batchgen.ledger.samples import VERDICT_SQL, verdict_from_row, verdicts_by_sample
 from batchgen.ledger.schema import VERDICT_COLUMNS, VERDICT_KEY
 from batchgen.records import HAS_IMAGE, Answer, ImageFile, Verdict, judge_id
 
@@ -66,10 +66,7 @@ class VerdictReader(Reader):
     def verdicts(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[Verdict]]:
         """All that was said of any image of these items' samples, by item and sample, the earliest first. At most 30,000 ids a call."""
         sql = f"SELECT {VERDICT_SQL} FROM verdict v WHERE v.item_id IN ({placeholders(item_ids)}) ORDER BY v.at"
-        found: dict[tuple[str, int], list[Verdict]] = {}
-        for row in self._query(sql, *item_ids):
-            found.setdefault((row[0], row[1]), []).append(verdict_from_row(row))
-        return found
+        return verdicts_by_sample(self._query(sql, *item_ids))
 
     def reviewable(self, item_ids: Sequence[str]) -> dict[tuple[str, int], tuple[str, ReviewState]]:
         """Hash of the image that a sample has now, and how the sample stands, of those of these items that have one. At most
@@ -78,8 +75,7 @@ class VerdictReader(Reader):
             f"SELECT s.item_id, s.n, {_CURRENT_SHA256.format('s')}, s.state, s.reason, s.message FROM sample s"
             f" WHERE s.item_id IN ({placeholders(item_ids)}) AND s.state IN ({placeholders(HAS_IMAGE)})"
         )
-        rows = self._query(sql, *item_ids, *HAS_IMAGE)
-        return {(row[0], row[1]): (row[2], ReviewState(*row[3:])) for row in rows}
+        return {(row[0], row[1]): (row[2], ReviewState(*row[3:])) for row in self._query(sql, *item_ids, *HAS_IMAGE)}
 
     def all_verdicts(self) -> Iterator[Verdict]:
         """In the order of items and samples."""

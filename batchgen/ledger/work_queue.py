@@ -183,20 +183,6 @@ def submitted_samples(db: Connection) -> list[tuple[str, int]]:
     return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
 
 
-def release_dependents(db: Connection, keys: Iterable[str]) -> bool:
-    """These samples have their pictures. Whether there is work that waited for nothing else."""
-    ready = False
-    for key in keys:
-        rows = db.execute(
-            "UPDATE work SET missing = missing - 1 WHERE id IN (SELECT work_id FROM need WHERE key = ?) RETURNING missing",
-            (key,),
-        ).fetchall()
-        if rows:
-            db.execute("DELETE FROM need WHERE key = ?", (key,))
-        ready = ready or any(not missing for (missing,) in rows)
-    return ready
-
-
 def delete_work(db: Connection, keys: Sequence[str]) -> None:
     """What has come to its end, a good or a bad one."""
     for key in keys:

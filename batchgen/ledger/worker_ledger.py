@@ -134,7 +134,7 @@ class FencedLedger(Ledger):
         ).fetchall()
         asked: dict[tuple[str, int], list[tuple[OpenAttempt, str | None]]] = {}
         for *columns, outcome in rows:
-            attempt = open_attempt_from_row(tuple(columns))
+            attempt = open_attempt_from_row(columns)
             asked.setdefault((attempt.item_id, attempt.n), []).append((attempt, outcome))
         claimed = []
         for lane, sample in samples:
@@ -263,14 +263,13 @@ class FencedLedger(Ledger):
 
     def unplaced_since(self, item_id: str, n: int) -> float | None:
         """When a picture of the sample was recorded that does not stand under its name yet; UTC seconds."""
-        rows = self.reader._query(
+        row = self.reader._row(
             "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id"
             " WHERE i.item_id = ? AND i.n = ? AND i.placed = 0 AND i.role = 'image'",
             item_id,
             n,
         )
-        at = next(rows)[0]
-        return None if at is None else float(at)
+        return None if row[0] is None else float(row[0])
 
     # --- requests of others
 
@@ -280,34 +279,26 @@ class FencedLedger(Ledger):
             return []
         numbers = [attempt.id for attempt in attempts]
         sql = (
-            f"SELECT DISTINCT a.worker FROM attempt a WHERE a.id IN ({', '.join('?' * len(numbers))}) AND a.worker <> ?"
+            f"SELECT DISTINCT a.worker FROM attempt a WHERE a.id IN ({placeholders(numbers)}) AND a.worker <> ?"
             " AND NOT EXISTS (SELECT 1 FROM attempt o WHERE o.worker = a.worker AND o.outcome IS NULL)"
         )
         return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
 
     def unanswered_attempts(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
-        return self._attempts_where(
-            numbers,
-            "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))",
-        )
+        unanswered = "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))"
+        return self.reader.attempts_where(f"id IN ({placeholders(numbers)}) AND {unanswered}", *numbers)
 
     def attempts_behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts whose answers came with links and are not settled."""
-        return self._attempts_where(numbers, "links IS NOT NULL AND outcome IS NULL")
-
-    def _attempts_where(self, numbers: Sequence[int], where: str) -> list[OpenAttempt]:
-        if not numbers:
-            return []
-        sql = (
-            f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE id IN ({placeholders(numbers)}) AND {where} ORDER BY id"
+        return self.reader.attempts_where(
+            f"id IN ({placeholders(numbers)}) AND links IS NOT NULL AND outcome IS NULL", *numbers
         )
-        return [open_attempt_from_row(row) for row in self.reader._query(sql, *numbers)]
 
     def has_succeeded(self, attempt: int) -> bool:
         """Whether a request has brought its picture by now."""
-        rows = self.reader._query("SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'", attempt)
-        return next(iter(rows), None) is not None
+        sql = "SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'"
+        return self.reader._row(sql, attempt) is not None
 
     def unassign_open_attempts(self) -> None:
         """Open requests whose samples the queue has no more: whoever runs the job next settles them as its own."""

@@ -6,21 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, StringConstraints, create_model
 
 from batchgen.item import MANIFEST_FIELDS, Item
 from batchgen.manifest.diagnostics import safe_repr
 from batchgen.manifest.post_section import PostValue, post_record
 from batchgen.manifest.review_section import CheckValue, JudgeValue, OnRejectValue, checks_record, on_reject_record
-
-Text = Annotated[str, StringConstraints(min_length=1)]
-
-
-class Strict(BaseModel):
-    """Part of a manifest: an unknown key is a typo, and nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=False)
+from batchgen.manifest.strict import Strict, Text, field_error
 
 
 def _size_text(value: Any) -> Any:
@@ -31,9 +23,7 @@ def _size_text(value: Any) -> Any:
 def _check_tags(value: Any) -> Any:
     for tag in value if isinstance(value, list) else ():
         if isinstance(tag, str) and "," in tag and "{{" not in tag:
-            raise PydanticCustomError(
-                "told", "told", {"words": f"a tag holds no comma, not {safe_repr(tag)}: make it two"}
-            )
+            raise field_error(f"a tag holds no comma, not {safe_repr(tag)}: make it two")
     return value
 
 

@@ -10,12 +10,11 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, WHITE_SUFFIX, needs_white, outputs_of
 from batchgen.item import Derivative, Item, OnReject, Post
-from batchgen.manifest.diagnostics import safe_repr
+from batchgen.manifest.strict import Strict, field_error, text_in_form
 
 UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
 TRANSPARENT = ("png", "webp")  # formats of what is cut out
@@ -34,33 +33,16 @@ _CROP = re.compile(r"([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
-def _field_error(words: str) -> PydanticCustomError:
-    return PydanticCustomError("told", "told", {"words": words})
-
-
-def _matches_pattern(pattern: re.Pattern[str], words: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if pattern.fullmatch(value) is None:
-            raise _field_error(f"{words}, not {safe_repr(value)}")
-        return value
-
-    return AfterValidator(check)
-
-
 Width = Annotated[int, Field(ge=1, le=65_535)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DerivativeFields(_Strict):
+class DerivativeFields(Strict):
     """One kind of file to make of each picture."""
 
     name: Annotated[
         str,
-        _matches_pattern(
-            _NAME, "must be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"
+        text_in_form(
+            _NAME.fullmatch, "be small letters, digits, '_' and '-', at most 40, beginning with a letter or digit"
         ),
     ] = Field(description="Name of the folder it goes to: derivatives/NAME/, or derivatives/NAME-WIDTH/ with `widths`.")
     format: Literal["webp", "avif", "jpeg", "png", "original"] = Field(
@@ -71,14 +53,14 @@ class DerivativeFields(_Strict):
         None, min_length=1, max_length=20, description="One file for each; those beyond the image's own are left out."
     )
     quality: int | None = Field(None, ge=1, le=100, description=f"Default {QUALITIES}.")
-    crop: Annotated[str, _matches_pattern(_CROP, "must look like 4:5")] | None = Field(
+    crop: Annotated[str, text_in_form(_CROP.fullmatch, "look like 4:5")] | None = Field(
         None, description="Width to height, exactly.", examples=["4:5"]
     )
     gravity: Literal[tuple(GRAVITIES)] | None = Field(  # type: ignore[valid-type]
         None, description="The part that a crop keeps; default center."
     )
     upscale: bool | None = Field(None, description="Whether a smaller image is made larger; default false.")
-    background: Annotated[str, _matches_pattern(_COLOUR, "must look like #ffffff")] | None = Field(
+    background: Annotated[str, text_in_form(_COLOUR.fullmatch, "look like #ffffff")] | None = Field(
         None,
         description="Colour behind transparent parts, in a JPEG, default #ffffff; with `cutout: key` the colour to take out, by "
         "default the border's.",
@@ -93,23 +75,23 @@ class DerivativeFields(_Strict):
     def _check_combination(self) -> DerivativeFields:
         asked = [name for name, value in self if value is not None and name not in ("name", "format")]
         if self.format == "original" and asked:
-            raise _field_error(f"the original is copied as it is: take {asked[0]!r} away or choose another format")
+            raise field_error(f"the original is copied as it is: take {asked[0]!r} away or choose another format")
         if self.width is not None and self.widths is not None:
-            raise _field_error("has both width and widths: choose one")
+            raise field_error("has both width and widths: choose one")
         if self.quality is not None and self.format == "png":
-            raise _field_error("a PNG has no quality: it loses nothing")
+            raise field_error("a PNG has no quality: it loses nothing")
         if self.gravity is not None and self.crop is None:
-            raise _field_error("gravity says what a crop keeps, and there is no crop")
+            raise field_error("gravity says what a crop keeps, and there is no crop")
         if self.cutout is not None and self.format not in TRANSPARENT:
-            raise _field_error(f"a cutout needs transparency, which {self.format} is not used for: choose png or webp")
+            raise field_error(f"a cutout needs transparency, which {self.format} is not used for: choose png or webp")
         if self.background is not None and self.cutout == "difference":
-            raise _field_error("background is for cutout: key; difference asks for white and black itself")
+            raise field_error("background is for cutout: key; difference asks for white and black itself")
         if self.background is not None and self.format != "jpeg" and self.cutout is None:
-            raise _field_error(f"background is for jpeg: {self.format} keeps what is transparent")
+            raise field_error(f"background is for jpeg: {self.format} keeps what is transparent")
         if max([self.width or 0, *(self.widths or ())]) > WIDTH_MAX.get(self.format, 0) and (self.width or self.widths):
-            raise _field_error(f"a {self.format} is at most {WIDTH_MAX[self.format]:,} pixels wide")
+            raise field_error(f"a {self.format} is at most {WIDTH_MAX[self.format]:,} pixels wide")
         if self.format == "avif" and not _has_avif():
-            raise _field_error("this Pillow was built without AVIF: install one from PyPI, or choose webp")
+            raise field_error("this Pillow was built without AVIF: install one from PyPI, or choose webp")
         return self
 
     def to_record(self) -> Derivative:
@@ -135,7 +117,7 @@ def _check_unique_names(value: list[DerivativeFields]) -> list[DerivativeFields]
     for one in value:
         for folder in [f"{one.name}-{width}" for width in sorted(set(one.widths or ()))] or [one.name]:
             if folder in seen:
-                raise _field_error(f"two derivatives would write to derivatives/{folder}/: give one another name")
+                raise field_error(f"two derivatives would write to derivatives/{folder}/: give one another name")
             seen.add(folder)
     return value
 
@@ -143,7 +125,7 @@ def _check_unique_names(value: list[DerivativeFields]) -> list[DerivativeFields]
 Derivatives = Annotated[list[DerivativeFields], Field(max_length=20), AfterValidator(_check_unique_names)]
 
 
-class PostFields(_Strict):
+class PostFields(Strict):
     """What is made of the pictures and written into it. Changing it never sends anything again."""
 
     derivatives: Derivatives | None = Field(None, description="The files to make.")
@@ -165,7 +147,7 @@ class PostFields(_Strict):
     @model_validator(mode="after")
     def _check_library(self) -> PostFields:
         if self.sign and find_spec("c2pa") is None:
-            raise _field_error(MISSING_C2PA)
+            raise field_error(MISSING_C2PA)
         return self
 
     def to_record(self) -> Post:

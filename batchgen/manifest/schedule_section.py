@@ -5,55 +5,29 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, model_validator
 
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
+from batchgen.manifest.strict import Strict, field_error, text_in_form
 from batchgen.schedule.due import Cadence, on_weekdays, parse_cron
 from batchgen.schedule.timer_spec import CATCH_UP_S, TimeOfDay, parse_duration_s, parse_time_of_day, parse_weekdays
-
-
-def _field_error(words: str) -> PydanticCustomError:
-    return PydanticCustomError("told", "told", {"words": words})
 
 
 def accept_bare_time(value: Any) -> Any:
     if isinstance(value, str):
         return {"at": value}
     if value is not None and not isinstance(value, dict):
-        raise _field_error(
+        raise field_error(
             f'must be a time of day such as "01:30", or a mapping with at or cron, not {safe_repr(value)}'
         )
     return value
-
-
-def _check_time_of_day(text: str) -> str:
-    if parse_time_of_day(text) is None:
-        raise _field_error(f"must be a time of day such as 01:30, not {safe_repr(text)}")
-    return text
-
-
-def _check_days(text: str) -> str:
-    if parse_weekdays(text) is None:
-        raise _field_error(f"must be days such as mon-fri or mon,thu, not {safe_repr(text)}")
-    return text
-
-
-def _check_duration(text: str) -> str:
-    if parse_duration_s(text) is None:
-        raise _field_error(f"must be a duration such as 4h, 90m or 1h30m, not {safe_repr(text)}")
-    return text
-
-
-def _check_catch_up(text: str) -> str:
-    return text if text == "none" else _check_duration(text)
 
 
 def _check_cron(text: str) -> str:
     try:
         parse_cron(text, None)
     except ValueError as error:
-        raise _field_error(f"is not a line of a crontab: {error}") from None
+        raise field_error(f"is not a line of a crontab: {error}") from None
     return text
 
 
@@ -62,24 +36,28 @@ def _check_time_zone(name: str) -> str:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         suggestion = did_you_mean(name, available_timezones())
-        raise _field_error(f"must be a time zone such as Europe/Berlin, not {safe_repr(name)}{suggestion}") from None
+        raise field_error(f"must be a time zone such as Europe/Berlin, not {safe_repr(name)}{suggestion}") from None
     return name
 
 
-TimeOfDayText = Annotated[str, AfterValidator(_check_time_of_day)]
-DurationText = Annotated[str, AfterValidator(_check_duration)]
+DURATION = "be a duration such as 4h, 90m or 1h30m"
+TimeOfDayText = Annotated[str, text_in_form(parse_time_of_day, "be a time of day such as 01:30")]
+DurationText = Annotated[str, text_in_form(parse_duration_s, DURATION)]
 
 
-class Schedule(BaseModel):
+def _parse_catch_up(text: str) -> float | None:
+    """Seconds, 0 for never."""
+    return 0.0 if text == "none" else parse_duration_s(text)
+
+
+class Schedule(Strict):
     """When `batchgen daemon` and `batchgen schedule` run this manifest, and how far one night goes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     at: TimeOfDayText | None = Field(None, description="Time of day.", examples=["01:30"])
     cron: Annotated[str, AfterValidator(_check_cron)] | None = Field(
         None, description="Instead of at and days: five fields as in a crontab.", examples=["30 1 * * mon-fri"]
     )
-    days: Annotated[str, AfterValidator(_check_days)] | None = Field(
+    days: Annotated[str, text_in_form(parse_weekdays, "be days such as mon-fri or mon,thu")] | None = Field(
         None, description="mon,thu or mon-fri; default every day."
     )
     timezone: Annotated[str, AfterValidator(_check_time_zone)] | None = Field(
@@ -97,7 +75,7 @@ class Schedule(BaseModel):
         description="As `run --engine`; the daemon submits batches or work for the cluster, and looks again until it is done.",
     )
     max_cost: float | None = Field(None, gt=0, description="Stop a run before it spends more than this, in USD.")
-    catch_up: Annotated[str, AfterValidator(_check_catch_up)] | None = Field(
+    catch_up: Annotated[str, text_in_form(_parse_catch_up, DURATION)] | None = Field(
         None, description="How late the daemon makes up for a missed run; default 24h, none for never."
     )
     later: Literal["night", "reset"] = Field(
@@ -107,13 +85,11 @@ class Schedule(BaseModel):
     @model_validator(mode="after")
     def _check_at_or_cron(self) -> Schedule:
         if (self.at is None) == (self.cron is None):
-            raise _field_error("needs at, such as 01:30, or cron, and not both")
+            raise field_error("needs at, such as 01:30, or cron, and not both")
         if self.by is not None and self.engine not in ("online", "auto"):
-            raise _field_error(
-                f"by chooses between batches and single requests itself: leave engine: {self.engine} out"
-            )
+            raise field_error(f"by chooses between batches and single requests itself: leave engine: {self.engine} out")
         if self.cron is not None and self.days is not None:
-            raise _field_error("the days stand in cron already: leave days out")
+            raise field_error("the days stand in cron already: leave days out")
         return self
 
     @property

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
 
 from batchgen.item import AGE_PATTERN
 from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, parameters_problem
 from batchgen.manifest.diagnostics import did_you_mean, safe_repr
-from batchgen.manifest.fields import ItemFields, Strict, Text
+from batchgen.manifest.fields import ItemFields
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
 from batchgen.manifest.review_section import (
     REVIEW_FIELDS,
@@ -22,6 +21,7 @@ from batchgen.manifest.review_section import (
     merge_checks,
 )
 from batchgen.manifest.schedule_section import Schedule, accept_bare_time
+from batchgen.manifest.strict import Strict, Text, field_error
 from batchgen.profiles.catalogue import UsageTier, load_usage_tiers
 from batchgen.providers.registry import key_variables
 from batchgen.review.checks import check_names
@@ -130,7 +130,7 @@ def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[A
         for address in value if isinstance(value, list) else [value]:
             for problem_of in problems_of if isinstance(address, str) else ():
                 if problem := problem_of(address):
-                    raise PydanticCustomError("told", "told", {"words": problem})
+                    raise field_error(problem)
         return value
 
     return check

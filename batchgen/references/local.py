@@ -190,19 +190,22 @@ class References:
 
     def load(self, path: str) -> ReferenceImage:
         """The picture ready to send. Raises UsageError, also when it is not the one that was hashed for the plan."""
-        with self._lock:
-            if (ready := self._encoded.get(path)) is not None:
-                self._encoded.move_to_end(path)
-                return ready
-        return self._encode(path, self._read(path))
+        if (ready := self._cached(path)) is not None:
+            return ready
+        with self.open(path) as file:
+            return self._encode(path, file.read(self._file_max_bytes + 1))
 
     async def load_async(self, path: str) -> ReferenceImage:
         """`load` without holding up the event loop; read and encoded once for all who ask meanwhile."""
-        with self._lock:
-            if (ready := self._encoded.get(path)) is not None:
-                self._encoded.move_to_end(path)
-                return ready
+        if (ready := self._cached(path)) is not None:
+            return ready
         return await self._loading.do(path, lambda: self._read_and_encode(path))
+
+    def _cached(self, path: str) -> ReferenceImage | None:
+        with self._lock:
+            if path in self._encoded:
+                self._encoded.move_to_end(path)
+            return self._encoded.get(path)
 
     async def _read_and_encode(self, path: str) -> ReferenceImage:
         with self.open(path) as file:
@@ -319,13 +322,6 @@ class References:
             return open_regular(resolve_inside(folder, os.path.relpath(path, folder)))
         except UnsafePathError as problem:
             raise UsageError(f"{path}: the reference {problem}") from None
-
-    def _read(self, path: str) -> bytes:
-        with self.open(path) as file:
-            data = file.read(self._file_max_bytes + 1)
-        if len(data) > self._file_max_bytes:
-            raise UsageError(f"{path}: the reference has grown beyond {self._file_max_bytes / 1e6:g} MB")
-        return data
 
     def _remember_digest(self, path: str, digest: str) -> str:
         with self._lock:

@@ -16,8 +16,8 @@ from typing import Any
 
 from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.records import Response
+from batchgen.store.job_folder import JobFolder
 from batchgen.store.spool import SpoolFile, disk_error, sync_folder
-from batchgen.store.store import Store
 
 UNPARSED_FOLDER = "unread"
 ANSWER = "answer.json"
@@ -35,7 +35,7 @@ class UnparsedAnswer:
 
 
 def save_answer(
-    store: Store,
+    store: JobFolder,
     attempt: int,
     response: Response,
     lifted: Sequence[SpoolFile],
@@ -65,7 +65,7 @@ def save_answer(
         raise disk_error(error, part) from error
 
 
-def finish_interrupted_saves(store: Store) -> None:
+def finish_interrupted_saves(store: JobFolder) -> None:
     """What a crash left half done: finished where all is at hand, else undone, its lifted files still in the spool."""
     folder = _folder(store.root)
     for name in _names(store.root):
