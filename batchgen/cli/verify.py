@@ -16,7 +16,7 @@ from batchgen.cli.job_folder import find_job
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE as RESULTS
-from batchgen.manifest.seen import SeenTexts
+from batchgen.manifest.names import SeenTexts
 from batchgen.records import SIDECARS
 from batchgen.report import formatting
 from batchgen.report.console import Console

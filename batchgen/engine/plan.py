@@ -17,8 +17,8 @@ from batchgen.engine.reconciliation import Reconciliation
 from batchgen.engine.ways import Ways, requests_left
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import has_result_lines
+from batchgen.manifest.duplicates import repeats_note
 from batchgen.money import usd
-from batchgen.planning.fingerprint import repeats_note
 from batchgen.planning.plan import Forecast, Step
 from batchgen.records import Sample
 from batchgen.store.store import Store, open_store, refuse_other_location

@@ -155,11 +155,11 @@ class AttemptQueries(BaseReader):
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
-        return self.attempts_where("outcome IS NULL AND chunk IS NULL AND worker IS NULL")
+        return self._attempts_where("outcome IS NULL AND chunk IS NULL AND worker IS NULL")
 
     def open_jobs(self) -> list[OpenAttempt]:
         """Of all processes: requests that their API has taken and not answered yet."""
-        return self.attempts_where("outcome IS NULL AND job IS NOT NULL AND links IS NULL")
+        return self._attempts_where("outcome IS NULL AND job IS NOT NULL AND links IS NULL")
 
     def job_lanes(self) -> list[str]:
         """Lanes of requests that their API has taken and not answered yet."""
@@ -178,13 +178,13 @@ class AttemptQueries(BaseReader):
 
     def unanswered_requests(self, lane: str) -> list[OpenAttempt]:
         """Of this process and all workers: requests that may be a job by now, and nobody knows which."""
-        return self.attempts_where("outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL", lane)
+        return self._attempts_where("outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL", lane)
 
     def attempt(self, number: int) -> OpenAttempt | None:
         """The same of one request, ended or not."""
-        return next(iter(self.attempts_where("id = ?", number)), None)
+        return next(iter(self._attempts_where("id = ?", number)), None)
 
-    def attempts_where(self, condition: str, *values: Any) -> list[OpenAttempt]:
+    def _attempts_where(self, condition: str, *values: Any) -> list[OpenAttempt]:
         """In the order of their start."""
         sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE {condition} ORDER BY id"
         return [open_attempt_from_row(row) for row in self._query(sql, *values)]

@@ -287,11 +287,11 @@ class FencedLedger(Ledger):
     def unanswered_attempts(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
         unanswered = "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))"
-        return self.reader.attempts_where(f"id IN ({placeholders(numbers)}) AND {unanswered}", *numbers)
+        return self.reader._attempts_where(f"id IN ({placeholders(numbers)}) AND {unanswered}", *numbers)
 
     def attempts_behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
         """Those of these attempts whose answers came with links and are not settled."""
-        return self.reader.attempts_where(
+        return self.reader._attempts_where(
             f"id IN ({placeholders(numbers)}) AND links IS NOT NULL AND outcome IS NULL", *numbers
         )
 

@@ -1,4 +1,5 @@
-"""Ids and file names that come twice in a manifest: found in one reading by their hashes, told by another."""
+"""What comes twice in a manifest: ids and file names, which is wrong, and requests, which may be meant. Found in one reading by their
+hashes, told by another."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchgen.item import Item
-from batchgen.manifest.names import fold_case, sample_stem
-from batchgen.manifest.seen import DuplicateFinder
+from batchgen.manifest.names import DuplicateFinder, fold_case, sample_stem
 from batchgen.manifest.sources import RawEntry
+from batchgen.planning.fingerprint import wire_facts
 
+REPEATS_SHOWN_MAX = 3  # groups of items in a note, and items of each
 Read = Iterable[tuple[Item, RawEntry]]  # the items of one reading, each with its entry
 
 
@@ -77,3 +79,36 @@ def _distinguishing_variables(entry: Mapping[str, Any], field: str) -> str:
     template = str(entry.get(field))
     unused = [name for kind in ("matrix", "zip") for name in entry.get(kind) or () if name not in template]
     return "-".join(f"{{{{ {name} }}}}" for name in unused or ["index"])
+
+
+def repeats_note(read: Callable[[], Iterable[Item]]) -> str | None:
+    """What a person should know of items with the same prompt, model, settings and references under several ids; None when there are
+    none. read: all items, once or twice.
+
+    Turns of a conversation belong together and are not looked at.
+    """
+    found = DuplicateFinder()
+    for item in read():
+        if not item.turn:
+            found.add(wire_facts(item, item.references))
+    repeated = found.repeated_hashes()
+    if not repeated:
+        return None
+    ids: dict[str, list[str]] = {}
+    for item in read():
+        if not item.turn and hash(wire := wire_facts(item, item.references)) in repeated:
+            ids.setdefault(wire, []).append(item.id)
+    groups = [group for group in ids.values() if len(group) > 1]
+    if not groups:
+        return None
+    extra = sum(len(group) - 1 for group in groups)
+    shown = "; ".join(
+        " = ".join(group[:REPEATS_SHOWN_MAX]) + (" = …" if len(group) > REPEATS_SHOWN_MAX else "")
+        for group in groups[:REPEATS_SHOWN_MAX]
+    )
+    more = f"; and {len(groups) - REPEATS_SHOWN_MAX:,} more" if len(groups) > REPEATS_SHOWN_MAX else ""
+    asking = "items ask" if extra > 1 else "item asks"
+    return (
+        f"{extra:,} {asking} for the same as another, with the same prompt and settings: {shown}{more};"
+        " `count` makes several images of one item"
+    )

@@ -1,4 +1,5 @@
-"""Ids and file names: what they may look like, and the ones made from a prompt. Pure but for the encoding of file names.
+"""Ids and file names: what they may look like, the ones made from a prompt, and which came before among millions. Pure but for the
+encoding of file names.
 
 Reserved names and characters: learn.microsoft.com/windows/win32/fileio/naming-a-file.
 """
@@ -9,8 +10,9 @@ import hashlib
 import os
 import re
 import unicodedata
-
-from batchgen.manifest.seen import SeenTexts
+from array import array
+from bisect import bisect_left, insort
+from collections import defaultdict
 
 MANIFEST_SUFFIXES = (".yaml", ".yml", ".jsonl")
 
@@ -25,6 +27,7 @@ PLAIN_ID = re.compile(
 _RESERVED_STEM = re.compile(_RESERVED, re.IGNORECASE)
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*]')
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
+_BUCKET_MASK = 0xFF
 
 
 def id_problem(text: str) -> str | None:
@@ -77,6 +80,43 @@ def to_nfc(text: str) -> str:
 def fold_case(stem: str) -> str:
     """Two stems that fold to the same are one file on Windows and macOS."""
     return stem.lower() if stem.isascii() else unicodedata.normalize("NFC", stem.casefold())
+
+
+class DuplicateFinder:
+    """Finds at the end which of millions of texts came twice, in eight bytes each: by hash, so that hardly ever two are taken for one."""
+
+    def __init__(self) -> None:
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # of a small manifest, few
+
+    def add(self, text: str) -> None:
+        value = hash(text)
+        self._buckets[value & _BUCKET_MASK].append(value)
+
+    def repeated_hashes(self) -> frozenset[int]:
+        """Hashes that came more than once: of the same string, or (hardly ever) of two."""
+        twice: set[int] = set()
+        for bucket in self._buckets.values():
+            once: set[int] = set()
+            if len(set(bucket)) != len(bucket):
+                twice.update(value for value in bucket if value in once or once.add(value))  # type: ignore[func-returns-value]
+        return frozenset(twice)
+
+
+class SeenTexts:
+    """Knows at once whether a text came before, in as many bytes."""
+
+    def __init__(self) -> None:
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # each sorted, and short
+
+    def __contains__(self, text: str) -> bool:
+        value = hash(text)
+        bucket = self._buckets.get(value & _BUCKET_MASK, ())
+        at = bisect_left(bucket, value)
+        return at < len(bucket) and bucket[at] == value
+
+    def add(self, text: str) -> None:
+        value = hash(text)
+        insort(self._buckets[value & _BUCKET_MASK], value)
 
 
 class DefaultIds:

@@ -1,4 +1,4 @@
-"""What reaches the wire for an item, as canonical text, and its hash; and items of a manifest that ask for the same. Pure.
+"""What reaches the wire for an item, as canonical text, and its hash. Pure.
 
 Only what was asked for appears, so that a field added later leaves every older fingerprint as it was. Not the service
 tier: it changes price and speed, not the picture, so that half a job may go on at another one.
@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from json.encoder import encode_basestring
 from operator import attrgetter
 from typing import Any
 
-from batchgen.manifest.seen import DuplicateFinder
 from batchgen.records import Item
 
 VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
-REPEATS_SHOWN_MAX = 3  # groups of items in a note, and items of each
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 # Fields that are written in a way of their own; every other one that makes a picture stands under its own name.
 _TOLD_APART = ("prompt", "references", "turn")
@@ -83,36 +81,3 @@ def _facts(wire: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-def repeats_note(read: Callable[[], Iterable[Item]]) -> str | None:
-    """What a person should know of items with the same prompt, model, settings and references under several ids; None when there are
-    none. read: all items, once or twice.
-
-    Turns of a conversation belong together and are not looked at.
-    """
-    found = DuplicateFinder()
-    for item in read():
-        if not item.turn:
-            found.add(wire_facts(item, item.references))
-    repeated = found.repeated_hashes()
-    if not repeated:
-        return None
-    ids: dict[str, list[str]] = {}
-    for item in read():
-        if not item.turn and hash(wire := wire_facts(item, item.references)) in repeated:
-            ids.setdefault(wire, []).append(item.id)
-    groups = [group for group in ids.values() if len(group) > 1]
-    if not groups:
-        return None
-    extra = sum(len(group) - 1 for group in groups)
-    shown = "; ".join(
-        " = ".join(group[:REPEATS_SHOWN_MAX]) + (" = …" if len(group) > REPEATS_SHOWN_MAX else "")
-        for group in groups[:REPEATS_SHOWN_MAX]
-    )
-    more = f"; and {len(groups) - REPEATS_SHOWN_MAX:,} more" if len(groups) > REPEATS_SHOWN_MAX else ""
-    asking = "items ask" if extra > 1 else "item asks"
-    return (
-        f"{extra:,} {asking} for the same as another, with the same prompt and settings: {shown}{more};"
-        " `count` makes several images of one item"
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.ledger.id_cursor import MAX_MISSING, IdCursor
+from batchgen.engine.cluster.monitor import MAX_MISSING, IdCursor
 
 
 class Server:
