@@ -71,8 +71,6 @@ class CheckWarning(NamedTuple):
 
 
 class AcceptanceReader(Reader):
-    """A reader's questions about what is accepted."""
-
     def job_acceptance(self, now: float) -> Acceptance:
         """Of all runs. now: UTC seconds, the end of a run that goes on; 0 when none does."""
         states, last = self.counts(), self.last_run()

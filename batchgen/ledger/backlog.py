@@ -102,7 +102,6 @@ class Backlog:
         return number
 
     def add_blocked(self, sample: Sample, why: str) -> None:
-        """Note a sample that cannot be asked for in this run."""
         self._db.execute("INSERT INTO blocked (why, body) VALUES (?, ?)", (why, dump_sample(sample)))
 
     def take_blocked(self, max_count: int) -> list[tuple[Sample, str]]:

@@ -70,8 +70,6 @@ class ChunkRequest:
 
 
 class ChunkQueries(BaseReader):
-    """What a ledger knows of batches."""
-
     def open_chunks(self) -> list[Chunk]:
         """In the order in which they were made."""
         return self._chunks(f"step NOT IN ({placeholders(CLOSED_STEPS)}) ORDER BY id", *CLOSED_STEPS)

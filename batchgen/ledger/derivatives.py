@@ -48,8 +48,6 @@ class SourcePicture:
 
 
 class DerivativeReader(Reader):
-    """A reader's questions about derivatives."""
-
     def pictures(self, item_ids: Sequence[str]) -> dict[str, list[SourcePicture]]:
         """The pictures of these items' samples, by item. At most 30,000 ids a call."""
         sql = (

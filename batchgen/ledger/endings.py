@@ -93,6 +93,5 @@ def give_back(db: Connection, ending: Ending, worker: str) -> None:
 
 
 def record_end(db: Connection, ending: Ending, worker: str, exit_code: int) -> None:
-    """Nothing of it is left to do."""
     sql = f"UPDATE {TABLE} SET worker = '', exit_code = ? WHERE schema = ? AND run_id = ? AND worker = ?"
     db.execute(sql, (exit_code, ending.schema, ending.run_id, worker))

@@ -217,7 +217,6 @@ class PostgresQuotaBackend:
 
 
 def advisory_lock_id(name: str) -> int:
-    """The number of the advisory lock of this name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
 
 

@@ -150,7 +150,6 @@ class AttemptQueries(BaseReader):
         return dict(self._query(sql, *values))
 
     def last_attempt_id(self) -> int:
-        """The largest number of any attempt."""
         return int(self._row("SELECT coalesce(max(id), 0) FROM attempt")[0])
 
     def open_attempts(self) -> list[OpenAttempt]:

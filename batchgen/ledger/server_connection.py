@@ -52,7 +52,6 @@ _NO_CONNECTION_LEFT = re.compile("too many clients|connection slots|too many con
 
 
 def is_postgresql_url(text: str) -> bool:
-    """Whether this names a PostgreSQL server."""
     return text.partition("://")[0] in URL_SCHEMES
 
 

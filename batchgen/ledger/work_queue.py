@@ -73,7 +73,6 @@ class DerivativeOrder(NamedTuple):
 
 
 def is_of_derivatives(key: str) -> bool:
-    """What kind of work that is."""
     return key.startswith(f"{DERIVATIVES_LANE}/")
 
 

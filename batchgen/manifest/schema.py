@@ -156,7 +156,6 @@ class Notify(Strict):
 
     @property
     def addresses(self) -> list[str]:
-        """All of them."""
         to = [self.to] if isinstance(self.to, str) else self.to or []
         return [*to, self.heartbeat] if self.heartbeat else to
 
@@ -234,7 +233,6 @@ _FIELDS_AT: Mapping[FieldPath, frozenset[str]] = {
 
 
 def age_s(text: str) -> float:
-    """Seconds of a `max_age`."""
     return int(text[:-1]) * _AGE_S[text[-1]]
 
 

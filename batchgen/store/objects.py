@@ -231,7 +231,6 @@ def _uses_plain_http(environ: Mapping[str, str]) -> bool:
 
 
 def _is_local_endpoint(environ: Mapping[str, str]) -> bool:
-    """Whether an endpoint is on this machine."""
     return any(is_loopback(endpoint.hostname or "") for _, endpoint in _endpoints(environ))
 
 

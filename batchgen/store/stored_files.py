@@ -29,7 +29,6 @@ COPY_PREFIX = "copy-"  # in the spool: of a picture in a bucket, while somebody 
 
 
 def sidecar_path(path: str, ending: str) -> str:
-    """The path of a file beside a picture."""
     return os.path.splitext(path)[0] + ending
 
 
@@ -332,5 +331,4 @@ class StoredFiles(JobFolder):
         return there[0] and not all(there)
 
     def sync(self, *paths: str) -> None:
-        """Make the names of these paths durable."""
         self.blobs.sync(*paths)
