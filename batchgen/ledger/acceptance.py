@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, field
 from typing import NamedTuple, Self
 
+from batchgen.ledger.database import column_list
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import COUNTED_SQL, MONEY_COLUMNS, Money
 from batchgen.records import JUDGE_SUFFIX
@@ -92,9 +93,8 @@ class AcceptanceReader(Reader):
 
     def rejections(self, run_id: int | None = None) -> list[Rejection]:
         """In the order of samples; of the images that a run made, or of all."""
-        columns = ", ".join(f"s.{name}" for name in Rejection._fields)
         made = f"JOIN image i ON {_OF_SAMPLE} AND NOT {_NEWER} JOIN attempt a ON a.id = i.attempt_id AND a.run_id = ?"
-        sql, values = f"SELECT {columns} FROM sample s", () if run_id is None else (run_id,)
+        sql, values = f"SELECT {column_list(Rejection._fields, 's')} FROM sample s", () if run_id is None else (run_id,)
         sql = f"{sql} {made if values else ''} WHERE s.state = 'rejected' ORDER BY s.id"
         return [Rejection(*row) for row in self._query(sql, *values)]
 

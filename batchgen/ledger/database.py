@@ -92,11 +92,16 @@ def placeholders(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values)) or "NULL"
 
 
+def column_list(names: Iterable[str], table: str = "") -> str:
+    """For a statement. table: as it calls it, where it has several."""
+    return ", ".join(f"{table}.{name}" if table else name for name in names)
+
+
 def upsert_sql(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
     """A statement that writes a row in place of the one with the same key."""
-    names = ", ".join(columns)
     changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    return f"INSERT INTO {table} ({names}) VALUES ({placeholders(columns)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    row = f"{table} ({column_list(columns)}) VALUES ({placeholders(columns)})"
+    return f"INSERT INTO {row} ON CONFLICT ({column_list(key)}) DO UPDATE SET {changes}"
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from batchgen.ledger.database import Connection, placeholders, upsert_sql
+from batchgen.ledger.database import Connection, column_list, placeholders, upsert_sql
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.schema import DERIVATIVE_COLUMNS
 
@@ -67,7 +67,7 @@ class DerivativeReader(Reader):
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
         """By item and sample."""
         found: dict[tuple[str, int], list[DerivativeRow]] = {}
-        sql = f"SELECT {', '.join(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})"
+        sql = f"SELECT {column_list(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})"
         for row in self._query(sql, *item_ids):
             found.setdefault((row[1], row[2]), []).append(DerivativeRow(*row))
         return found
@@ -79,9 +79,8 @@ class DerivativeReader(Reader):
 
     def unwanted_derivatives(self) -> list[DerivativeRow]:
         """Those of samples that the manifest no longer wants, or whose picture was rejected."""
-        columns = ", ".join(f"d.{name}" for name in DERIVATIVE_COLUMNS)
         sql = (
-            f"SELECT {columns} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
+            f"SELECT {column_list(DERIVATIVE_COLUMNS, 'd')} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
             " WHERE s.state IS NULL OR s.state IN ('superseded', 'rejected')"
         )
         return [DerivativeRow(*row) for row in self._query(sql)]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from batchgen.ledger.database import MODEL_SQL, BaseReader, placeholders
+from batchgen.ledger.database import MODEL_SQL, BaseReader, column_list, placeholders
 from batchgen.records import HAS_IMAGE, ImageFile, Usage
 
-IMAGE_COLUMNS = "path, sha256, bytes, width, height, format, role, flags"  # for `image_file`
-_FILE_FIELDS = IMAGE_COLUMNS.split(", ")
-_RECORDED_COLUMNS = f"attempt_id, k, item_id, n, spool, {IMAGE_COLUMNS}"  # for `_recorded_image`
+FILE_COLUMNS = ("path", "sha256", "bytes", "width", "height", "format", "role", "flags")  # for `image_file`
+_RECORDED_COLUMNS = ("attempt_id", "k", "item_id", "n", "spool", *FILE_COLUMNS)  # for `_recorded_image`
 LATEST_OF_PATH_SQL = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_id DESC) AS place"
 
 
@@ -103,7 +102,7 @@ class ImageQueries(BaseReader):
 
     def _unplaced_where(self, condition: str) -> list[RecordedImage]:
         sql = (
-            f"SELECT {_RECORDED_COLUMNS} FROM image"
+            f"SELECT {column_list(_RECORDED_COLUMNS)} FROM image"
             f" WHERE placed = 0 AND EXISTS (SELECT 1 FROM attempt a WHERE a.id = attempt_id AND {condition})"
             " ORDER BY attempt_id, k"
         )
@@ -111,7 +110,7 @@ class ImageQueries(BaseReader):
 
     def images(self) -> Iterator[RecordedImage]:
         """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
-        sql = f"SELECT {_RECORDED_COLUMNS} FROM image ORDER BY attempt_id DESC, k"
+        sql = f"SELECT {column_list(_RECORDED_COLUMNS)} FROM image ORDER BY attempt_id DESC, k"
         return map(_recorded_image, self._stream_query(sql))
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
@@ -121,7 +120,7 @@ class ImageQueries(BaseReader):
     def earlier_image(self, item_id: str, n: int, fingerprint: str) -> RecordedImage | None:
         """A picture bought before for exactly this request, wherever it lies now."""
         sql = (
-            f"SELECT {_RECORDED_COLUMNS} FROM image"
+            f"SELECT {column_list(_RECORDED_COLUMNS)} FROM image"
             " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1"
         )
         row = self._row(sql, item_id, n, fingerprint)
@@ -130,7 +129,7 @@ class ImageQueries(BaseReader):
     def current_picture(self, item_id: str, n: int) -> RecordedImage | None:
         """The picture that a sample has now; None while it has none, or none that counts, as one that was rejected."""
         sql = (
-            f"SELECT i.{_RECORDED_COLUMNS.replace(', ', ', i.')} FROM sample s JOIN image i"
+            f"SELECT {column_list(_RECORDED_COLUMNS, 'i')} FROM sample s JOIN image i"
             " ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
             " AND i.fingerprint = s.made_fingerprint WHERE s.item_id = ? AND s.n = ? AND s.state = 'succeeded'"
             " ORDER BY i.attempt_id DESC LIMIT 1"
@@ -214,12 +213,12 @@ class ImageQueries(BaseReader):
         return int(self._row("SELECT count(DISTINCT path) FROM image WHERE placed = 1")[0])
 
 
-def image_file(row: tuple[Any, ...]) -> ImageFile:
+def image_file(row: Sequence[Any]) -> ImageFile:
     *columns, flags = row
-    facts = dict(zip(_FILE_FIELDS, columns, strict=False))
+    facts = dict(zip(FILE_COLUMNS, columns, strict=False))
     return ImageFile(**facts, flags=tuple(flags.split(",")) if flags else ())
 
 
 def _recorded_image(row: tuple[Any, ...]) -> RecordedImage:
     attempt, k, item_id, n, spool, *file = row
-    return RecordedImage(attempt, k, item_id, n, spool, image_file(tuple(file)))
+    return RecordedImage(attempt, k, item_id, n, spool, image_file(file))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from batchgen.ledger.chunks import ChunkQueries
-from batchgen.ledger.database import placeholders
+from batchgen.ledger.database import column_list, placeholders
 from batchgen.ledger.location import open_for_reading
 from batchgen.ledger.pictures import ImageQueries, RecordedImage
 from batchgen.ledger.requests import AttemptQueries, Money, OpenAttempt, SurplusRequest
@@ -138,12 +138,8 @@ def _in_condition(column: str, values: Sequence[str] | None) -> tuple[str, Seque
     return ("", ()) if values is None else (f"{column} IN ({placeholders(values)})", values)
 
 
-def _column_list(row: type[Any], prefix: str = "") -> str:
-    return ", ".join(f"{prefix}{name}" for name in row._fields)
-
-
 _PLACED_PICTURES = (
-    f"SELECT {_column_list(PictureRow, 'i.').replace('i.made_at', 'a.ended_at')}"
+    f"SELECT {column_list(PictureRow._fields, 'i').replace('i.made_at', 'a.ended_at')}"
     " FROM image i LEFT JOIN attempt a ON a.id = i.attempt_id WHERE i.placed = 1"
 )
 _NEWEST_FIRST = "ORDER BY i.attempt_id DESC, i.k"
@@ -163,7 +159,7 @@ class HistoryReader(Reader):
         """In the order in which items first appeared, the samples of an item beside each other. item_ids: these items alone."""
         where, ids = _in_condition("WHERE s.item_id", item_ids)
         sql = (
-            f"SELECT {_column_list(SampleRow, 's.')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
+            f"SELECT {column_list(SampleRow._fields, 's')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id"
             f" AND f.n = 1 {where} ORDER BY coalesce(f.id, s.id), s.n"
         )
         return map(SampleRow._make, self._stream_query(sql, *ids))
@@ -202,17 +198,17 @@ class HistoryReader(Reader):
     def attempts_after(self, after_id: int = 0, also_ids: Iterable[int] = ()) -> Iterator[AttemptRow]:
         """Those begun after attempt `after_id`, and these; by default all."""
         where, ids = _in_condition("OR id", [str(number) for number in also_ids])
-        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id > ? {where} ORDER BY id"
+        sql = f"SELECT {column_list(AttemptRow._fields)} FROM attempt WHERE id > ? {where} ORDER BY id"
         return map(AttemptRow._make, self._stream_query(sql, after_id, *map(int, ids)))
 
     def attempts_by_id(self, ids: Sequence[int]) -> Iterator[AttemptRow]:
         """At most 30,000."""
-        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE id IN ({placeholders(ids)}) ORDER BY id"
+        sql = f"SELECT {column_list(AttemptRow._fields)} FROM attempt WHERE id IN ({placeholders(ids)}) ORDER BY id"
         return map(AttemptRow._make, self._query(sql, *ids))
 
     def attempts_of_run(self, run_id: int) -> Iterator[AttemptRow]:
         """In the order of their start."""
-        sql = f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE run_id = ? ORDER BY id"
+        sql = f"SELECT {column_list(AttemptRow._fields)} FROM attempt WHERE run_id = ? ORDER BY id"
         return map(AttemptRow._make, self._stream_query(sql, run_id))
 
     def lane_spans(self, run_id: int) -> list[LaneSpan]:
@@ -231,7 +227,7 @@ class HistoryReader(Reader):
     def last_unsuccessful_attempt(self, run_id: int) -> AttemptRow | None:
         """The last request of a run that brought no picture, of those that it sent lately."""
         sql = (
-            f"SELECT {_column_list(AttemptRow)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
+            f"SELECT {column_list(AttemptRow._fields)} FROM attempt WHERE run_id = ? AND outcome IN ('failed', 'refused', 'uncertain')"
             f" AND id > (SELECT max(id) FROM attempt) - {RECENT_ATTEMPTS} ORDER BY id DESC LIMIT 1"
         )
         return next(map(AttemptRow._make, self._query(sql, run_id)), None)
@@ -255,7 +251,7 @@ class HistoryReader(Reader):
     def derivatives(self, item_ids: Sequence[str] | None = None) -> Iterator[DerivativeFileRow]:
         """What `post:` has made, by path."""
         where, ids = _in_condition("AND item_id", item_ids)
-        sql = f"SELECT {_column_list(DerivativeFileRow)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
+        sql = f"SELECT {column_list(DerivativeFileRow._fields)} FROM derivative WHERE state = 'made' {where} ORDER BY path"
         return map(DerivativeFileRow._make, self._stream_query(sql, *ids))
 
     def derivative_path(self, item_id: str, n: int, sha: str) -> str | None:

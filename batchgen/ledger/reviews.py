@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from batchgen.ledger.database import Change, Connection, placeholders
+from batchgen.ledger.database import Change, Connection, column_list, placeholders
 from batchgen.ledger.postgresql import PostgreSQL, to_postgresql_ddl
 from batchgen.ledger.reader import HistoryReader
 from batchgen.ledger.reader import Reader as Reader
@@ -314,7 +314,7 @@ def open_history(folder: Path) -> HistoryReader:
 
 def _fill_overlay(connection: Connection, pending: Pending) -> None:
     connection.executemany(
-        f"INSERT INTO review ({', '.join(VERDICT_COLUMNS)}) VALUES ({placeholders(VERDICT_COLUMNS)})",
+        f"INSERT INTO review ({column_list(VERDICT_COLUMNS)}) VALUES ({placeholders(VERDICT_COLUMNS)})",
         [verdict_row(each) for each in pending.verdicts],
     )
     connection.executemany(
@@ -339,7 +339,7 @@ def _overlay_ddl(main: str, temp: str, *, has_verdicts: bool) -> Iterator[str]:
         for name in SAMPLE_COLUMNS
     )
     yield f"CREATE TEMP VIEW sample AS SELECT {columns} FROM {main}.sample s"
-    new = f"SELECT {', '.join(VERDICT_COLUMNS)} FROM review"
+    new = f"SELECT {column_list(VERDICT_COLUMNS)} FROM review"
     same = " AND ".join(f"r.{name} = v.{name}" for name in VERDICT_KEY)
     old = f"SELECT * FROM {main}.verdict v WHERE NOT EXISTS (SELECT 1 FROM review r WHERE {same}) UNION ALL "
     yield f"DROP VIEW IF EXISTS {temp}.verdict"

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from batchgen.ledger.database import BaseReader, placeholders
-from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
+from batchgen.ledger.database import BaseReader, column_list, placeholders
+from batchgen.ledger.pictures import FILE_COLUMNS, image_file
 from batchgen.ledger.schema import VERDICT_COLUMNS
 from batchgen.records import HAS_IMAGE, ImageFile, KnownSample, Result, Verdict, sample_key
 
 PAGE_ROWS = 200
-RESULT_COLUMNS = (
-    "item_id, n, state, model, usd, usd_source, reason, message, attempts, fingerprint, wire, tags, updated_at, text, "
-    "made_fingerprint"
+_RESULT_COLUMNS = (  # for `_result`
+    *("item_id", "n", "state", "model", "usd", "usd_source", "reason", "message", "attempts", "fingerprint", "wire"),
+    *("tags", "updated_at", "text", "made_fingerprint"),
 )
-VERDICT_SQL = ", ".join(f"v.{name}" for name in VERDICT_COLUMNS)
+_RESULT_SQL = column_list(_RESULT_COLUMNS)
+VERDICT_SQL = column_list(VERDICT_COLUMNS, "v")
 
 _NOTABLE = (  # also what was read in an image that is as it should be
     "(v.by <> 'check' OR v.ruling <> 'accept' OR v.details LIKE '%\"boxes\"%')"
@@ -44,7 +45,7 @@ class SampleQueries(BaseReader):
     def results(self, states: Sequence[str] = ()) -> Iterator[Result]:
         """Samples in the order in which they first appeared, streamed; all states unless some are named."""
         where = f"WHERE state IN ({placeholders(states)})" if states else ""
-        rows = self._stream_query(f"SELECT {RESULT_COLUMNS} FROM sample {where} ORDER BY id", *states)
+        rows = self._stream_query(f"SELECT {_RESULT_SQL} FROM sample {where} ORDER BY id", *states)
         return self._results_in_pages(rows)
 
     def results_by_item(self, states: Sequence[str], item_ids: ItemIds = tuple) -> Iterator[Result]:
@@ -53,22 +54,21 @@ class SampleQueries(BaseReader):
         in_states, found, ids = f"state IN ({placeholders(states)})", 0, iter(item_ids())
         while page := list(islice(ids, PAGE_ROWS)):
             place = {item_id: number for number, item_id in enumerate(page)}
-            sql = f"SELECT {RESULT_COLUMNS} FROM sample WHERE {in_states} AND item_id IN ({placeholders(page)}) ORDER BY n"
+            sql = f"SELECT {_RESULT_SQL} FROM sample WHERE {in_states} AND item_id IN ({placeholders(page)}) ORDER BY n"
             rows = sorted(self._query(sql, *states, *page), key=lambda row: place[row[0]])
             found += len(rows)
             yield from self._results(rows)
         if found == self._row(f"SELECT count(*) FROM sample WHERE {in_states}", *states)[0]:
             return
         named = frozenset(item_ids()) if found else frozenset()
-        columns = ", ".join(f"s.{column.strip()}" for column in RESULT_COLUMNS.split(","))
         sql = (
-            f"SELECT {columns} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
+            f"SELECT {column_list(_RESULT_COLUMNS, 's')} FROM sample s LEFT JOIN sample f ON s.n > 1 AND f.item_id = s.item_id AND f.n = 1"
             f" WHERE s.state IN ({placeholders(states)}) ORDER BY coalesce(f.id, s.id), s.n"
         )
         yield from self._results_in_pages(row for row in self._stream_query(sql, *states) if row[0] not in named)
 
     def results_of_item(self, item_id: str) -> list[Result]:
-        rows = self._query(f"SELECT {RESULT_COLUMNS} FROM sample WHERE item_id = ? ORDER BY n", item_id)
+        rows = self._query(f"SELECT {_RESULT_SQL} FROM sample WHERE item_id = ? ORDER BY n", item_id)
         return self._results(list(rows))
 
     def _results_in_pages(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[Result]:
@@ -83,7 +83,7 @@ class SampleQueries(BaseReader):
         derivatives: dict[tuple[str, int, str], list[str]] = {}
         if made:
             sql = (
-                f"SELECT item_id, n, attempt_id, fingerprint, {IMAGE_COLUMNS}, (SELECT beside FROM attempt WHERE attempt.id ="
+                f"SELECT item_id, n, attempt_id, fingerprint, {column_list(FILE_COLUMNS)}, (SELECT beside FROM attempt WHERE attempt.id ="
                 f" attempt_id) FROM image WHERE item_id IN ({placeholders(made)}) ORDER BY attempt_id, k"
             )
             for item_id, n, *picture in self._query(sql, *made):

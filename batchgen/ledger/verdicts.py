@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from batchgen.ledger.changes import dump_usage
-from batchgen.ledger.database import Connection, placeholders, upsert_sql
-from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
+from batchgen.ledger.database import Connection, column_list, placeholders, upsert_sql
+from batchgen.ledger.pictures import FILE_COLUMNS, image_file
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.samples import VERDICT_SQL, verdict_from_row, verdicts_by_sample
 from batchgen.ledger.schema import VERDICT_COLUMNS, VERDICT_KEY
 from batchgen.records import HAS_IMAGE, Answer, ImageFile, Verdict, judge_id
 
 PERSON = "person"  # as the reason of a sample that a person has rejected
-_IMAGE_SQL = ", ".join(f"i.{name}" for name in IMAGE_COLUMNS.split(", "))
 _UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, VERDICT_KEY)
 # Of two rows that name one path, the later attempt wrote what stands there.
 _CURRENT_SHA256 = (
@@ -93,12 +92,13 @@ class VerdictReader(Reader):
         for verdict in self.verdicts([item_id]).get((item_id, n), ()):
             said.setdefault(verdict.sha256, []).append(verdict)
         sql = (
-            f"SELECT i.attempt_id, i.k, a.lane, {_IMAGE_SQL} FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ?"
-            " AND i.n = ? AND i.fingerprint = ? AND i.role IN ('image', 'draft') ORDER BY i.attempt_id, i.k"
+            f"SELECT i.attempt_id, i.k, a.lane, {column_list(FILE_COLUMNS, 'i')} FROM image i"
+            " JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ? AND i.fingerprint = ?"
+            " AND i.role IN ('image', 'draft') ORDER BY i.attempt_id, i.k"
         )
         images, lane, latest = list[Candidate](), "", None
         for attempt, k, by, *columns in self._query(sql, item_id, n, fingerprint):
-            file = image_file(tuple(columns))
+            file = image_file(columns)
             verdicts = tuple(said.get(file.sha256, ()))
             if file.role == "image" or verdicts:
                 images.append(Candidate(item_id, n, attempt, k, file, verdicts))
@@ -222,6 +222,9 @@ def remarks_on(verdicts: Iterable[Verdict]) -> str:
 def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
     values = {name: getattr(verdict, name) for name in VERDICT_COLUMNS}
     return tuple({**values, "details": json.dumps(dict(verdict.details), ensure_ascii=False)}.values())
+
+
+# --- which image a sample has
 
 
 def set_aside(image: Candidate, path: str, reason: str, message: str) -> Callable[[Connection], None]:

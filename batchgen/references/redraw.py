@@ -28,15 +28,15 @@ def redraw(source: IO[bytes], path: str, kind: Literal["PNG", "JPEG"]) -> None:
     os.rename(f"{path}.part", path)
 
 
-def small_jpeg(path: str, side: int = SMALL_SIDE) -> bytes:
+def small_jpeg(path: str) -> bytes:
     """The image as it is looked at where its finest details do not count, on white where it is transparent. Raises OSError."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (side, side))
+            image.draft("RGB", (SMALL_SIDE, SMALL_SIDE))
             drawn = as_seen(ImageOps.exif_transpose(image))
     except NOT_READABLE as error:
         raise OSError(str(error)) from error
-    drawn.thumbnail((side, side))
+    drawn.thumbnail((SMALL_SIDE, SMALL_SIDE))
     if drawn.mode == "RGBA":
         drawn = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
     file = io.BytesIO()

@@ -23,10 +23,11 @@ from batchgen.events import (
     SampleSucceeded,
 )
 from batchgen.ledger import work_queue
+from batchgen.ledger.database import column_list
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.lease import WORKER_IS_ALIVE
 from batchgen.ledger.location import SHARED_SCHEMA
-from batchgen.ledger.pictures import IMAGE_COLUMNS, image_file
+from batchgen.ledger.pictures import FILE_COLUMNS, image_file
 from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.reader import Reader
 from batchgen.records import sample_key
@@ -236,13 +237,14 @@ class ClusterMonitor:
         if not made:
             return
         rows = self._rows(
-            f"SELECT attempt_id, item_id, n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n), {IMAGE_COLUMNS}"
+            f"SELECT attempt_id, item_id, n, (SELECT usd FROM sample s WHERE s.item_id = i.item_id AND s.n = i.n),"
+            f" {column_list(FILE_COLUMNS)}"
             " FROM image i WHERE attempt_id = ANY(?::bigint[]) AND role = 'image' ORDER BY attempt_id, k",
             list(made),
         )
         for attempt, item_id, n, usd, *file in rows:
             model, seconds = made[attempt]
-            what = {"key": sample_key(item_id, n), "files": (image_file(tuple(file)),), "usd": usd, "seconds": seconds}
+            what = {"key": sample_key(item_id, n), "files": (image_file(file),), "usd": usd, "seconds": seconds}
             self._emit(SampleSucceeded(at=time.time(), attempt=attempt, model=model, **what))
 
     def _emit_final_state(self, key: str, model: str) -> None:
