@@ -1,4 +1,4 @@
-"""All known AI models by id and alias, and what an id nobody knows is taken for."""
+"""All known AI models by id and alias, and what an unknown id is taken for."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DEFAULT_MODEL = "flash"
 
 
 class Catalogue:
-    """An override gives a new catalogue. Models of packages are added once a name is asked for that is not among ours, which
-    none of them replaces; problems: why some could not be, empty before that.
+    """The models. An override makes a new catalogue. Models of packages are added once a name is requested that is not
+    built in, and cannot replace a built-in one. problems: why some could not be added, empty before that.
 
-    Ours are read when they are asked for: by name those of the files that have it, otherwise all.
+    Built-in models are read on demand: for a name, from the files that contain it, otherwise all.
     """
 
     def __init__(self, profiles: Iterable[Profile] = ()) -> None:
-        """profiles: they stand in place of ours of the same ids, and beside them."""
+        """profiles: in addition to the built-in ones, and in place of those with the same ids."""
         self._by_id = {profile.id: profile for profile in profiles}
         self._id_by_alias = {alias: profile.id for profile in self._by_id.values() for alias in profile.aliases}
         self._has_all = False
@@ -34,14 +34,14 @@ class Catalogue:
         self.problems: tuple[str, ...] = ()
 
     def _add(self, profiles: Iterable[Profile]) -> None:
-        """But for those whose names are taken."""
+        """Add profiles, except those whose names are taken."""
         for profile in profiles:
             if profile.id not in self._by_id:
                 self._by_id[profile.id] = profile
                 self._id_by_alias |= {alias: profile.id for alias in profile.aliases if alias not in self._id_by_alias}
 
     def _all(self) -> dict[str, Profile]:
-        """By id, ours first, in the order of their files."""
+        """All models by id, built-in ones first, in the order of their files."""
         if not self._has_all:
             ours = built_in_profiles()
             self._add(ours.values())
@@ -50,12 +50,12 @@ class Catalogue:
         return self._by_id
 
     def __iter__(self) -> Iterator[Profile]:
-        """Those that make images, as far as is known."""
+        """The models that make images, as far as is known."""
         return (profile for profile in self._all().values() if profile.may_make_images)
 
     @property
     def judges(self) -> tuple[Profile, ...]:
-        """Those that are known to answer with text: they look at images, and say how good they are."""
+        """The models known to answer with text: they can look at images and judge them."""
         return tuple(profile for profile in self._all().values() if "text" in profile.makes)
 
     def __contains__(self, name: object) -> bool:
@@ -63,11 +63,11 @@ class Catalogue:
 
     @property
     def providers(self) -> frozenset[str]:
-        """Of the models that have been read so far: all that packages bring and the manifest declares."""
+        """The providers of the models read so far, including all that packages bring and the manifest declares."""
         return frozenset(profile.provider for profile in self._by_id.values())
 
     def resolve(self, name: str) -> Profile:
-        """The profile of an id or alias. An unknown id passes through with status `unknown` and nothing checked."""
+        """The profile of an id or alias. An unknown id passes with status `unknown` and nothing checked."""
         name = name.removeprefix("models/")  # as the vendor's ListModels spells them
         known = self._find(name) or self.with_packages()._find(name)
         return known or unknown_profile(name, guess_provider(name))
@@ -78,7 +78,7 @@ class Catalogue:
         return self._by_id.get(name) or self._by_id.get(self._id_by_alias.get(name, ""))
 
     def with_packages(self) -> Self:
-        """Itself, with the models of installed packages."""
+        """This catalogue, with the models of installed packages."""
         found = package_models()
         self.problems = found.problems
         self._all()
@@ -86,23 +86,24 @@ class Catalogue:
         return self
 
     def suggestions(self, name: str) -> list[str]:
-        """Ids and aliases that look like this name, the likeliest first."""
+        """Ids and aliases similar to this name, the likeliest first."""
         known = self._all()
         return get_close_matches(name, [*self._id_by_alias, *known], n=3, cutoff=0.6)
 
     def misspelt(self, name: str) -> str | None:
-        """The known id or alias that differs from this name in one or two letters. A model of another number is another model."""
-        if name not in self._meant_by:  # looked for once, however many items have it
+        """The known id or alias that differs from this name in one or two letters. Another number means another
+        model."""
+        if name not in self._meant_by:  # looked up once, however many items have it
             near = [known for known in self.suggestions(name) if _letters(known) != _letters(name)]
             most = 1 if len(name) < 6 else 2
             self._meant_by[name] = next((known for known in near if _edits(known, name) <= most), None)
         return self._meant_by[name]
 
     def with_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> Catalogue:
-        """With the `models:` of a manifest on top; a name nobody knows adds a model. A status that is given holds, whatever
-        day of its end we knew.
+        """This catalogue with the `models:` of a manifest on top; an unknown name adds a model. A status that is given
+        holds, whatever shutdown date is known.
 
-        Raises FactError naming the model, the key and the keys there are.
+        Raises FactError naming the model, the key and the known keys.
         """
         profiles = dict(self._by_id)
         for name, facts in overrides.items():
@@ -113,7 +114,7 @@ class Catalogue:
                 raise FactError((name,), f"must be a mapping of facts, not {facts!r}")
             provider = facts.get("provider", profile.provider)
             if profile.id not in self._by_id or provider != profile.provider:
-                # Whoever declares a model vouches for it; what we know of it at another provider is not so here.
+                # Whoever declares a model vouches for it; what is known about it at another provider does not apply.
                 unknown = unknown_profile(profile.id, provider)
                 profile = dataclasses.replace(unknown, status="live", aliases=profile.aliases)
             if "status" in facts:
@@ -130,31 +131,31 @@ def _letters(name: str) -> str:
 
 
 def _edits(one: str, other: str) -> int:
-    """Characters to change, add or take away."""
+    """The number of characters to change, insert or delete."""
     blocks = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
     return sum(max(j - i, n - m) for kind, i, j, m, n in blocks if kind != "equal")
 
 
 def unknown_profile(model: str, provider: str) -> Profile:
-    """The profile of a model nobody knows: nothing about it is checked but what its provider's codec can send."""
+    """The profile of an unknown model: nothing about it is checked except what its provider's codec can send."""
     return Profile(id=model, provider=provider, title=model, makes=())
 
 
 def guess_provider(model: str) -> str:
-    """Whose an id that nobody knows is, by the way that each vendor spells its own; a package's vendor after ours."""
+    """The provider of an unknown id, from how each vendor spells its ids; packages' vendors come last."""
     anybody, *ours = profile_files()
     named = (str(file["provider"]) for file in reversed(ours) if re.fullmatch(file["ids"], model, re.DOTALL))
     return next(named, None) or guess_package(model) or str(anybody["provider"])
 
 
 def load_catalogue() -> Catalogue:
-    """The models this version knows, and those of packages when they are asked for."""
+    """The models this version knows, and on demand those of packages."""
     return Catalogue()
 
 
 @dataclass(frozen=True, slots=True)
 class UsageTier:
-    """USD in any ten minutes and in a calendar month, of one account at one of `providers`."""
+    """USD in any ten minutes and in a calendar month, for one account at one of `providers`."""
 
     usd_per_10_min: float
     usd_per_month: float

@@ -1,4 +1,4 @@
-"""How each field of a profile is read from YAML, be it our own file or the `models:` of a manifest."""
+"""Reads each field of a profile from YAML, in a built-in file or the `models:` of a manifest."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any, TypeVar, get_args
 from batchgen.profiles.profile import SUPPORTABLE, Makes, Prices, Profile, Status, TypicalUsage
 
 T = TypeVar("T")
-# A name may become part of an address, where other characters would mean something: `..`, `//`, `@`, `?`, `#`, a line's end.
+# A name may become part of an address, where other characters would have a meaning: `..`, `//`, `@`, `?`, `#`, line
+# ends.
 MODEL_NAME_PATTERN = re.compile(r"[A-Za-z0-9](?:[\w.:@+-]|/(?=[A-Za-z0-9])){0,199}", re.ASCII)
 URL_PATH_PATTERN = re.compile(r"(?:/[A-Za-z0-9][\w.:@+~-]{0,199}){1,20}/?", re.ASCII)
 SCALE_OF_1K = {"512": 0.5, "1K": 1.0, "2K": 2.0, "4K": 4.0}
 
 
 class FactError(ValueError):
-    """What is wrong with a fact of a model. path: the keys that lead to it, from the model's name on."""
+    """What is wrong with a fact about a model. path: the keys that lead to it, starting with the model's name."""
 
     def __init__(self, path: tuple[str, ...], message: str) -> None:
         super().__init__(": ".join((*path, message)))
@@ -31,16 +32,16 @@ class FactError(ValueError):
 
 
 def model_name_problem(name: str) -> str | None:
-    """Why a model cannot be called so; None when it can."""
+    """Why a model cannot have this name; None if it can."""
     if MODEL_NAME_PATTERN.fullmatch(name):
         return None
     return "must be letters, digits and . _ - / : @ +, at most 200 of them, and begin with a letter or digit"
 
 
 def with_facts(profile: Profile, facts: Mapping[str, Any]) -> Profile:
-    """The profile with these facts in place of its own; tables by size, prices and wire are merged, not replaced.
+    """The profile with these facts in place of its own. Tables by size, prices and wire are merged, not replaced.
 
-    Raises FactError naming the key and, for an unknown one, the keys there are.
+    Raises FactError naming the key and, for an unknown one, the known keys.
     """
     for key in facts:
         if key not in FACT_READERS:
@@ -64,7 +65,8 @@ def _read(facts: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
 
 
 def _scaled(pixels_1k: Mapping[str, tuple[int, int]], sizes: tuple[str, ...]) -> dict[str, dict[str, tuple[int, int]]]:
-    """Every documented size is half, twice or four times the one at 1K (checked for Gemini 2.5, 3.x and Imagen 4)."""
+    """The pixels of all sizes: every documented size is half, twice or four times the one at 1K (checked for Gemini
+    2.5, 3.x and Imagen 4)."""
     factors = {size: SCALE_OF_1K[size] for size in sizes if size in SCALE_OF_1K}
     return {
         ratio: {size: (int(width * factor), int(height * factor)) for size, factor in factors.items()}
@@ -141,14 +143,14 @@ def _mapping(fact: Any) -> Mapping[Any, Any]:
 
 
 def _sizes_table(fact: Any, profile: Profile, current: Mapping[str, float]) -> dict[str, float]:
-    """By size, or one number for all sizes."""
+    """Numbers by size, or one number for all sizes."""
     if isinstance(fact, (int, float)):
         return dict.fromkeys({profile.default_size, *profile.sizes, *current}, _positive(fact))
     return _table(fact, current)
 
 
 def _table(fact: Any, current: Mapping[str, float]) -> dict[str, float]:
-    """Numbers by name, on top of those that there are."""
+    """Numbers by name, merged into the current ones."""
     return {**current, **{str(name): _positive(value) for name, value in _mapping(fact).items()}}
 
 
@@ -212,7 +214,7 @@ def _pixels_1k(fact: Any, _: Profile) -> dict[str, tuple[int, int]]:
 
 
 def _by_tier(fact: Any, profile: Profile) -> dict[int, int]:
-    """A manifest's names are text, so a tier may be too."""
+    """Numbers by tier. A manifest's keys are text, so a tier may be too."""
     facts = _mapping(fact)
     if not {str(tier) for tier in facts} <= {"1", "2", "3"}:
         raise ValueError(f"must name usage tiers 1, 2 or 3, not {fact!r}")
@@ -238,7 +240,8 @@ def _wire(fact: Any, profile: Profile) -> dict[str, Any]:
 
 
 def _wire_value(key: str, value: Any, profile: Profile) -> Any:
-    """Tables are of the body, which is JSON and may hold any text; what is text itself may become part of an address."""
+    """Tables belong to the body, which is JSON and may contain any text; a value that is itself text may become part of
+    an address."""
     if key in ("fields", "defaults"):
         return _mapping(value)
     if key == "values":

@@ -1,4 +1,5 @@
-"""A file of facts about one provider's models, ours or a package's: its shape, its models, and where in it a fact stands."""
+"""A file of facts about one provider's models, built in or from a package: its shape, its models, and where in it a
+fact is."""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ NOT_ALIKE = (
 )
 FOLDER = Path(__file__).parent
 _ORDER = re.compile(r"^order: (\d+)", re.MULTILINE)
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, absent on a few platforms
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, but missing on a few platforms
 
 
 def load_file(text: str) -> Mapping[str, Any]:
-    """Raises YAMLError, and FactError for what is no mapping of KEYS."""
+    """Read a file. Raises YAMLError, and FactError if it is not a mapping of KEYS."""
     file = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
     if not isinstance(file, Mapping):
         raise FactError((), f"must be a mapping of {', '.join(KEYS)}")
@@ -43,7 +44,7 @@ def load_file(text: str) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def _texts() -> tuple[str, ...]:
-    """Of our files, in the order in which their models are listed."""
+    """The texts of the built-in files, in the order in which their models are listed."""
     texts = [path.read_text(encoding="utf-8") for path in FOLDER.glob("*.yaml")]
     return tuple(sorted(texts, key=lambda text: int(_ORDER.findall(text)[0])))
 
@@ -55,7 +56,7 @@ def _file(number: int) -> Mapping[str, Any]:
 
 @cache
 def _profiles(number: int) -> Mapping[str, Profile]:
-    """Those of one of our files, by id."""
+    """The profiles in one of the built-in files, by id."""
     others = dict[str, Profile]()
     for facts in _file(number)["models"]:
         others |= profiles_naming(facts["like"], number) if "like" in facts else {}
@@ -63,7 +64,7 @@ def _profiles(number: int) -> Mapping[str, Profile]:
 
 
 def profile_files() -> tuple[Mapping[str, Any], ...]:
-    """All that our files of facts say, one for each provider, in the order in which its models are listed."""
+    """All built-in facts, one file for each provider, in the order in which its models are listed."""
     return tuple(_file(number) for number in range(len(_texts())))
 
 
@@ -73,15 +74,16 @@ def built_in_profiles() -> Mapping[str, Profile]:
 
 
 def profiles_naming(name: str, before: int | None = None) -> Mapping[str, Profile]:
-    """All of our files in whose text this id or alias stands, by id: to read them all takes 15 ms. before: files from this
-    number on are left out."""
+    """The profiles, by id, in the built-in files that contain this id or alias: reading all files takes 15 ms. before:
+    files from this number on are left out."""
     word = re.compile(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])")
     numbers = [number for number, text in enumerate(_texts()[:before]) if word.search(text)]
     return {found: profile for number in numbers for found, profile in _profiles(number).items()}
 
 
 def models_of(file: Mapping[str, Any], others: Mapping[str, Profile]) -> Iterator[Profile]:
-    """Its models, of its own provider unless they name another. others: those that one may be `like`. Raises FactError."""
+    """The models in a file, of its provider unless they name another. others: models that one may be `like`. Raises
+    FactError."""
     entries = file.get("models")
     if not isinstance(entries, list):
         raise FactError(("models",), f"must be a list of models, each with an id, not {entries!r}")
@@ -106,14 +108,14 @@ def models_of(file: Mapping[str, Any], others: Mapping[str, Profile]) -> Iterato
 
 
 def _like(same: Profile, fresh: Profile) -> Profile:
-    """same: the model as another provider has it; what depends on whom one asks is not taken over."""
+    """A model like one that another provider has, without what depends on the provider. same: that model."""
     prices = dataclasses.replace(same.prices, batch_factor=None, tier_factor={}, guessed_tiers=frozenset())
     own = {name: getattr(fresh, name) for name in NOT_ALIKE}
     return dataclasses.replace(same, **own, prices=prices)
 
 
 def line_of(text: str, path: Iterable[str]) -> int:
-    """The line, from 1, of the last of these keys that the text has; the text is YAML that can be read."""
+    """The line, from 1, of the last of these keys that the text has. The text is valid YAML."""
     found = yaml.compose(text, Loader=yaml.SafeLoader)
     line = 1
     for key in path:
@@ -125,7 +127,7 @@ def line_of(text: str, path: Iterable[str]) -> int:
 
 
 def _child(node: Any, key: Hashable) -> tuple[Any, Any]:
-    """Where a key of a node stands and what it holds; one that was merged in stands where it was written."""
+    """Where a key of a node is, and its value; a merged key is where it was written."""
     if isinstance(node, yaml.SequenceNode):
         child = node.value[int(str(key))]
         return child.start_mark, child

@@ -1,1 +1,1 @@
-"""Codecs of the image APIs: pure functions between our records and their wire."""
+"""Codecs of the image APIs: pure functions between batchgen's records and the vendors' wire formats."""

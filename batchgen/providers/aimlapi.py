@@ -1,9 +1,9 @@
-"""The codec of AIML's /v1/images/generations, and with another base URL of any OpenAI-style images endpoint; and of what
-AIML tells of a key: its lists of models and of those it withdraws, and the balance of the account.
+"""The codec of AIML's /v1/images/generations, which with another base URL is that of any OpenAI-style images endpoint.
+Also reads what AIML says about a key: its models, those it withdraws, and the account's balance.
 
-Field names differ per model, so they are data: `wire.fields` of the profile maps ours to theirs.
-Sources: github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models, errors-and-messages and service-endpoints, and
-935f808 (2026-08), model-deprecations; platform.openai.com/docs/api-reference/images.
+Field names differ per model, so they are data: `wire.fields` of the profile maps batchgen's to the API's. Sources:
+github.com/aimlapi/api-docs f14fa72 (2026-08-21), image-models, errors-and-messages and service-endpoints, and 935f808
+(2026-08), model-deprecations; platform.openai.com/docs/api-reference/images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from batchgen.providers.listings import (
 from batchgen.providers.request_body import MappedCodec, Names, mapped_input
 from batchgen.records import Answer, Inputs, Question, Reply, Request, Response, Sample
 
-# For a model without a table of its own: the names most of AIML's models share.
+# For a model without a table of its own: the names that most of AIML's models share.
 DEFAULT_FIELDS: Mapping[str, str] = {
     "aspect_ratio": "aspect_ratio",
     "image_size": "resolution",
@@ -76,20 +76,20 @@ _DEPRECATIONS = TypeAdapter(_Deprecations)
 
 
 def read_models(body: bytes) -> list[ListedModel]:
-    """Image models; the list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
+    """The image models. The list is bare, or in `data` as OpenAI-style servers have it. Raises Malformed."""
     found = read_listing(_MODELS, body)
     models = found if isinstance(found, list) else found.data
     return [ListedModel(listed_id(model.id)) for model in models if model.type == "image"]
 
 
 def read_balance(body: bytes) -> Balance:
-    """Raises Malformed."""
+    """The account's balance. Raises Malformed."""
     found = read_listing(_BALANCE, body)
     return Balance(found.balance, found.low_balance or found.balance <= 0)
 
 
 def read_deprecations(body: bytes) -> list[Deprecation]:
-    """Raises Malformed."""
+    """The models that AIML withdraws. Raises Malformed."""
     return [
         Deprecation(
             names=frozenset(map(listed_id, (entry.id, *entry.aliases))),
@@ -102,7 +102,7 @@ def read_deprecations(body: bytes) -> list[Deprecation]:
 
 
 LISTING = Listing(
-    models=lambda _: page_request("/models"),  # public, so only the balance tells whether a key is good
+    models=lambda _: page_request("/models"),  # public, so only the balance shows whether a key is valid
     read_models=lambda body: (read_models(body), ""),
     read_error=read_error,
     balance=Page(page_request("/v1/billing/balance"), read_balance),
@@ -114,7 +114,8 @@ LISTING = Listing(
 
 
 class AimlApi(MappedCodec):
-    """Pictures come as links or base64; fetching a link is the caller's, and never a reason to generate again."""
+    """The codec. Images come as links or base64; downloading a link is up to the caller, and never a reason to generate
+    again."""
 
     name: ClassVar[str] = "aimlapi"
     prefix: ClassVar[str] = ""

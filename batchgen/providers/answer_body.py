@@ -1,4 +1,4 @@
-"""How the bytes of an answer are read without trusting them: pictures, the vendor's words, headers."""
+"""Reads the bytes of an answer without trusting them: images, the vendor's words, headers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from batchgen.records import DECODED_PREFIX, ReplyImage, Response, Role
 from batchgen.sanitize import redact_likely_keys
 
 MESSAGE_MAX_CHARS = 500
-ERROR_BODY_BYTES = 1_000_000  # an error explains itself in far less; the rest is not worth parsing
+ERROR_BODY_BYTES = 1_000_000  # an error message is far shorter; the rest is not worth parsing
 MARKUP_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 MARKUP_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class AnswerModel(BaseModel):
-    """Part of an answer: names in both casings, unknown ones ignored, numbers taken for text where text is due."""
+    """Part of an answer. Names are accepted in both casings, unknown ones ignored, and numbers converted where text is
+    expected."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -48,11 +49,11 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         return None
 
 
-LENIENT = WrapValidator(_or_none)  # what cannot be read is None: no oddity beside a picture may cost the picture
+LENIENT = WrapValidator(_or_none)  # what cannot be read is None: an oddity beside an image must not cost the image
 
 
 def malformed_error(status: int, error: ValidationError) -> Malformed:
-    """Why a 2xx body is not an answer: not JSON (or nested too deeply), or JSON of another shape."""
+    """Why a 2xx body is not an answer: it is not JSON (or nested too deeply), or has another shape."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid" or not place:
@@ -61,7 +62,7 @@ def malformed_error(status: int, error: ValidationError) -> Malformed:
 
 
 def decode_image(data: str, mime_type: str | None, role: Role = "image") -> ReplyImage:
-    """The picture in a base64 string, or the number of the string the transport decoded to disk already.
+    """The image in a base64 string, or the number of the string that the transport has already decoded to disk.
 
     A `data:` URL counts as its base64. Raises Malformed.
     """
@@ -83,7 +84,7 @@ def decode_image(data: str, mime_type: str | None, role: Role = "image") -> Repl
 
 
 def image_body(response: Response) -> ReplyImage:
-    """The image that is the whole body of an answer. Raises Malformed when there is none."""
+    """The image that is the whole body of an answer. Raises Malformed if there is none."""
     if not response.files and not response.body:
         raise Malformed("the answer is empty", reason="empty_answer", http_status=response.status)
     mime_type = (response.header("content-type") or "").partition(";")[0].strip()
@@ -91,7 +92,7 @@ def image_body(response: Response) -> ReplyImage:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value of an error body, None when it is none."""
+    """The JSON value of an error body, None if it is not JSON."""
     try:
         return from_json(body[:ERROR_BODY_BYTES], allow_inf_nan=False)
     except ValueError:
@@ -99,7 +100,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def utc_seconds(text: str | None) -> float | None:
-    """Of a time as ISO 8601 has it; None for anything else."""
+    """UTC seconds of a time in ISO 8601; None for anything else."""
     try:
         return datetime.fromisoformat(text or "").timestamp()
     except ValueError:
@@ -107,7 +108,8 @@ def utc_seconds(text: str | None) -> float | None:
 
 
 def clean_line(text: str, limit: int = MESSAGE_MAX_CHARS) -> str:
-    """One line of at most `limit` characters: no control, format or bidi characters, nothing that looks like a key."""
+    """The text as one line of at most `limit` characters, without control, format and bidi characters and anything like
+    a key."""
     text = redact_likely_keys(text[: 4 * limit])
     kept = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(kept.split())
@@ -115,21 +117,21 @@ def clean_line(text: str, limit: int = MESSAGE_MAX_CHARS) -> str:
 
 
 def is_markup(response: Response) -> bool:
-    """Whether a body is markup: an API of ours answers in JSON."""
+    """Whether a body is markup: the APIs answer in JSON."""
     said = response.header("content-type") or ""
     return said.lower().startswith("text/html") or response.body[:200].lstrip().startswith(b"<")
 
 
 def markup_text(body: bytes) -> str:
-    """What an HTML or plain-text body says, without its markup."""
+    """The text of an HTML or plain-text body, without its markup."""
     text = body[:20_000].decode("utf-8", errors="replace")
     title = MARKUP_TITLE.search(text)
     return clean_line(MARKUP_TAG.sub(" ", title.group(1) if title else text))
 
 
 def validation_words(detail: Any) -> str:
-    """What FastAPI's `detail` says is wrong: a sentence, or for each field `body.prompt: field required`, without the input that
-    it repeats. Empty for anything else."""
+    """What FastAPI's `detail` says is wrong: a sentence, or `body.prompt: field required` for each field, without the
+    input that it repeats. Empty for anything else."""
     if isinstance(detail, str):
         return clean_line(detail)
     entries = [entry for entry in detail if isinstance(entry, dict)] if isinstance(detail, list) else []

@@ -1,8 +1,9 @@
-"""The results of a batch, a line for each answer; also those that its operation holds in place of a file. Pure.
+"""Reads the results of a batch, one line per answer, also if its operation contains them instead of a file. Pure.
 
-One API has batches so far, and these are its results: with a second, the functions here become methods of a `BatchCodec`.
-`response.inlinedResponses.inlinedResponses`, and the same below `metadata.output` and `dest`: ai.google.dev/api/batch-api,
-and maximhq/bifrost#3951 of small batches that were made from a file. Over bytes or a file mapped into memory.
+Only one API has batches so far, and these are its results; with a second, these functions become methods of a
+`BatchCodec`. Lists are at `response.inlinedResponses.inlinedResponses`, and the same below `metadata.output` and
+`dest`: ai.google.dev/api/batch-api, and maximhq/bifrost#3951 on small batches made from a file. Works on bytes or on a
+file mapped into memory.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ Body = bytes | mmap.mmap
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}:]', re.DOTALL)
 _LIST_PATHS = frozenset({("response",), ("dest",), ("output",), ("metadata", "output")})
 _LIST_KEYS = ("inlinedResponses", "inlined_responses")
-_KEY_MAX_BYTES = 64  # a key that is longer is none of these
-_DEPTH_MAX, _ANSWERS_MAX = 200, 10_000  # of an operation; what goes beyond is none
+_KEY_MAX_BYTES = 64  # longer keys belong to something else
+_DEPTH_MAX, _ANSWERS_MAX = 200, 10_000  # of an operation; what goes beyond is not one
 
 
 @dataclass(frozen=True, slots=True)
 class ResultLine:
-    """One answer out of a results file, as if it had come over HTTP. key: None when the line names none."""
+    """One answer from a results file, as if it had come over HTTP. key: None if the line has none."""
 
     key: str | None
     status: int
@@ -35,9 +36,9 @@ class ResultLine:
 
 
 def read_result_line(text: bytes) -> ResultLine:
-    """A line of a results file, its long strings lifted. Raises Malformed when it is no such line.
+    """Read a line of a results file, whose long strings were decoded to disk. Raises Malformed for anything else.
 
-    `{"key", "response"}` or `{"key", "error"}`; the key also in `metadata`, as inline answers have it.
+    A line is `{"key", "response"}` or `{"key", "error"}`; the key may also be in `metadata`, as in inline answers.
     """
     try:
         value = json.loads(text)
@@ -58,7 +59,7 @@ def _text(key: Any) -> str | None:
 
 
 def _http_status(code: Any) -> int:
-    """Of a google.rpc code; one that is none, or a success, counts as a fault of the server."""
+    """The HTTP status of a google.rpc code. An unknown code, or a success, counts as a fault of the server."""
     if isinstance(code, int) and 400 <= code < 600:
         return code
     return HTTP_OF_RPC.get(code, 500) if isinstance(code, int) else 500
@@ -66,18 +67,18 @@ def _http_status(code: Any) -> int:
 
 @dataclass(slots=True)
 class AnswerList:
-    """One list of answers. inside: from behind its bracket to the one that closes it; answers: where each begins and ends."""
+    """A list of answers. inside: the span between its brackets. answers: where each begins and ends."""
 
     inside: tuple[int, int]
     answers: list[tuple[int, int]]
 
 
 def find_answer_lists(body: Body) -> list[AnswerList]:
-    """Those of an operation, in their order; one that breaks off has what is whole of it."""
+    """The lists of answers in an operation, in order. One that breaks off has the answers that are whole."""
     found: list[AnswerList] = []
-    path: list[str] = []  # keys of the containers that are open
+    path: list[str] = []  # the keys of the open containers
     text, key = (0, 0), ""
-    listing: tuple[int, AnswerList] | None = None  # its depth
+    listing: tuple[int, AnswerList] | None = None  # with its depth
     start = 0
     for token in _TOKEN.finditer(body):
         match body[token.start() : token.start() + 1]:
@@ -106,13 +107,13 @@ def find_answer_lists(body: Body) -> list[AnswerList]:
 
 
 def answer_lines(body: Body) -> Iterator[bytes]:
-    """Each answer as a line with its end: line ends between the parts of an answer do not belong to its JSON."""
+    """Each answer as a line with its end. Line ends between the parts of an answer do not belong to its JSON."""
     for one in next((each for each in find_answer_lists(body) if each.answers), AnswerList((0, 0), [])).answers:
         yield body[slice(*one)].replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
 
 
 def without_answers(body: Body) -> bytes:
-    """The operation with `{}` for all the answers of a list: it says how the batch stands, and is short."""
+    """The operation with `{}` in place of the answers of each list: short, and still says how the batch stands."""
     pieces, at = [], 0
     for one in find_answer_lists(body):
         if one.answers:
@@ -131,7 +132,8 @@ def _key_text(body: Body, text: tuple[int, int]) -> str:
 
 
 def _is_answer_list(path: list[str], key: str) -> bool:
-    """path: keys from the operation down to the list. The list stands in an object of the same name, or by itself."""
+    """Whether a list contains answers. path: the keys from the operation down to it. It is in an object of the same
+    name, or by itself."""
     if key not in _LIST_KEYS:
         return False
     return tuple(path) in _LIST_PATHS or (

@@ -1,10 +1,10 @@
-"""The codec of Black Forest Labs: a task is taken, asked about at the address that the answer gave, and ends with a link that
+"""The codec of Black Forest Labs: a task is submitted, polled at the address in the answer, and ends with a link that
 lasts ten minutes.
 
-An id is `bfl/flux-2-pro`; the prefix does not reach the wire. Models differ in their fields: `wire.fields` of a profile maps ours
-to theirs. One that maps no `aspect_ratio` takes width and height. Up to eight references are fields of their own, or a list where
-`wire.references` is `list`.
-Sources: docs.bfl.ai/quick_start/{introduction,generating_images,pricing}, /api-reference/models, /flux_2/flux2_text_to_image and
+An id is `bfl/flux-2-pro`; the prefix does not reach the wire. Models differ in their fields: `wire.fields` of a profile
+maps batchgen's to theirs. A model that maps no `aspect_ratio` takes width and height. Up to eight references are fields
+of their own, or a list if `wire.references` is `list`. Sources:
+docs.bfl.ai/quick_start/{introduction,generating_images,pricing}, /api-reference/models, /flux_2/flux2_text_to_image and
 /api_integration/errors (2026-11). There is no list of tasks, no cancelling and no idempotency key.
 """
 
@@ -58,7 +58,7 @@ NOT_FOUND = "Task not found"
 MODEL = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 POLL_AFTER_S = 1.0  # the vendor's examples ask every half second to second and a half
 RESULT_KEPT_S = 600.0
-TIMEOUT_S = 30.0  # of a question
+TIMEOUT_S = 30.0  # for a poll
 USD_PER_CREDIT = 0.01
 STEP_PX = 16
 PIXELS_OF_SIZE: Mapping[str, int] = {"512": 512 * 512, "1K": 1024 * 1024, "2K": 2048 * 2048}
@@ -66,7 +66,7 @@ KEY_FORMAT = re.compile(r"API key", re.IGNORECASE)  # 422 `{"detail": "Invalid A
 
 
 class Task(AnswerModel):
-    """What was taken. cost: in credits."""
+    """A task that was accepted. cost: in credits."""
 
     id: str
     polling_url: str
@@ -87,7 +87,7 @@ class Status(AnswerModel):
 class Bfl(MappedCodec):
     name: ClassVar[str] = "bfl"
     prefix: ClassVar[str] = "bfl/"
-    # FLUX.2's, and what an unknown model is taken for.
+    # FLUX.2's fields, also used for an unknown model.
     default_fields: ClassVar[Names] = {"references": "input_image", "seed": "seed", "output_format": "output_format"}
     endpoint: ClassVar[Endpoint] = Endpoint(
         name="bfl",
@@ -118,7 +118,7 @@ class Bfl(MappedCodec):
         return self.post(f"/v1/{self._model}", body, sample, inputs)
 
     def _references(self, inputs: Inputs) -> dict[str, Any]:
-        """Each is a link, or base64 without a head."""
+        """The references, each as a link or as base64 without a prefix."""
         name = self._fields.get("references")
         images = [reference.uri or reference_placeholder(n) for n, reference in enumerate(inputs.references)]
         if not name or not images:
@@ -128,7 +128,8 @@ class Bfl(MappedCodec):
         return {name if n == 1 else f"{name}_{n}": image for n, image in enumerate(images, 1)}
 
     def _pixels(self, ratio: str | None, size: str | None) -> dict[str, Any]:
-        """None of both leaves them to the model. A size without a ratio is a square. Raises BadRequest."""
+        """The width and height to request. None leaves both to the model. A size without a ratio is a square. Raises
+        BadRequest."""
         if not _takes_pixels(self._fields) or (ratio is None and size is None):
             return {}
         ratio, size = ratio or "1:1", (size or self.profile.default_size).upper()
@@ -136,7 +137,7 @@ class Bfl(MappedCodec):
         return {"width": width, "height": height}
 
     def read(self, response: Response) -> PendingJob:
-        """The task that was taken, and what it costs, which no later answer says."""
+        """The task that was accepted, with its cost, which no later answer states."""
         task = read_answer(Task, response, read_error)
         if not task.id or not task.polling_url:
             raise Malformed("a task without its id or address", reason="malformed", http_status=response.status)
@@ -160,7 +161,7 @@ class Bfl(MappedCodec):
             case status if status == NOT_FOUND:
                 message = f"task {job.id} is not known, or no longer"
                 raise BatchLostMaybeBilled(message, reason="job_lost", http_status=response.status)
-        return _pending(job.id, job.state)  # Pending, Reasoning, Generating, and what there will be besides
+        return _pending(job.id, job.state)  # Pending, Reasoning, Generating, and whatever may be added
 
 
 def _takes_pixels(names: Names) -> bool:
@@ -168,7 +169,8 @@ def _takes_pixels(names: Names) -> bool:
 
 
 def pixels_of(ratio: str, size: str) -> tuple[int, int]:
-    """Width and height, in multiples of 16, of about as many pixels as a square of this size and no more. Raises BadRequest."""
+    """Width and height in multiples of 16, with about as many pixels as a square of this size and no more. Raises
+    BadRequest."""
     pixels = PIXELS_OF_SIZE.get(size)
     wide, high = map(int, ratio.split(":"))
     if pixels is None or not wide or not high:
@@ -181,7 +183,8 @@ def _pending(task: str, state: Mapping[str, str]) -> PendingJob:
 
 
 def _status(response: Response) -> Status:
-    """Of an answer that is no success only that the task is not known. Raises ProviderError."""
+    """The status of a task. An answer other than a success only counts if it says that the task is unknown. Raises
+    ProviderError."""
     try:
         found = Status.model_validate_json(response.body)
     except ValidationError as error:
@@ -203,7 +206,8 @@ def _reply(job: PendingJob, found: Status) -> Reply:
 
 
 def read_error(response: Response) -> ProviderError:
-    """The error of an answer that is no success: `detail`, a sentence or FastAPI's list of fields, or `error`. Never raises."""
+    """The error in an answer other than a success: `detail`, a sentence or FastAPI's list of fields, or `error`. Never
+    raises."""
     status, found = response.status, parse_json(response.body)
     words = _words(found)
     if not words and (other := not_the_api_error(response)) is not None:

@@ -1,4 +1,4 @@
-"""Questions about images by /v1/chat/completions, at OpenAI and wherever else an API answers in OpenAI's way.
+"""Asks questions about images with /v1/chat/completions, at OpenAI and wherever else an API answers in OpenAI's way.
 
 Sources: platform.openai.com/docs/api-reference/chat and /guides/structured-outputs (2026-11); openai-python 3.57.0.
 """
@@ -47,7 +47,7 @@ class TokenUsage(AnswerModel):
 class ChatCompletion(AnswerModel):
     choices: list[OnErrorOmit[Choice]] | None = None
     usage: Annotated[TokenUsage | None, LENIENT] = None
-    meta: Annotated[Meta | None, LENIENT] = None  # AIML's: what it took of the credits
+    meta: Annotated[Meta | None, LENIENT] = None  # AIML's: the credits used
     model: Annotated[str | None, LENIENT] = None
     id: Annotated[str | None, LENIENT] = None
 
@@ -77,10 +77,10 @@ def build_question(profile: Profile, question: Question) -> Request:
 
 
 def read_answer(response: Response, read_error: Callable[[Response], ProviderError]) -> Answer:
-    """read_error: what an error of this API amounts to. Raises ProviderError."""
+    """The judgement in an answer. read_error: what an error of this API means. Raises ProviderError."""
     answer = server_faults.read_answer(ChatCompletion, response, read_error)
     if not answer.choices:
-        if error_words(response.body):  # an error in the clothes of a success
+        if error_words(response.body):  # an error with the status of a success
             raise read_error(response)
         if other := server_faults.foreign_json_error(answer, response):
             raise other
@@ -109,7 +109,8 @@ def _no_text_error(answer: ChatCompletion, status: int) -> ProviderError | None:
 
 
 def _usage(answer: ChatCompletion) -> Usage | None:
-    """Images sent along are among the prompt's tokens, and billed as those; reasoning is among the answer's."""
+    """The tokens used. Images sent along are part of the prompt's tokens and billed like them; reasoning is part of the
+    answer's."""
     spent, tokens = answer.meta.usage if answer.meta else None, answer.usage
     if spent is None and tokens is None:
         return None

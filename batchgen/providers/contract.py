@@ -1,7 +1,7 @@
-"""What every codec of an image API offers, and may declare; what those of a store for files and of a batch API offer. Third parties
-register theirs under the entry point `batchgen.providers`.
+"""What every codec of an image API offers and may declare, and what codecs of file stores and batch APIs offer. Third
+parties register theirs under the entry point `batchgen.providers`.
 
-What a codec does not declare has a cautious default, so that nothing is dropped in silence.
+What a codec does not declare has a cautious default, so that nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchgen.providers.listings import Listing
 
 
-SEED_MAX = 2**63 - 1  # where an API names no limit of its own
+SEED_MAX = 2**63 - 1  # if an API states no limit of its own
 PROMPT_ALONE = frozenset({"prompt"})
 
 
@@ -32,25 +32,27 @@ class Provider(Protocol):
     def __init__(self, profile: Profile) -> None: ...
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
-        """The request for a sample, without credentials. Raises BadRequest when it cannot be written at all."""
+        """The request for a sample, without credentials. Raises BadRequest if it cannot be built at all."""
         ...
 
     def read(self, response: Response) -> Reply | PendingJob:
-        """The usable answer in a response, a job to ask about, or the ProviderError it amounts to; no other exception."""
+        """The usable answer in a response, or a job to ask about. Raises the ProviderError that it amounts to, and
+        nothing else."""
         ...
 
     @staticmethod
     def credentials(key: str) -> Credentials:
-        """What lets requests in with this key; mostly a `KeyHeader`. It never stands in a URL."""
+        """What authorizes requests with this key; usually a `KeyHeader`. It is never in a URL."""
         ...
 
 
 class DeclaringProvider(Provider, Protocol):
-    """A codec that also says what its API is like. It may leave out any of these; the functions below know the defaults.
+    """A codec that also declares what its API is like. Each of these may be omitted; the functions below know the
+    defaults.
 
-    endpoint: where the API is and what its key's variables are called; default: no address, NAME_API_KEY and
-    BATCHGEN_NAME_BASE_URL. seed_max: the largest seed. harm_categories, harm_thresholds: the words of `safety`; default:
-    none is known, so none is checked.
+    endpoint: the API's address and the names of its key's variables; default: no address, NAME_API_KEY and
+    BATCHGEN_NAME_BASE_URL. seed_max: the largest seed. harm_categories, harm_thresholds: the terms of `safety`; by
+    default none is known, so none is checked.
     """
 
     endpoint: ClassVar[Endpoint]
@@ -60,116 +62,124 @@ class DeclaringProvider(Provider, Protocol):
 
     @staticmethod
     def encodes(profile: Profile) -> frozenset[str]:
-        """The manifest's fields that `build` puts on the wire for this model. A codec without it sends the prompt alone, and
-        any other field is refused when the manifest is read."""
+        """The manifest's fields that `build` sends for this model. A codec without it only sends the prompt, and any
+        other field is refused when the manifest is read."""
         ...
 
 
 class Emulator(Protocol):
-    """A stand-in for an API on this machine, for `--emulate` and the tests of a codec. Registered under the entry point
-    `batchgen.emulators` by the provider's name; made once for each server."""
+    """A stand-in for an API on this machine, for `--emulate` and a codec's tests. Registered under the entry point
+    `batchgen.emulators` by the provider's name; one is made for each server."""
 
     def __init__(self, base_url: str) -> None:
-        """base_url: where it is reached, for links in its answers."""
+        """base_url: the address at which it is reached, for links in its answers."""
         ...
 
     def answer(self, request: Request) -> Response:
-        """What the vendor would say. request: with the headers as they came. An answer without a Content-Type is JSON."""
+        """What the vendor would answer. request: with its headers as received. An answer without a Content-Type is
+        JSON."""
         ...
 
 
 @runtime_checkable
 class SupportsConversations(Provider, Protocol):
-    """A codec of an API that has conversations: it builds their later turns from `Inputs.turns`."""
+    """A codec of an API with conversations: it builds later turns from `Inputs.turns`."""
 
     @staticmethod
     def turn(envelope: bytes) -> Mapping[str, Any]:
-        """What the model said, exactly, to be sent back in the next turn. envelope: of an answer that `read` took."""
+        """Exactly what the model said, to be sent back in the next turn. envelope: of an answer that `read` has
+        accepted."""
         ...
 
 
 @runtime_checkable
 class SupportsJudge(Provider, Protocol):
-    """A codec of an API whose models look at images and answer in JSON: it asks them how well an image meets a rubric."""
+    """A codec of an API whose models look at images and answer in JSON: it asks them how well an image meets a
+    rubric."""
 
     def build_question(self, question: Question) -> Request:
-        """The request that asks it, without credentials. `judgement.ANSWER_SCHEMA` is the JSON to ask for. Raises BadRequest."""
+        """The request for a question, without credentials. `judgement.ANSWER_SCHEMA` describes the JSON to ask for.
+        Raises BadRequest."""
         ...
 
     def read_answer(self, response: Response) -> Answer:
-        """The judgement in a response, or the ProviderError it amounts to, as of `read`: Malformed for a text that is not the JSON
-        asked for, Refused when the model does not look at the image. What was used all the same is in the error's `usage`."""
+        """The judgement in a response. Raises the ProviderError that it amounts to, as `read` does: Malformed for a
+        text that is not the requested JSON, Refused if the model does not look at the image. The error's `usage` says
+        what was used anyway."""
         ...
 
 
 @runtime_checkable
 class SupportsJobs(Provider, Protocol):
-    """A codec of an API that takes a job and answers later: its `read` gives a PendingJob."""
+    """A codec of an API that accepts a job and answers later: its `read` returns a PendingJob."""
 
     def poll(self, job: PendingJob) -> Request:
-        """The question how a job stands, which costs nothing."""
+        """The question about a job's state, which costs nothing."""
         ...
 
     def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
-        """The answer to it: what was made, or the job as it stands now, perhaps with another question to ask.
+        """The answer to `poll`: what was made, or the job as it is now, perhaps with another question to ask.
 
-        Raises JobFailed, JobCancelled, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost when the job has
-        ended without an image. Any other ProviderError is about the question, and the same job is asked about again.
+        Raises JobFailed, JobCancelled, Refused, OutputRefused, NoImage, InputRejected, BadRequest or BatchLost if the
+        job has ended without an image. Any other ProviderError is about the question, and the same job is asked about
+        again.
         """
         ...
 
 
 @runtime_checkable
 class SupportsCancel(SupportsJobs, Protocol):
-    """A codec of an API that cancels a job when it is asked to. How the job then ends is learned by asking about it, as ever."""
+    """A codec of an API that cancels a job on request. How the job then ends is found out by asking about it, as
+    usual."""
 
     def cancel(self, job: PendingJob) -> Request: ...
 
     def read_cancel(self, job: PendingJob, response: Response) -> None:
-        """The answer to it. Raises a ProviderError when the job goes on; not when it had ended before."""
+        """Read the answer to a cancel. Raises a ProviderError if the job goes on, but not if it had already ended."""
         ...
 
 
 @runtime_checkable
 class SupportsJobList(SupportsJobs, Protocol):
-    """A codec of an API that lists recent jobs: one whose answer was lost is found again by what it was asked for."""
+    """A codec of an API that lists recent jobs, so that one whose answer was lost is found by its input."""
 
     def job_input(self, request: Request) -> str:
-        """What a request of `build` asks for, as the list says it of the job that it became: the same text for both."""
+        """The input of a request from `build`, as the list states it for the resulting job: the same text for both."""
         ...
 
     def list_jobs(self, since: float, page: str) -> Request:
-        """since: UTC seconds. page: the token that the page before gave, "" for the first."""
+        """The request for one page of the list. since: UTC seconds. page: the token from the page before, "" for the
+        first."""
         ...
 
     def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
-        """Jobs, and the token of the next page, "" after the last. Raises a ProviderError."""
+        """The jobs on a page, and the token of the next page, "" after the last. Raises a ProviderError."""
         ...
 
 
 class FindsCredentials(Provider, Protocol):
-    """A codec of an API that lets requests in without a key, too: by a file, a login that another program has left, or what
-    this machine is."""
+    """A codec of an API that also accepts other credentials than a key: a file, another program's login, or the
+    machine's identity."""
 
     @staticmethod
     def find_credentials(key: str | None, environ: Mapping[str, str]) -> FoundCredentials | None:
-        """Those of this account, which a whole run shares; None when there is nothing. key: None when none is set.
+        """The credentials of this account, shared by a whole run; None if there are none. key: None if none is set.
 
-        environ: of this process, and never what a folder's `.env` says; files that it names may be read. Raises
-        SettingsError that names variable and remedy when what is there is no good.
+        environ: this process's, and never what a folder's `.env` says; files that it names may be read. Raises
+        SettingsError, naming variable and remedy, if what is there is unusable.
         """
         ...
 
 
 @runtime_checkable
 class SupportsLinks(Provider, Protocol):
-    """A codec of an API that fetches references from their links itself."""
+    """A codec of an API that downloads references from their links itself."""
 
     takes_links: ClassVar[bool]
 
 
 class SupportsListing(Provider, Protocol):
-    """A codec of an API that tells which models a key may use, and perhaps a balance."""
+    """A codec of an API that lists the models a key may use, and perhaps states a balance."""
 
     listing: ClassVar[Listing]
 
@@ -181,7 +191,7 @@ ENDED_STATES: frozenset[BatchState] = frozenset({"succeeded", "failed", "cancell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file at the vendor's. name: `files/…`. expires: UTC seconds, 0 when the answer does not say."""
+    """A file at the vendor. name: `files/…`. expires: UTC seconds, 0 if the answer does not say."""
 
     name: str
     uri: str
@@ -191,8 +201,8 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteBatch:
-    """A batch at the vendor's. name: `batches/…`; results_file: `files/…`, the batch's own name when its operation holds the
-    answers themselves, empty while there are none. Counts of requests."""
+    """A batch at the vendor. name: `batches/…`. results_file: `files/…`, the batch's own name if its operation contains
+    the answers, empty if there are none yet. The counts are of requests."""
 
     name: str
     display_name: str
@@ -205,12 +215,12 @@ class RemoteBatch:
 
 
 class FileCodec(Protocol):
-    """A resumable upload. What `read_…` reads it may refuse with a ProviderError."""
+    """The codec of a resumable upload. Each `read_…` may raise a ProviderError."""
 
     def start(self, mime_type: str, size_bytes: int, display_name: str) -> Request: ...
 
     def read_start(self, response: Response) -> tuple[str, int]:
-        """Where the pieces go, and of what all but the last must be a multiple, in bytes."""
+        """The address for the pieces, and the number of bytes of which all but the last must be a multiple."""
         ...
 
     def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request: ...
@@ -222,7 +232,7 @@ class FileCodec(Protocol):
     def query_offset(self) -> Request: ...
 
     def read_offset(self, response: Response) -> int:
-        """How much has arrived, in bytes."""
+        """How many bytes have arrived."""
         ...
 
     def get_file(self, name: str) -> Request: ...
@@ -231,7 +241,7 @@ class FileCodec(Protocol):
 
 
 class BatchCodec(Protocol):
-    """A file of requests, a batch of them, and a file of answers. What `read_…` reads it may refuse with a ProviderError.
+    """The codec of a file of requests, a batch of them, and a file of answers. Each `read_…` may raise a ProviderError.
 
     mime_type: of the file of requests.
     """
@@ -239,7 +249,7 @@ class BatchCodec(Protocol):
     mime_type: str
 
     def line(self, key: str, body: bytes) -> bytes:
-        """body: of the request that the provider built; JSON without line ends."""
+        """A line of the file. body: of the request that the provider built, as JSON without line ends."""
         ...
 
     def create(self, display_name: str, file: str) -> Request: ...
@@ -251,7 +261,7 @@ class BatchCodec(Protocol):
     def cancel(self, name: str) -> Request: ...
 
     def delete(self, name: str) -> Request:
-        """name: of a batch or of a file."""
+        """The request that deletes a batch or a file."""
         ...
 
     def download(self, file: str, offset_bytes: int = 0) -> Request: ...
@@ -263,13 +273,13 @@ class BatchCodec(Protocol):
         ...
 
     def read_list(self, response: Response) -> tuple[list[RemoteBatch], str]:
-        """Batches, newest first, and the token of the next page, empty on the last."""
+        """The batches on a page, newest first, and the token of the next page, empty on the last."""
         ...
 
     def check_removed(self, response: Response) -> None: ...
 
     def read_error(self, response: Response) -> ProviderError:
-        """What an answer without the file that was to be downloaded amounts to."""
+        """The error that an answer amounts to if it is not the file that was to be downloaded."""
         ...
 
 
@@ -282,7 +292,7 @@ class SupportsUploads(Provider, Protocol):
 
 @runtime_checkable
 class SupportsBatches(SupportsUploads, Protocol):
-    """A codec of an API that takes many requests as one file and answers them later, for less."""
+    """A codec of an API that takes many requests as one file and answers them later, for less money."""
 
     batch: BatchCodec
 
@@ -293,12 +303,13 @@ def encoded_fields(codec: type[Provider], profile: Profile) -> frozenset[str]:
 
 
 def endpoint_of(codec: type[Provider], name: str) -> Endpoint:
-    """name: of the provider, from which its variables have their names unless it declares others."""
+    """The endpoint of a codec. name: the provider's, which its variables are named after unless it declares others."""
     return getattr(codec, "endpoint", None) or Endpoint.named(name)
 
 
 def find_credentials(codec: type[Provider], key: str | None, environ: Mapping[str, str]) -> FoundCredentials | None:
-    """None when there is no key, and the codec has nothing else. Raises SettingsError as the codec's own."""
+    """The credentials for a codec, None if there is no key and the codec finds nothing else. Raises SettingsError as
+    the codec does."""
     find = getattr(codec, "find_credentials", None)
     if find is not None:
         found: FoundCredentials | None = find(key, environ)
@@ -311,5 +322,5 @@ def seed_max_of(codec: type[Provider]) -> int:
 
 
 def safety_words_of(codec: type[Provider]) -> tuple[frozenset[str], frozenset[str]]:
-    """Harm categories and thresholds; empty where none is known."""
+    """Harm categories and thresholds; empty if unknown."""
     return getattr(codec, "harm_categories", frozenset()), getattr(codec, "harm_thresholds", frozenset())

@@ -1,5 +1,5 @@
-"""What lets a request in: a header that carries a key, or headers that are worked out for each request. The latter may be a token
-that is renewed or a signature, and the codec that needs them brings its own `Credentials`."""
+"""The credentials of a request: a header with a key, or headers that are computed for each request, such as a token
+that is renewed or a signature, for which a codec brings its own `Credentials`."""
 
 from __future__ import annotations
 
@@ -9,50 +9,51 @@ from typing import Protocol, runtime_checkable
 
 from batchgen.records import Request, Response
 
-# Sends a request without credentials to an address, such as the one where tokens are had. Raises ConnectFailed, Unanswered.
+# Sends a request without credentials, for instance to where tokens are issued. Raises ConnectFailed, Unanswered.
 Ask = Callable[[str, Request], Awaitable[Response]]
 
 
 class Credentials(Protocol):
-    """Of one account at one API, for all requests of a run.
+    """The credentials of one account at one API, for all requests of a run.
 
-    account: tells the account from others for its quota and its bill; it is hashed before it is kept, so a secret will do.
+    account: distinguishes this account from others for quota and billing. It is hashed before it is stored, so it may
+    be a secret.
     """
 
     @property
     def account(self) -> str: ...
 
     async def headers(self, request: Request, ask: Ask) -> Mapping[str, str]:
-        """What the request gets besides its own headers. The last word of each value is kept out of logs and answers.
+        """The headers to add to a request. The last word of each value is kept out of logs and answers.
 
-        Called for each request right before it leaves, perhaps by many at once. Raises a ProviderError when there is none:
-        KeyRejected when a person has to help, ConnectFailed when trying again may.
+        Called for each request right before it leaves, perhaps by many at once. Raises a ProviderError if there are
+        none: KeyRejected if a person has to help, ConnectFailed if trying again may.
         """
         ...
 
 
 @runtime_checkable
 class TokenCredentials(Credentials, Protocol):
-    """Whose headers end, or are taken back.
+    """Credentials whose headers expire or are revoked.
 
-    public_headers: those of its headers that hold no secret, in small letters.
+    public_headers: the lower-case names of its headers that contain no secret.
     """
 
     @property
     def public_headers(self) -> frozenset[str]: ...
 
     def refused(self, headers: Mapping[str, str]) -> bool:
-        """The server has answered 401 to a request with these headers. Whether others can be had: then the request, which has
-        not been processed, is sent once more."""
+        """Note that the server answered 401 to these headers. Returns whether there may be others: then the request,
+        which was not processed, is sent once more."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCredentials:
-    """What lets a codec's requests in, and where they go with it.
+    """The credentials that a codec found, and where requests with them go.
 
-    source: where it comes from, for people, "" for a key. base_url: the vendor's address for them, None: that of the
-    endpoint. path: what stands before every path of the codec, such as the account that is billed.
+    source: where they come from, for people, "" for a key. base_url: the vendor's address for them, None for the
+    endpoint's. path: the prefix of every path of the codec, such as the account that is billed.
     """
 
     credentials: Credentials
@@ -63,7 +64,7 @@ class FoundCredentials:
 
 @dataclass(frozen=True, slots=True)
 class KeyHeader:
-    """The one header that carries the key."""
+    """A single header that carries the key."""
 
     name: str
     value: str = field(repr=False)
@@ -77,5 +78,5 @@ class KeyHeader:
 
 
 def bearer(key: str) -> KeyHeader:
-    """RFC 6750, 2.1."""
+    """A bearer token: RFC 6750, 2.1."""
     return KeyHeader("Authorization", f"Bearer {key}")

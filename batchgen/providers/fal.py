@@ -1,8 +1,8 @@
-"""The codec of fal's queue: a job is taken, asked about until it is over, and then asked for its result.
+"""The codec of fal's queue: a job is submitted, polled until it is over, and then asked for its result.
 
-Each model has a schema of its own, so the names of its fields are data: `wire.fields` and `wire.values` of the profile. An id is
-`fal/owner/app`, perhaps with a path behind; the prefix does not reach the wire.
-Sources: fal.ai/docs/documentation/model-apis/inference/queue; …/model-apis/{errors,request-errors,faq};
+Each model has a schema of its own, so the names of its fields are data: `wire.fields` and `wire.values` of the profile.
+An id is `fal/owner/app`, perhaps followed by a path; the prefix does not reach the wire. Sources:
+fal.ai/docs/documentation/model-apis/inference/queue; …/model-apis/{errors,request-errors,faq};
 fal.ai/docs/platform-apis (requests by endpoint); fal-client 1.0.3 on PyPI.
 """
 
@@ -51,12 +51,12 @@ SEGMENT = r"[A-Za-z0-9_][\w.-]*"
 MODEL = re.compile(rf"{SEGMENT}(/{SEGMENT})+", re.ASCII)
 JOB_URL = re.compile(rf"https?://[^/?#]+((/{SEGMENT})+)", re.ASCII)
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-NAMESPACES = ("workflows", "comfy")  # which stand before the owner (fal-client, APP_NAMESPACES)
+NAMESPACES = ("workflows", "comfy")  # may precede the owner (fal-client, APP_NAMESPACES)
 LIST_URL, PAGE = "https://api.fal.ai/v1/models/requests/by-endpoint", 100  # the most that a page has
 POLL_AFTER_S = 1.0  # fal-client asks ten times a second
-TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
+TIMEOUT_S = 30.0  # for everything but the submit, which may carry references
 RUNNING = frozenset({"IN_QUEUE", "IN_PROGRESS"})
-PATH, OVER = "path", "over"  # in a job's state: where it is asked about, and whether it is over and has its result
+PATH, OVER = "path", "over"  # in a job's state: where to ask, and whether it is over and has its result
 
 
 class _Job(AnswerModel):
@@ -75,7 +75,7 @@ class _Image(AnswerModel):
 
 class _Result(AnswerModel):
     images: Annotated[list[_Image] | None, LENIENT] = None
-    image: Annotated[_Image | None, LENIENT] = None  # of models that make one
+    image: Annotated[_Image | None, LENIENT] = None  # from models that make one
     has_nsfw_concepts: Annotated[list[bool] | None, LENIENT] = None  # such images are black
     description: Annotated[str | None, LENIENT] = None
 
@@ -115,7 +115,7 @@ class Fal(MappedCodec):
         if not MODEL.fullmatch(self._model):
             raise BadRequest(f"{self.profile.id} is not fal/owner/app", reason="not_sendable")
         body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
-        # X-Fal-No-Retry: else a failed run is repeated up to ten times before anybody hears of it.
+        # X-Fal-No-Retry: otherwise a failed run is repeated up to ten times before it is reported.
         return self.post(f"/{self._model}", body, sample, inputs, **{"X-Fal-No-Retry": "1"})
 
     def read(self, response: Response) -> Reply | PendingJob:
@@ -126,7 +126,8 @@ class Fal(MappedCodec):
         return self._job(taken.request_id, said[1] if said else "")
 
     def _job(self, number: str, path: str = "") -> PendingJob:
-        """path: as the submit's answer says it. Without one it is the one that fal-client makes, without the model's sub-path."""
+        """A job. path: from the submit's answer. Without one it is built as fal-client does, without the model's
+        sub-path."""
         parts = self._model.split("/")
         owner_and_app = "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
         path = path or f"/{owner_and_app}/requests/{number}"
@@ -137,13 +138,16 @@ class Fal(MappedCodec):
         return Request(method="GET", path=path, timeout_s=TIMEOUT_S)
 
     def read_poll(self, job: PendingJob, response: Response) -> Reply | PendingJob:
-        """Of a job that runs its status; of one that is over its result, or the status and body with which it has failed."""
+        """Read the answer to a poll: the status of a running job; for one that is over, its result, or the status and
+        body with which it failed."""
         if response.status == 404:
             raise BatchLostMaybeBilled(f"request {job.id} is not known", reason="job_lost", http_status=404)
         if OVER not in job.state:
             if read_answer(_Status, response, read_error).status in RUNNING:
                 return PendingJob(id=job.id, state=job.state, poll_after_s=POLL_AFTER_S)
-            return PendingJob(id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0)  # COMPLETED is not success
+            return PendingJob(
+                id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0
+            )  # COMPLETED does not mean success
         if response.is_success:
             return self._reply(read_answer(_Result, response, read_error), job, response)
         if is_still_running(response):
@@ -159,7 +163,7 @@ class Fal(MappedCodec):
             raise NoImage("the result has no image", http_status=response.status, usage=usage)
         if not kept:
             raise OutputRefused("the safety checker flagged the image", http_status=response.status, usage=usage)
-        inline = [image for image in kept if image.url.startswith(INLINE_PREFIXES)]  # asked for by sync_mode
+        inline = [image for image in kept if image.url.startswith(INLINE_PREFIXES)]  # requested by sync_mode
         return Reply(
             images=tuple(decode_image(image.url, image.content_type) for image in inline),
             links=tuple(image.url for image in kept if image not in inline),
@@ -173,7 +177,8 @@ class Fal(MappedCodec):
         return Request(method="PUT", path=f"{job.state[PATH]}/cancel", timeout_s=TIMEOUT_S)
 
     def read_cancel(self, job: PendingJob, response: Response) -> None:
-        """202, or 400 `ALREADY_COMPLETED` and 404 `NOT_FOUND` of a job that does not go on anyway."""
+        """Read the answer to a cancel: 202, or for a job that is not going on anyway 400 `ALREADY_COMPLETED` and 404
+        `NOT_FOUND`."""
         told = parse_json(response.body)
         ended = isinstance(told, dict) and told.get("status") in ("ALREADY_COMPLETED", "NOT_FOUND")
         if not response.is_success and not ended:
@@ -204,20 +209,21 @@ class Fal(MappedCodec):
 
 
 def _usage(response: Response, wire: Mapping[str, Any]) -> Usage | None:
-    """What was billed, where the profile says what one of its units costs."""
+    """What was billed, if the profile says what one of the model's units costs."""
     units, unit_usd = response.header("x-fal-billable-units") or "", wire.get("unit_usd")
     if unit_usd is None or not re.fullmatch(r"\d{1,6}(\.\d{1,9})?", units, re.ASCII):
         return None
     return Usage(usd=float(units) * float(unit_usd))
 
 
-# What errors mean: of a question to the queue, and of a job that has ended with the HTTP status and body of its failure. A
-# model's `detail` is a list of `loc`, `msg`, `type`, the platform's is text; 5xx is never charged, 422 may be.
+# What errors mean, both those of a question to the queue and those of a job that ended with the HTTP status and body of
+# its failure. A model's `detail` is a list of `loc`, `msg`, `type`, the platform's is text; 5xx is never charged, 422
+# may be.
 
 # "User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
 LOCKED = re.compile(r"user is locked|exhausted balance", re.IGNORECASE)
 STILL_RUNNING = re.compile(r"still in progress", re.IGNORECASE)  # "Request is still in progress"
-UNSAFE = re.compile(r"unsafe|safety|policy", re.IGNORECASE)  # of `no_media_generated`: "unsafe content …"
+UNSAFE = re.compile(r"unsafe|safety|policy", re.IGNORECASE)  # in `no_media_generated`: "unsafe content …"
 UNREADABLE_INPUT = frozenset({"image_load_error", "file_download_error"})
 
 
@@ -237,7 +243,8 @@ def read_error(response: Response) -> ProviderError:
 
 
 def read_failure(response: Response) -> ProviderError:
-    """How a job has failed, when its result was asked for; what has no `detail` is about the question. Never raises."""
+    """How a job has failed, from the answer to the request for its result. Without a `detail`, the error is about the
+    question. Never raises."""
     status, detail = response.status, _detail(response)
     error = read_error(response)
     if not detail or error.scope == "run" or status == 422:
@@ -253,7 +260,7 @@ def is_still_running(response: Response) -> bool:
 
 
 def _rejected(detail: Any, message: str) -> ProviderError:
-    """Of 422: the input was refused, could not be read or does not fit the schema, or nothing came of it."""
+    """The error for a 422: the input was refused, could not be read or does not fit the schema, or nothing was made."""
     kinds = {entry.get("type") for entry in detail if isinstance(entry, dict)} if isinstance(detail, list) else set()
     if "content_policy_violation" in kinds:
         return Refused(message, reason="content_policy", http_status=422)
@@ -265,7 +272,7 @@ def _rejected(detail: Any, message: str) -> ProviderError:
 
 
 def _detail(response: Response) -> Any:
-    """`detail`, however it is spelt: text, or a list of errors. None where there is none."""
+    """`detail`, however it is spelt: text, or a list of errors. None if there is none."""
     told = parse_json(response.body)
     detail = told.get("detail") if isinstance(told, dict) else None
     return detail if isinstance(detail, (str, list)) else None

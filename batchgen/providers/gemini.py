@@ -34,7 +34,7 @@ ENDPOINT = Endpoint(
     base_url="https://generativelanguage.googleapis.com",
 )
 SEED_MAX = 2**31 - 1  # int32 in the API's reference (ai.google.dev/api/generate-content, GenerationConfig.seed)
-# ai.google.dev/api/generate-content, HarmCategory and HarmBlockThreshold, as far as this API takes them.
+# ai.google.dev/api/generate-content, HarmCategory and HarmBlockThreshold, those that this API accepts.
 HARM_CATEGORIES = frozenset(
     f"HARM_CATEGORY_{name}"
     for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT", "CIVIC_INTEGRITY")
@@ -50,7 +50,7 @@ SEARCH_TOOLS: Mapping[str, Mapping[str, Any]] = {
     "web": {"googleSearch": {}},
     "image": {"googleSearch": {"searchTypes": {"webSearch": {}, "imageSearch": {}}}},
 }
-IMAGE_MODEL_NAME = re.compile(r"image|imagen|banana", re.IGNORECASE)  # the list does not say what a model gives
+IMAGE_MODEL_NAME = re.compile(r"image|imagen|banana", re.IGNORECASE)  # the list does not say what a model makes
 _METHODS = frozenset({"generateContent", "predict"})
 
 
@@ -69,7 +69,7 @@ _PAGE = TypeAdapter(_Page)
 
 
 def read_model_page(body: bytes) -> tuple[list[ListedModel], str]:
-    """(models of one page that generate something, the token of the next or ""). Raises Malformed."""
+    """(the models on one page that generate something, the token of the next or ""). Raises Malformed."""
     page = read_listing(_PAGE, body)
     listed = [
         ListedModel(
@@ -98,7 +98,7 @@ LISTING = Listing(
 
 
 class GoogleCodec:
-    """What the codecs of Google's API have alike: its address, its key and the versioned path of a model's method."""
+    """What the codecs of Google's API share: its address, its key and the versioned path of a model's method."""
 
     endpoint: ClassVar[Endpoint] = ENDPOINT
     seed_max: ClassVar[int] = SEED_MAX
@@ -118,12 +118,12 @@ class GoogleCodec:
 
     @staticmethod
     def credentials(key: str) -> Credentials:
-        """The header form of the key; `?key=` would leak it into the logs of every proxy."""
+        """The key as a header; `?key=` would leak it into the logs of every proxy."""
         return KeyHeader("x-goog-api-key", key)
 
 
 class Gemini(GoogleCodec):
-    """One picture per request: candidateCount above 1 does not give more."""
+    """The codec. One image per request: a candidateCount above 1 does not give more."""
 
     name: ClassVar[str] = "gemini"
     listing: ClassVar[Listing] = LISTING
@@ -165,7 +165,8 @@ class Gemini(GoogleCodec):
         return read_reply(_parsed(response), response)
 
     def build_question(self, question: Question) -> Request:
-        """As google-genai 3.4.0 asks for JSON by a JSON Schema (ai.google.dev/gemini-api/docs/structured-output)."""
+        """A question, asking for JSON by a JSON Schema as google-genai 3.4.0 does
+        (ai.google.dev/gemini-api/docs/structured-output)."""
         config = {
             "responseModalities": ["TEXT"],
             "responseMimeType": "application/json",
@@ -195,7 +196,8 @@ def _parsed(response: Response) -> GenerateContentResponse:
 
 
 def json_headers(timeout_s: float) -> dict[str, str]:
-    """X-Server-Timeout lets the server stop a little before we do: its own 504 says more than our hanging up."""
+    """Headers for JSON. X-Server-Timeout makes the server stop a little before the client does: its own 504 says more
+    than a timeout."""
     return {"Content-Type": "application/json", "X-Server-Timeout": str(max(1, int(timeout_s) - 5))}
 
 
@@ -225,8 +227,9 @@ def _parts(text: str, images: Sequence[ReferenceImage]) -> list[dict[str, Any]]:
 
 
 def _config(item: Item) -> dict[str, Any]:
-    """Strings in imageConfig; the documents' `responseFormat.image` with "16:9" is refused by the live server."""
-    size = item.image_size and item.image_size.upper()  # "2k" is silently taken for 1K (firebase/genkit#4891)
+    """The generation config. imageConfig has strings; the documented `responseFormat.image` with "16:9" is refused by
+    the live server."""
+    size = item.image_size and item.image_size.upper()  # "2k" silently means 1K (firebase/genkit#4891)
     thinking = {
         "thinkingLevel": item.thinking and item.thinking.upper(),
         "includeThoughts": True if item.keep_thoughts else None,

@@ -1,6 +1,6 @@
-"""What an answer of generateContent holds: pictures, or the reason why there is none.
+"""Reads an answer of generateContent: images, or the reason why there are none.
 
-A 200 is not yet a picture. Sources: ai.google.dev/api/generate-content (Candidate, FinishReason, UsageMetadata); the
+A 200 is not yet an image. Sources: ai.google.dev/api/generate-content (Candidate, FinishReason, UsageMetadata); the
 enumerations of google-genai 3.4.0; recorded answers.
 """
 
@@ -71,7 +71,7 @@ class PromptFeedback(AnswerModel):
 
 
 class GenerateContentResponse(AnswerModel):
-    # Absent when the prompt was blocked. One error is enough: pydantic's take 1 KB each.
+    # Absent if the prompt was blocked. One error is enough: pydantic's take 1 KB each.
     candidates: list[Candidate] | None = Field(None, fail_fast=True)
     prompt_feedback: Annotated[PromptFeedback | None, LENIENT] = None
     usage_metadata: Annotated[UsageMetadata | None, LENIENT] = None
@@ -84,7 +84,7 @@ class GenerateContentResponse(AnswerModel):
 ID_CHARS = 200
 SERVICE_TIERS = frozenset(("standard", "flex", "priority"))
 
-# What a finish reason means when no picture came; the slug is the reason in lower case.
+# What a finish reason means if no image came; the slug is the reason in lower case.
 REFUSAL_FINISH_REASONS = frozenset(("SAFETY", "PROHIBITED_CONTENT", "IMAGE_PROHIBITED_CONTENT", "BLOCKLIST", "SPII"))
 REFUSAL_FINISH_REASONS |= {"RECITATION", "IMAGE_RECITATION", "LANGUAGE", "ESCALATION", "MODEL_ARMOR"}
 NO_IMAGE_FINISH_REASONS = frozenset(("NO_IMAGE", "IMAGE_OTHER", "OTHER", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED"))
@@ -99,7 +99,7 @@ SPECIAL_FINISH_REASONS: Mapping[str, tuple[type[ProviderError], str]] = {
 
 
 def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
-    """The pictures of an answer, or the error it amounts to."""
+    """The images of an answer, or the error it amounts to."""
     candidates = answer.candidates or []
     usage = _usage(answer.usage_metadata, response)
     if usage is not None:
@@ -109,7 +109,7 @@ def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
         if not any(image.role == "image" for image in images):
             raise _no_image_error(answer, response.status)
     except ProviderError as error:
-        error.usage = usage  # prompt, thoughts and text may be billed without a picture
+        error.usage = usage  # prompt, thoughts and text may be billed without an image
         raise
     finish_reason = next((c.finish_reason for c in candidates if c.finish_reason), "")
     if finish_reason not in ("STOP", ""):
@@ -128,7 +128,7 @@ def read_reply(answer: GenerateContentResponse, response: Response) -> Reply:
 
 
 def read_answer(answer: GenerateContentResponse, response: Response) -> Answer:
-    """The judgement in an answer, or the error it amounts to. A text that was broken off by a filter is a refusal."""
+    """The judgement in an answer, or the error it amounts to. A text that a filter broke off is a refusal."""
     usage = _usage(answer.usage_metadata, response)
     text, error = _text(answer.candidates or []), _no_image_error(answer, response.status, "text")
     if not text or isinstance(error, (Refused, OutputRefused)):
@@ -140,11 +140,12 @@ def read_answer(answer: GenerateContentResponse, response: Response) -> Answer:
 
 
 def _usage(usage: UsageMetadata | None, response: Response) -> Usage | None:
-    """Tokens by the rate they are billed at, and the tier that served: as the usage says, else the header
-    (ai.google.dev/gemini-api/docs/priority-inference). Usage that is not said at all stays unknown, so that its cost is an estimate.
+    """Tokens by the rate at which they are billed, and the tier that served, from the usage or else the header
+    (ai.google.dev/gemini-api/docs/priority-inference). Usage that is not stated stays unknown, so that its cost is an
+    estimate.
 
-    candidatesTokenCount exceeds the sum of its details by text nobody sees, so the rest counts as text. An answer that
-    was blocked repeats the thoughts as candidates: total = prompt + thoughts tells.
+    candidatesTokenCount exceeds the sum of its details by text that nobody sees, so the rest counts as text. An answer
+    that was blocked repeats the thoughts as candidates, which shows in total = prompt + thoughts.
     """
     if usage is None:
         return None
@@ -167,7 +168,7 @@ def _usage(usage: UsageMetadata | None, response: Response) -> Usage | None:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON as the standard has it: the parser lets NaN and Infinity through, what we write must not hold them."""
+    """A value in standard JSON: the parser accepts NaN and Infinity, but they must not be written."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -186,10 +187,10 @@ def _parts(candidates: list[Candidate]) -> Iterator[Part]:
 
 
 def _images(candidates: list[Candidate]) -> tuple[tuple[ReplyImage, ...], tuple[str, ...]]:
-    """All pictures in order, and notes on those that could not be read.
+    """All images in order, and notes on those that could not be read.
 
-    The last one that is no thought is the final picture, earlier ones are drafts on the way to it, all billed.
-    Part order is not fixed, and only an unreadable final picture spoils the answer.
+    The last one that is not a thought is the final image; earlier ones are drafts, all of them billed. The order of
+    parts is not fixed, and only an unreadable final image spoils the answer.
     """
     found = [
         (part.inline_data, bool(part.thought))
@@ -218,7 +219,7 @@ def _text(candidates: list[Candidate], *, thoughts: bool = False) -> str:
 
 
 def _retirement_notes(model_status: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Newer answers say when their model goes; worth a line in the log."""
+    """Notes on the model's retirement, which newer answers announce."""
     if not model_status:
         return ()
     words = [str(model_status[key]) for key in ("message", "modelStage", "retirementTime") if model_status.get(key)]
@@ -226,7 +227,7 @@ def _retirement_notes(model_status: Mapping[str, Any] | None) -> tuple[str, ...]
 
 
 def _no_image_error(answer: GenerateContentResponse, status: int, wanted: str = "image") -> ProviderError:
-    """Why an answer does not hold what was wanted of it."""
+    """Why an answer does not contain what was requested."""
     feedback = answer.prompt_feedback
     if feedback is not None and feedback.block_reason:
         words = clean_line(f"the prompt was blocked: {feedback.block_reason} {feedback.block_reason_message or ''}")

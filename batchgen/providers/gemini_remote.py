@@ -1,8 +1,9 @@
-"""The codecs of the Gemini API's files, a resumable upload and a look at what became of it, and of its Batch API, file mode: a line
-for each request, and a batch of them. Answers: batch_results.py.
+"""The codecs of the Gemini API's files (a resumable upload, and a look at the result) and of its Batch API in file
+mode: one line for each request, and a batch of them. Answers: batch_results.py.
 
-Sources: ai.google.dev/gemini-api/docs/{files,batch-api} and ai.google.dev/api/{files,batch-api} (2026-09-18); requests as sent by
-google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer of a batch says what, so all places count.
+Sources: ai.google.dev/gemini-api/docs/{files,batch-api} and ai.google.dev/api/{files,batch-api} (2026-09-18); requests
+as sent by google-genai 3.4.0 and @google/genai 3.1.0. The documents disagree on where an answer of a batch says what,
+so all places count.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class UploadAnswer(AnswerModel):
 
 
 class GeminiFiles:
-    """Only `start` and `look` carry the key; the address that `start` earns stands for it in all that follows."""
+    """The codec of uploads. Only `start` and `look` carry the key; the address that `start` returns replaces it in all
+    further requests."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -57,7 +59,8 @@ class GeminiFiles:
         )
 
     def read_start(self, response: Response) -> tuple[str, int]:
-        """Where the pieces go, and of what all but the last must be a multiple, in bytes. Raises ProviderError."""
+        """The address for the pieces, and the number of bytes of which all but the last must be a multiple. Raises
+        ProviderError."""
         _check_success(response)
         url = response.header("X-Goog-Upload-URL") or ""
         granularity = response.header("X-Goog-Upload-Chunk-Granularity") or ""
@@ -66,7 +69,7 @@ class GeminiFiles:
         return url, int(granularity) if granularity.isascii() and granularity.isdecimal() else 1
 
     def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
-        """To the address of `started`."""
+        """The request for a piece, to the address from `read_start`."""
         headers = {
             "X-Goog-Upload-Offset": str(offset_bytes),
             "X-Goog-Upload-Command": "upload, finalize" if last else "upload",
@@ -74,11 +77,11 @@ class GeminiFiles:
         return Request(method="POST", path="", body=data, headers=headers, timeout_s=TIMEOUT_S)
 
     def query_offset(self) -> Request:
-        """How much has arrived? To the address of `started`."""
+        """The request that asks how much has arrived, to the address from `read_start`."""
         return Request(method="POST", path="", body=b"", headers={"X-Goog-Upload-Command": "query"}, timeout_s=30.0)
 
     def read_offset(self, response: Response) -> int:
-        """The answer to `query`, in bytes. Raises ProviderError."""
+        """How many bytes have arrived. Raises ProviderError."""
         _check_success(response)
         size = response.header("X-Goog-Upload-Size-Received") or ""
         if response.header("X-Goog-Upload-Status") != "active" or not (size.isascii() and size.isdecimal()):
@@ -98,13 +101,13 @@ class GeminiFiles:
         return Request(method="GET", path=f"/{self._version}/{quote(name)}", body=b"", timeout_s=30.0)
 
     def read_file(self, response: Response) -> RemoteFile:
-        """The answer to `look`. Raises ProviderError."""
+        """The file. Raises ProviderError."""
         _check_success(response)
         return _remote_file(_read(File, response.body))
 
 
 def _check_success(response: Response) -> None:
-    """Faults of a server are faults of the upload here: nothing can have been billed."""
+    """Raise the error of an answer. A server's fault is a fault of the upload: nothing can have been billed."""
     if response.is_success:
         return
     error = read_error(response)
@@ -128,7 +131,7 @@ def _remote_file(file: File) -> RemoteFile:
 # Batches.
 
 LIST_PAGE_SIZE = 100
-MIME_TYPE = "application/jsonl"  # of the documents; the SDKs' examples say `jsonl`, and both are taken
+MIME_TYPE = "application/jsonl"  # from the documents; the SDKs' examples say `jsonl`, and both are accepted
 RPC_CANCELLED = 1  # google.rpc.Code
 _STATES: dict[str, BatchState] = {state.upper(): state for state in get_args(BatchState)}
 _STATES |= {"QUEUED": "pending", "UPDATING": "running", "PAUSED": "running", "CANCELLING": "running"}
@@ -155,7 +158,7 @@ class Metadata(AnswerModel):
 
 
 class Operation(AnswerModel):
-    """A batch as `get` answers it: a long-running operation, or in the newer words the batch itself."""
+    """A batch as `get` returns it: a long-running operation, or in newer documents the batch itself."""
 
     name: str
     done: Annotated[bool | None, LENIENT] = None
@@ -176,7 +179,8 @@ class Listing(AnswerModel):
 
 
 class GeminiBatch:
-    """No I/O. A line holds what `generateContent` would be sent, and its answer what that would answer."""
+    """The codec of batches. A line contains what `generateContent` would be sent, and its answer what that would
+    return."""
 
     mime_type = MIME_TYPE
 
@@ -185,11 +189,12 @@ class GeminiBatch:
         self._model = quote(model, safe="")
 
     def line(self, key: str, body: bytes) -> bytes:
-        """body: of the request that the codec built; JSON without line ends."""
+        """A line. body: of the request that the codec built, as JSON without line ends."""
         return b'{"key":%s,"request":%s}\n' % (json.dumps(key).encode(), body)
 
     def create(self, display_name: str, file: str) -> Request:
-        """Not idempotent, the documents warn: sent twice it makes two batches, and both are paid."""
+        """The request for a batch. It is not idempotent, the documents warn: sent twice it makes two batches, and both
+        are paid for."""
         body = {"batch": {"displayName": display_name, "inputConfig": {"fileName": file}}}
         return self._request("POST", f"models/{self._model}:batchGenerateContent", json.dumps(body).encode())
 
@@ -204,12 +209,12 @@ class GeminiBatch:
         return self._request("POST", f"{name}:cancel")
 
     def delete(self, name: str) -> Request:
-        """name: of a batch or of a file."""
+        """The request that deletes a batch or a file."""
         return self._request("DELETE", name)
 
     def download(self, file: str, offset_bytes: int = 0) -> Request:
-        """From `offset_bytes` on, where the server can; one that answers 200 begins at the start. file: or a batch's name,
-        whose operation has the answers."""
+        """The request for the results from `offset_bytes` on, if the server supports that; one that answers 200 begins
+        at the start. file: may also be the name of a batch whose operation contains the answers."""
         if file.startswith("batches/"):
             return self.get_batch(file)
         headers = {"Range": f"bytes={offset_bytes}-"} if offset_bytes else {}
@@ -217,23 +222,25 @@ class GeminiBatch:
         return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
 
     def read_batch(self, response: Response) -> RemoteBatch:
-        """The answer to `create` and `look`. Raises ProviderError."""
+        """The batch in an answer to `create` and `look`. Raises ProviderError."""
         return _remote_batch(parse_answer(Operation, response))
 
     def is_missing(self, response: Response) -> bool:
-        """Whether the answer to `look` says that there is no such batch: in the API's own words, not by a page of a proxy."""
+        """Whether the answer to `look` says that there is no such batch: in the API's own words, not on a proxy's
+        page."""
         return response.status == 404 and error_member(parse_json(response.body)) is not None
 
     def read_list(self, response: Response) -> tuple[list[RemoteBatch], str]:
-        """Batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
+        """The batches, newest first, and the token of the next page, empty on the last. Raises ProviderError."""
         page = parse_answer(Listing, response)
         return [_remote_batch(one) for one in page.operations or page.batches or ()], page.next_page_token or ""
 
     def check_removed(self, response: Response) -> None:
-        """The answer to `cancel` and `delete`; what is not there any more is no fault. Raises ProviderError."""
+        """Check the answer to `cancel` and `delete`; that something no longer exists is not an error. Raises
+        ProviderError."""
         no_file = (
             response.status == 403 and b"may not exist" in response.body
-        )  # of a file that has gone by itself, after two days
+        )  # for a file that expired by itself after two days
         if not response.is_success and response.status != 404 and not no_file:
             raise read_error(response)
 
@@ -278,7 +285,7 @@ def _results_file(outputs: Sequence[Output | None], batch: str) -> str:
 
 
 def _has_answers(inlined: Any) -> bool:
-    """Of a list, which may stand in an object of the same name."""
+    """Whether a list has answers; it may be in an object of the same name."""
     if isinstance(inlined, dict):
         inlined = inlined.get("inlinedResponses") or inlined.get("inlined_responses")
     return bool(inlined)

@@ -1,7 +1,7 @@
-"""Application default credentials of Google: where they are found, and the token that they give, renewed before it ends.
+"""Google's application default credentials: where they are found, and their token, renewed before it expires.
 
-Sources: cloud.google.com/docs/authentication/application-default-credentials (the order), google.aip.dev/auth/4110 to 4117,
-cloud.google.com/compute/docs/metadata/querying-metadata; google-auth 2.62 and 2.63.
+Sources: cloud.google.com/docs/authentication/application-default-credentials (the order), google.aip.dev/auth/4110 to
+4117, cloud.google.com/compute/docs/metadata/querying-metadata; google-auth 2.62 and 2.63.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from batchgen.single_flight import SingleFlight
 FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 QUOTA_PROJECT_HEADER = "x-goog-user-project"
-RENEWED_EARLY_S = 225.0  # as google-auth does, whose tokens live for an hour; of one with a shorter life a quarter
-UNKNOWN_LIFE_S = 3600.0  # of a token without `expires_in`; one that has ended before is answered 401
+RENEWED_EARLY_S = 225.0  # like google-auth, whose tokens last an hour; a quarter of a shorter life
+UNKNOWN_LIFE_S = 3600.0  # of a token without `expires_in`; one that expires earlier gets a 401
 TOKEN_TIMEOUT_S = 30.0
-METADATA_ADDRESS = "169.254.169.254"  # the same on every machine of Google's
+METADATA_ADDRESS = "169.254.169.254"  # the same on all of Google's machines
 METADATA_TIMEOUT_S = 3.0
 METADATA_HEADERS = {"Metadata-Flavor": "Google"}
 PRODUCT_NAME = Path("/sys/class/dmi/id/product_name")  # where Linux says whose machine it is
 AWS_TOKEN_TYPE = "urn:ietf:params:aws:token-type:aws4_request"  # noqa: S105 - a name of the standard
-# Module of google-auth, whose class Credentials reads a file of this `type`, and how; the last: whether it is given a scope.
+# The module of google-auth whose class Credentials reads a file of this `type`, and how; the last: whether it takes a
+# scope.
 KINDS: Mapping[str, tuple[str, str, bool]] = {
     "service_account": ("google.oauth2.service_account", "from_service_account_info", True),
     "authorized_user": ("google.oauth2.credentials", "from_authorized_user_info", False),
@@ -64,7 +65,8 @@ Fetch = Callable[[Ask], Awaitable[Token]]  # raises ConnectFailed, KeyRejected
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """source: for people. project: that it belongs to, "" when it does not say; quota_project: that is asked for its quota."""
+    """A login. source: for people. project: that it belongs to, "" if not stated. quota_project: the one whose quota is
+    used."""
 
     source: str
     fetch: Fetch
@@ -73,7 +75,7 @@ class Login:
 
 
 class GoogleToken:
-    """A bearer token for all requests of an account: renewed before it ends, once for all who wait for it."""
+    """A bearer token for all requests of an account, renewed before it expires, once for everybody who waits for it."""
 
     public_headers = frozenset({QUOTA_PROJECT_HEADER})
 
@@ -90,7 +92,7 @@ class GoogleToken:
         return headers | ({QUOTA_PROJECT_HEADER: self._login.quota_project} if self._login.quota_project else {})
 
     def refused(self, headers: Mapping[str, str]) -> bool:
-        """Of many that are refused with one token, the first ends it."""
+        """Note that a token was refused. Of many requests refused with one token, the first ends it."""
         if headers.get("Authorization") == f"Bearer {self._value}":
             self._value = ""
         return True
@@ -103,9 +105,9 @@ class GoogleToken:
 
 
 def find_login(environ: Mapping[str, str]) -> Login | None:
-    """The first there is of a file that is named, gcloud's file and the metadata server. Nothing is sent.
+    """The first login there is: from a file in the environment, gcloud's file, or the metadata server. Nothing is sent.
 
-    Raises SettingsError about a file that is no good, and when google-auth is missing.
+    Raises SettingsError for an unusable file, and if google-auth is missing.
     """
     for name in (FILE_VARIABLE, f"{FILE_VARIABLE}_FILE"):
         if named := environ.get(name):
@@ -117,7 +119,7 @@ def find_login(environ: Mapping[str, str]) -> Login | None:
 
 
 def read_login(path: Path, source: str) -> Login:
-    """Raises SettingsError."""
+    """Read a login file. Raises SettingsError."""
     problem = ""
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +144,7 @@ def read_login(path: Path, source: str) -> Login:
 
 
 def _read_credentials(info: Mapping[str, Any], where: str) -> Any:
-    """Raises SettingsError."""
+    """The credentials in a login file. Raises SettingsError."""
     kind = info["type"]
     if kind == "external_account":
         source = info.get("credential_source")
@@ -163,12 +165,12 @@ def _read_credentials(info: Mapping[str, Any], where: str) -> Any:
         TypeError,
         KeyError,
         AttributeError,
-    ) as error:  # whatever the library does with a field of another kind
+    ) as error:  # whatever the library does with a field of another type
         raise SettingsError(f"{where} is not a usable file of credentials: {clean_line(str(error))}") from None
 
 
 def _gcloud_file(environ: Mapping[str, str]) -> Path | None:
-    """Where `gcloud auth application-default login` puts it; None without a home."""
+    """Where `gcloud auth application-default login` puts its file; None without a home."""
     folder = environ.get("CLOUDSDK_CONFIG") or ""
     if not folder and environ.get("APPDATA"):
         folder = f"{environ['APPDATA']}/gcloud"
@@ -177,11 +179,12 @@ def _gcloud_file(environ: Mapping[str, str]) -> Path | None:
     return Path(folder, "application_default_credentials.json") if folder else None
 
 
-# --- tokens by way of google-auth, whose HTTP is ours
+# Tokens from google-auth, whose HTTP requests batchgen sends
 
 
 def _fetch_with(credentials: Any, where: str) -> Fetch:
-    """credentials: of google-auth. It works in a thread, where it signs and waits; its requests go out by `ask`."""
+    """A function that fetches a token. credentials: of google-auth, which works in a thread, where it signs and waits;
+    its requests go out through `ask`."""
 
     async def fetch(ask: Ask) -> Token:
         exceptions = import_module("google.auth.exceptions")
@@ -190,7 +193,7 @@ def _fetch_with(credentials: Any, where: str) -> Fetch:
             await asyncio.to_thread(credentials.refresh, _requests_by(ask, loop))
         except exceptions.GoogleAuthError as error:
             raise _refresh_error(error, exceptions, where) from None
-        except Exception as error:  # of an answer or a file that the library does not expect: nothing was asked for, so nothing is lost
+        except Exception as error:  # an answer or file that the library does not expect: nothing was requested
             raise ConnectFailed(f"no token for {where}: {type(error).__name__}: {clean_line(str(error))}") from error
         expiry = credentials.expiry  # UTC, without saying so
         life_s = (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds() if expiry else UNKNOWN_LIFE_S
@@ -200,9 +203,9 @@ def _fetch_with(credentials: Any, where: str) -> Fetch:
 
 
 def _refresh_error(error: Any, exceptions: Any, where: str) -> ProviderError:
-    """Why there is no token. Whatever it is, the request that needs one was not sent."""
+    """Why there is no token. Whatever the reason, the request that needs one was not sent."""
     said = clean_line(str(error.args[0] if error.args else error))
-    page = said.startswith("<")  # of a proxy or a login page
+    page = said.startswith("<")  # a proxy's or a login page
     if isinstance(error, exceptions.TransportError) or error.retryable or page:
         return ConnectFailed(f"no token for {where}: {said}")
     advice = f": {INVALID_GRANT}" if "invalid_grant" in said else ""
@@ -211,7 +214,7 @@ def _refresh_error(error: Any, exceptions: Any, where: str) -> ProviderError:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What google-auth wants of an answer."""
+    """What google-auth needs of an answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -219,7 +222,7 @@ class _Answer:
 
 
 def _requests_by(ask: Ask, loop: asyncio.AbstractEventLoop) -> Callable[..., _Answer]:
-    """google.auth.transport.Request: called in a thread, it sends on the event loop."""
+    """A google.auth.transport.Request: called in a thread, it sends on the event loop."""
     failure = import_module("google.auth.exceptions").TransportError
 
     def request(
@@ -249,17 +252,18 @@ async def _answer_of(ask: Ask, base_url: str, asked: Request) -> Response:
     return await ask(base_url, asked)
 
 
-# --- the metadata server of Google's machines
+# The metadata server of Google's machines
 
 
 def _metadata_login(environ: Mapping[str, str]) -> Login | None:
-    """Of the service account of the machine, the pod or the service; None elsewhere, which is known without asking."""
+    """The login of the service account of the machine, the pod or the service; None elsewhere, which is known without
+    asking."""
     host = environ.get("GCE_METADATA_HOST") or ""
     here = bool(host or environ.get("K_SERVICE") or environ.get("CLOUD_RUN_JOB") or _is_machine_of_google())
     if not here or environ.get("NO_GCE_CHECK") == "true":
         return None
     host = host or METADATA_ADDRESS
-    named = environ.get("GOOGLE_CLOUD_PROJECT")  # else asked for here: it stands in every path
+    named = environ.get("GOOGLE_CLOUD_PROJECT")  # otherwise it is requested here: every path contains it
     return Login(f"metadata server {host}", _fetch_from_metadata(host), "" if named else _metadata_project(host))
 
 
@@ -271,7 +275,7 @@ def _is_machine_of_google() -> bool:
 
 
 def _metadata_project(host: str) -> str:
-    """ "" when it does not say."""
+    """The project from the metadata server, "" if it does not say."""
     connection = http.client.HTTPConnection(host, timeout=METADATA_TIMEOUT_S)
     try:
         connection.request("GET", "/computeMetadata/v1/project/project-id", headers=METADATA_HEADERS)

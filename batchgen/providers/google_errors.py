@@ -1,8 +1,8 @@
-"""What an error of a Google API means for us. Shared by Gemini and Imagen.
+"""What an error of a Google API means. Shared by Gemini and Imagen.
 
 The envelope is `{"error": {"code", "message", "status", "details": […]}}` (google.rpc.Status as JSON), sometimes in a
-list, sometimes without details, and from the front end HTML or plain text. Nothing of it is taken for granted.
-Sources: ai.google.dev/gemini-api/docs/troubleshooting; googleapis/google/rpc/error_details.proto; bodies quoted in
+list, sometimes without details, and from the front end HTML or plain text. None of it is taken for granted. Sources:
+ai.google.dev/gemini-api/docs/troubleshooting; googleapis/google/rpc/error_details.proto; bodies quoted in
 github.com/google-gemini/gemini-cli#8437 and googleapis/js-genai#1322.
 """
 
@@ -76,7 +76,7 @@ FILE_NAME = re.compile(r"\bfiles?[ /]['\"]?(?!files?/)([a-z0-9][\w-]*)", re.IGNO
 
 @dataclass(frozen=True, slots=True)
 class GoogleError:
-    """An error answer taken apart. message: cleaned, at most 500 characters. violations: of a QuotaFailure."""
+    """An error answer taken apart. message: sanitized, at most 500 characters. violations: those of a QuotaFailure."""
 
     status: int
     message: str
@@ -95,7 +95,7 @@ class GoogleError:
 
 
 def read_error(response: Response) -> ProviderError:
-    """The error an answer with this status amounts to. Never raises."""
+    """The error of an answer with this status. Never raises."""
     status = response.status
     error = error_member(parse_json(response.body))
     if error is not None:
@@ -109,7 +109,7 @@ def read_error(response: Response) -> ProviderError:
 
 
 def parse_answer(kind: type[E], response: Response) -> E:
-    """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is no such answer."""
+    """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is not such an answer."""
     if not response.is_success:
         raise read_error(response)
     try:
@@ -125,7 +125,7 @@ def parse_answer(kind: type[E], response: Response) -> E:
 
 
 def error_in_success(error: Any, response: Response) -> ProviderError:
-    """The `error` member a gateway put into a 200."""
+    """The error for an `error` member that a gateway put into a 200."""
     return classify(parse_error(error_member({"error": error}) or {}, response))
 
 
@@ -142,7 +142,7 @@ def error_member(value: Any) -> Mapping[str, Any] | None:
 
 
 def parse_error(error: Mapping[str, Any], response: Response) -> GoogleError:
-    """An `error` member taken apart. With a status below 400 the error's own code counts."""
+    """Take an `error` member apart. If the status is below 400, the error's own code counts."""
     details = [entry for entry in _list(error.get("details")) if isinstance(entry, dict)]
     message = _text(error.get("message"))
     extra = " ".join(dict.fromkeys(words for words in _explanations(details) if words not in message))
@@ -166,7 +166,7 @@ def _entries(details: list[dict[str, Any]], kind: str, *names: str) -> Iterator[
 
 
 def _explanations(details: list[dict[str, Any]]) -> Iterator[str]:
-    """What details say beyond the message: the field, the quota, and the reason that stands in DebugInfo alone."""
+    """What the details say beyond the message: the field, the quota, and the reason that is only in DebugInfo."""
     for entry in _entries(details, "BadRequest", "fieldViolations", "field_violations"):
         yield _text(entry.get("description"))
     for entry in _entries(details, "QuotaFailure", "violations"):
@@ -176,7 +176,7 @@ def _explanations(details: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _metadata_violations(details: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """A quota that ErrorInfo alone names, in the shape of a violation. Source: FirebaseExtended/vertexai-sdk-test-data."""
+    """Quotas that only ErrorInfo names, in the shape of violations. Source: FirebaseExtended/vertexai-sdk-test-data."""
     for detail in _details_of_kind(details, "ErrorInfo"):
         metadata = detail.get("metadata")
         if isinstance(metadata, dict) and "quota_limit" in metadata:
@@ -185,7 +185,7 @@ def _metadata_violations(details: list[dict[str, Any]]) -> Iterator[Mapping[str,
 
 
 def classify(error: GoogleError) -> ProviderError:
-    """The table of ai.google.dev/gemini-api/docs/troubleshooting, and what it leaves out."""
+    """Classify an error by the table of ai.google.dev/gemini-api/docs/troubleshooting, and what it leaves out."""
     if error.status == 429:
         return _quota_error(error)
     if error.status in (400, 412):
@@ -200,21 +200,21 @@ def classify(error: GoogleError) -> ProviderError:
         return _file_gone(error) or error.to_error(ModelUnavailable)
     if error.status == 413:
         return error.to_error(BadRequest, "request_too_large")
-    if error.status >= 500 and BLOCKED_BY_FILTER.search(error.raw_message):  # a gateway's way of saying so
+    if error.status >= 500 and BLOCKED_BY_FILTER.search(error.raw_message):  # how a gateway reports a blocked prompt
         return error.to_error(Refused, "content_policy")
     return server_fault(error.status, error.message, error.delay_s)
 
 
 def _quota_error(error: GoogleError) -> ProviderError:
-    """429. The quota id decides, the delay does not: a daily quota may come with a hint of seconds.
+    """The error for a 429. The quota's id decides, not the delay: a daily quota may come with a hint of seconds.
 
-    Several violations at once: a limit of zero outweighs a day, a day outweighs a minute.
+    Of several violations at once, a limit of zero outweighs a day, and a day outweighs a minute.
     """
     if SPEND_RATE.search(error.raw_message):
         return error.to_error(SpendRateReached)
     if SPEND_CAP_REACHED.search(error.raw_message):
         return error.to_error(BillingStopped)
-    if "MODEL_CAPACITY_EXHAUSTED" in error.reasons:  # the vendor's shortage, not our quota
+    if "MODEL_CAPACITY_EXHAUSTED" in error.reasons:  # the vendor's shortage, not the user's quota
         return error.to_error(ServerFault, "overloaded")
     limits = [_text(violation.get("quotaValue", violation.get("quota_value"))) for violation in error.violations]
     if "0" in limits or LIMIT_IS_ZERO.search(error.raw_message):
@@ -224,7 +224,7 @@ def _quota_error(error: GoogleError) -> ProviderError:
         for violation in error.violations
         for name in ("quotaId", "quota_id", "quotaMetric", "quota_metric")
     )
-    # Gateways drop the details; the message still names the metrics then.
+    # Gateways drop the details; the message still names the metrics.
     names = names.strip() or " ".join(re.findall(r"metric: (\S+)", error.raw_message))
     if "file_storage_bytes" in names:
         return error.to_error(ModelUnavailable, "file_storage_full")
@@ -237,7 +237,7 @@ def _quota_error(error: GoogleError) -> ProviderError:
 
 
 def _rpm(error: GoogleError) -> int | None:
-    """The requests a minute that a violation names; the smallest when several do."""
+    """The requests per minute that a violation states; the smallest of several."""
     values = [
         _text(violation.get("quotaValue", violation.get("quota_value")))
         for violation in error.violations
@@ -247,7 +247,7 @@ def _rpm(error: GoogleError) -> int | None:
 
 
 def _bad_request_error(error: GoogleError) -> ProviderError:
-    """400. A wrong key is INVALID_ARGUMENT here, not 401."""
+    """The error for a 400. A wrong key is INVALID_ARGUMENT here, not 401."""
     if "API_KEY_INVALID" in error.reasons or BAD_KEY.search(error.raw_message):
         return error.to_error(KeyRejected)
     if error.mentions("location is not supported"):

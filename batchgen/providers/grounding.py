@@ -1,7 +1,7 @@
-"""What a Google search found for a picture, from groundingMetadata: for people, with nothing in it that acts.
+"""What a Google search found for an image, from groundingMetadata: for people, with nothing in it that could act.
 
 Sources: ai.google.dev/api/generate-content (GroundingMetadata, GroundingChunk, GroundingSupport); recorded answers. The
-terms of Grounding with Google Search ask that the sources and the search suggestions are shown with the answer.
+terms of Grounding with Google Search require that the sources and the search suggestions are shown with the answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ ENTRIES_MAX = 200
 
 
 def search_sources(grounding: Mapping[str, Any]) -> dict[str, Any]:
-    """Queries, sources and which words they support; empty when nothing was found. Keys are ours, text is cleaned."""
+    """The queries, the sources and which words they support; empty if nothing was found. Keys are batchgen's, text is
+    sanitized."""
     found = {
         "queries": _texts(_get(grounding, "webSearchQueries")),
         "image_queries": _texts(_get(grounding, "imageSearchQueries")),
@@ -29,20 +30,21 @@ def search_sources(grounding: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def query_count(grounding: Mapping[str, Any]) -> int:
-    """How many searches the vendor made for an answer: each is billed (ai.google.dev/gemini-api/docs/pricing)."""
+    """The number of searches that the vendor made for an answer: each is billed
+    (ai.google.dev/gemini-api/docs/pricing)."""
     lists = (_get(grounding, name) for name in ("webSearchQueries", "imageSearchQueries"))
     return sum(len([text for text in found if isinstance(text, str)]) for found in lists if isinstance(found, list))
 
 
 def search_suggestions(grounding: Mapping[str, Any]) -> str:
-    """The vendor's own markup of its search suggestions, as it came."""
+    """The vendor's own markup of its search suggestions, unchanged."""
     entry = _get(grounding, "searchEntryPoint")
     text = _get(entry, "renderedContent") if isinstance(entry, dict) else None
     return text if isinstance(text, str) and not text.startswith(DECODED_PREFIX) else ""
 
 
 def _source(chunk: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """One entry a chunk, even without a usable link: supports count them."""
+    """One entry for each chunk, even without a usable link, because supports count them."""
     kind = next(
         (kind for kind in ("web", "image", "maps", "retrievedContext") if isinstance(chunk.get(kind), dict)), ""
     )
@@ -65,7 +67,7 @@ def _support(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _get(value: Mapping[str, Any], name: str) -> Any:
-    """By the camel-case name or its snake_case twin: ProtoJSON servers may answer with either."""
+    """A member by its camel-case name or the same in snake_case: ProtoJSON servers may answer with either."""
     return value[name] if name in value else value.get(_snake_case(name))
 
 
@@ -89,6 +91,6 @@ def _text(value: Any) -> str:
 
 
 def _link(value: Any) -> str:
-    """A web address or nothing: what is kept may be put into a page by others."""
+    """A web address or nothing: others may put what is kept into a page."""
     text = clean_line(value, URI_CHARS) if isinstance(value, str) else ""
     return text if text.lower().startswith(("https://", "http://")) else ""

@@ -1,4 +1,4 @@
-"""The codec of Imagen's predict, which Google shut down and emulators and gateways still speak.
+"""The codec of Imagen's predict, which Google has shut down and emulators and gateways still support.
 
 Sources: ai.google.dev/gemini-api/docs/imagen; requests as sent by google-genai 1.75.0.
 """
@@ -28,12 +28,12 @@ class Prediction(AnswerModel):
 
 
 class Answer(AnswerModel):
-    predictions: list[OnErrorOmit[Prediction]] | None = None  # absent when all pictures were filtered
+    predictions: list[OnErrorOmit[Prediction]] | None = None  # absent if all images were filtered
     error: Any = None
 
 
 class Imagen(GoogleCodec):
-    """Up to four samples per request; filtered ones are missing from the answer or carry a reason."""
+    """The codec. Up to four samples per request; filtered ones are missing from the answer or have a reason."""
 
     name: ClassVar[str] = "imagen"
     method: ClassVar[str] = "predict"
@@ -59,7 +59,8 @@ class Imagen(GoogleCodec):
 
 
 def _parameters(item: Item, images: int) -> dict[str, Any]:
-    """sampleCount is always sent: left out, it means four. includeRaiReason: else filtered pictures vanish silently.
+    """The parameters. sampleCount is always sent: without it, four images are made. includeRaiReason: otherwise
+    filtered images are silently missing.
 
     seed and negativePrompt are Vertex's; the Gemini API refuses them, and its profiles say so.
     """
@@ -67,7 +68,7 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
         "sampleCount": images,
         "includeRaiReason": True,
         "aspectRatio": item.aspect_ratio,
-        "sampleImageSize": item.image_size and item.image_size.upper(),  # not `imageSize`, as the guide's prose has it
+        "sampleImageSize": item.image_size and item.image_size.upper(),  # not `imageSize`, as the guide's prose says
         "personGeneration": item.person_generation,
         "outputOptions": {"mimeType": f"image/{item.output_format}"} if item.output_format else None,
         "seed": item.seed,
@@ -77,7 +78,7 @@ def _parameters(item: Item, images: int) -> dict[str, Any]:
 
 
 def _reply(answer: Answer, status: int) -> Reply:
-    """One picture per sample, in order. `{}` is how an answer looks in which everything was filtered."""
+    """One image per sample, in order. `{}` means that everything was filtered."""
     predictions = answer.predictions or []
     images = tuple(decode_image(p.bytes_base64_encoded, p.mime_type) for p in predictions if p.bytes_base64_encoded)
     filtered = tuple(clean_line(p.rai_filtered_reason) for p in predictions if p.rai_filtered_reason)

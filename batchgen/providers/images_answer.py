@@ -1,11 +1,11 @@
-"""The answer of /v1/images/generations and /v1/images/edits, at OpenAI, at AIML and wherever else an API answers in OpenAI's way:
-images, or an error.
+"""Reads the answer of /v1/images/generations and /v1/images/edits, at OpenAI, AIML and wherever else an API answers in
+OpenAI's way: images, or an error.
 
-Errors of AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`, and since August 2026 RFC 9457's
-`{"title", "status", "message", "instance", "error": {"name", "message"}}`; OpenAI style: `{"error": {"message", "type",
-"code"}}`. A missing credit is a 403 at AIML.
-Source: github.com/aimlapi/api-docs f14fa72, docs/errors-and-messages; github.com/api-evangelist/aimlapi 79b781f,
-errors/aimlapi-problem-types.yml (live bodies of 2026-08-30); platform.openai.com/docs/guides/error-codes.
+Errors of AIML: `{"message", "path", "requestId", "statusCode": "429" or 429, "timestamp"}`, and since August 2026 RFC
+9457's `{"title", "status", "message", "instance", "error": {"name", "message"}}`; OpenAI style: `{"error": {"message",
+"type", "code"}}`. Missing credit is a 403 at AIML. Source: github.com/aimlapi/api-docs f14fa72,
+docs/errors-and-messages; github.com/api-evangelist/aimlapi 79b781f, errors/aimlapi-problem-types.yml (live bodies of
+2026-08-30); platform.openai.com/docs/guides/error-codes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from batchgen.providers.server_faults import (
 from batchgen.records import DECODED_PREFIX, Reply, ReplyImage, Response, Usage
 
 PROMPT_CHARS = 10_000
-INLINE_PREFIXES = ("data:", DECODED_PREFIX)  # how a `url` begins that is the picture itself
+INLINE_PREFIXES = ("data:", DECODED_PREFIX)  # the beginnings of a `url` that is itself the image
 
 
 class ImageEntry(AnswerModel):
@@ -63,7 +63,7 @@ class ImageEntry(AnswerModel):
 
 class SpendReport(AnswerModel):
     credits_used: Annotated[NonNegativeFloat | None, LENIENT] = None
-    tokens_used: Annotated[NonNegativeFloat | None, LENIENT] = None  # how older answers name the credits
+    tokens_used: Annotated[NonNegativeFloat | None, LENIENT] = None  # the name of credits in older answers
     usd_spent: Annotated[NonNegativeFloat | None, LENIENT] = None
 
 
@@ -86,16 +86,16 @@ class TokenUsage(AnswerModel):
 
 class Answer(AnswerModel):
     data: list[OnErrorOmit[ImageEntry]] | None = None
-    images: list[OnErrorOmit[ImageEntry]] | None = None  # how nano-banana-edit answers
+    images: list[OnErrorOmit[ImageEntry]] | None = None  # in answers of nano-banana-edit
     meta: Annotated[Meta | None, LENIENT] = None
     usage: Annotated[TokenUsage | None, LENIENT] = None
     model: Annotated[str | None, LENIENT] = None
     id: Annotated[str | None, LENIENT] = None
-    output_format: Annotated[str | None, LENIENT] = None  # of OpenAI's images, which say nothing of it themselves
+    output_format: Annotated[str | None, LENIENT] = None  # for OpenAI's images, which do not state it themselves
 
 
 def read_reply(response: Response, error_of: Callable[[Response], ProviderError]) -> Reply:
-    """error_of: what an error of this API amounts to. Raises ProviderError."""
+    """The images of an answer. error_of: what an error of this API means. Raises ProviderError."""
     try:
         answer = Answer.model_validate_json(response.body)
     except ValidationError as error:
@@ -117,7 +117,7 @@ def _reply(answer: Answer, response: Response, error_of: Callable[[Response], Pr
     images = tuple(image for picture in pictures if (image := _image(picture, mime_type)) is not None)
     links = tuple(p.url for p in pictures if not p.b64_json and p.url and not p.url.startswith(INLINE_PREFIXES))
     if not images and not links:
-        if error_words(response.body):  # an error in the clothes of a success
+        if error_words(response.body):  # an error with the status of a success
             raise error_of(response)
         raise foreign_json_error(answer, response) or NoImage("the answer holds no image", http_status=response.status)
     rewritten = _rewritten_prompts(pictures)
@@ -138,13 +138,14 @@ def _image(entry: ImageEntry, mime_type: str | None) -> ReplyImage | None:
 
 
 def _rewritten_prompts(pictures: list[ImageEntry]) -> tuple[str, ...]:
-    """AIML's Imagen rewrites prompts unless `enhance_prompt: false` is sent; the user should see what was drawn."""
+    """The prompts that were rewritten. AIML's Imagen does that unless `enhance_prompt: false` is sent, and the user
+    should see what was drawn."""
     texts = dict.fromkeys(clean_line(p.revised_prompt or p.prompt or "", PROMPT_CHARS) for p in pictures)
     return tuple(text for text in texts if text)
 
 
 def _usage(answer: Answer) -> Usage | None:
-    """Output tokens without a breakdown are the images'."""
+    """The tokens used. Output tokens without a breakdown are the images'."""
     spent = answer.meta.usage if answer.meta else None
     if spent is not None:
         return Usage(
@@ -173,7 +174,7 @@ OUT_OF_CREDITS = re.compile(
     r"|billing (is |has been )?(disabled|inactive)|enable billing|account is not active",
     re.IGNORECASE,
 )
-# "…check your plan and billing details … limit: 10 … retry in 8.2s": Google's refusal as a gateway passes it on.
+# "…check your plan and billing details … limit: 10 … retry in 8.2s": Google's refusal, passed on by a gateway.
 GOOGLE_MESSAGE = re.compile(
     r"quota exceeded for metric|generativelanguage\.googleapis\.com|ai\.google\.dev", re.IGNORECASE
 )
@@ -184,7 +185,7 @@ MAINTENANCE = re.compile(r"under maintenance", re.IGNORECASE)
 
 
 def read_error(response: Response) -> ProviderError:
-    """The error an answer amounts to. A status below 400 gives way to the body's own. Never raises."""
+    """The error of an answer. If its status is below 400, the status in the body counts. Never raises."""
     status, words = response.status, error_words(response.body)
     if not words and (other := not_the_api_error(response)) is not None:
         return other
@@ -205,13 +206,13 @@ def read_error(response: Response) -> ProviderError:
 
 
 def error_words(body: bytes) -> str:
-    """What an error body says, codes included; empty when it is none of the known shapes."""
+    """What an error body says, codes included; empty if it has none of the known shapes."""
     value = parse_json(body)
     if not isinstance(value, dict):
         return ""
     inner = value.get("error")
     source = inner if isinstance(inner, dict) else value
-    said = [inner, source.get("message"), value.get("message"), value.get("detail")]  # the last as RFC 9457 has it
+    said = [inner, source.get("message"), value.get("message"), value.get("detail")]  # the last one from RFC 9457
     if source is value and not any(isinstance(text, str) for text in said):
         return ""
     words = [*said, source.get("code"), source.get("type"), source.get("meta")]
@@ -219,14 +220,14 @@ def error_words(body: bytes) -> str:
 
 
 def _status(value: Any) -> int | None:
-    """statusCode comes as a number and as a string."""
+    """The status in a body: statusCode comes as a number and as a string."""
     code = value.get("statusCode") if isinstance(value, dict) else None
     text = str(code)[:4]
     return int(text) if re.fullmatch(r"[45]\d\d", text, re.ASCII) else None
 
 
 def _error_class(status: int, said: str) -> tuple[type[ProviderError] | None, str | None]:
-    """Class and reason, (None, None) where the status alone decides."""
+    """The class and reason of an error, (None, None) if the status alone decides."""
     if status == 402 or (status in (400, 403, 429) and OUT_OF_CREDITS.search(said)):
         return BillingStopped, None
     if (status in (400, 403, 422) and CONTENT_POLICY.search(said)) or (

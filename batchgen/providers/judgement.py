@@ -1,4 +1,4 @@
-"""The JSON that a judge is asked for, and how it is read; the same for every API that takes a JSON Schema."""
+"""The JSON that a judge is asked for, and how it is read; the same for every API that accepts a JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from batchgen.errors import Malformed
 from batchgen.providers.answer_body import AnswerModel, clean_line
 from batchgen.records import DECODED_PREFIX, Answer, Usage
 
-# The remark stands before the score: a model writes in this order, and gives a better score once it has said what is wrong.
-# All that OpenAI's strict mode asks of a schema (platform.openai.com/docs/guides/structured-outputs) and Google's takes
-# (ai.google.dev/gemini-api/docs/structured-output).
+# The remark comes before the score: a model writes in this order, and scores better once it has said what is wrong. The
+# schema has everything that OpenAI's strict mode requires (platform.openai.com/docs/guides/structured-outputs) and
+# nothing that Google's does not accept (ai.google.dev/gemini-api/docs/structured-output).
 ANSWER_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -31,8 +31,8 @@ class _Judgement(AnswerModel):
 
 
 def read_judgement(text: str, status: int, *, usage: Usage | None, reply_id: str | None, version: str | None) -> Answer:
-    """What a model answered. status: of the HTTP answer; version: of the model, as it names itself. Raises Malformed, with what
-    was used, for a text that is not the JSON asked for."""
+    """Read a model's answer. status: that of the HTTP answer; version: the model's own name for itself. Raises
+    Malformed, with the usage, for a text that is not the requested JSON."""
     try:
         if text.startswith(DECODED_PREFIX):
             raise Malformed("the judge's answer is far too long", http_status=status)
@@ -50,7 +50,7 @@ def read_judgement(text: str, status: int, *, usage: Usage | None, reply_id: str
 
 
 def _read(text: str, status: int) -> _Judgement:
-    """Also of JSON that stands in a fence, as models write it through gateways that drop the schema."""
+    """Read the JSON, also from a code fence, as models write it through gateways that drop the schema."""
     start, end = text.find("{"), text.rfind("}")
     try:
         return _Judgement.model_validate_json(text[start : end + 1] if start >= 0 else text)

@@ -1,4 +1,5 @@
-"""What a vendor tells of a key for free: models that it may use or that were withdrawn, a balance. Pure, like the codecs."""
+"""What a vendor says about a key for free: the models it may use or that were withdrawn, and a balance. Pure, like the
+codecs."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model as its vendor lists it. input_tokens None, methods empty: the list does not say. makes_images: as far as its name
-    tells."""
+    """A model in its vendor's list. input_tokens None, methods empty: the list does not say. makes_images: as far as
+    its name tells."""
 
     id: str
     input_tokens: int | None = None
@@ -31,8 +32,8 @@ class ListedModel:
 
 @dataclass(frozen=True, slots=True)
 class Deprecation:
-    """A model that its vendor withdraws. names: all under which it was reachable. shutdown_at: ISO date, "" when none is said;
-    replaced_by: likewise.
+    """A model that its vendor withdraws. names: all names under which it was available. shutdown_at: an ISO date, "" if
+    not stated; replaced_by: likewise.
 
     status: withdrawn (it answers 404), deprecated (it still serves), superseded (its name now means `replaced_by`).
     """
@@ -70,12 +71,12 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What an API tells of a key.
+    """What an API says about a key.
 
-    models: the request for one page of them, from the token that the page before gave, "" for the first; read_models: those of
-    a page that make images or may be asked about them, and that token, "" after the last. balance, deprecations: None where
-    there is no such page; the latter is public, and asked for without a key. listed_for: whom the models are listed for.
-    rate_limit_note: where limits are told. top_up: where credits are bought.
+    models: the request for one page of models, from the token on the page before, "" for the first. read_models: those
+    on a page that make images or can be asked about them, and the next token, "" after the last. balance, deprecations:
+    None if there is no such page; the latter is public and requested without a key. listed_for: whom the models are
+    listed for. rate_limit_note: where limits are published. top_up: where to buy credits.
     """
 
     models: Callable[[str], Request]
@@ -98,12 +99,12 @@ def find_deprecation(profile: Profile, feed: Iterable[Deprecation]) -> Deprecati
 
 
 def wire_name(profile: Profile) -> str:
-    """An id may have a prefix here that its vendor does not know."""
+    """The name that the vendor knows: an id may have a prefix here."""
     return str(profile.wire.get("model") or profile.id)
 
 
 def unknown_models(listed: Iterable[ListedModel], profiles: Iterable[Profile]) -> list[str]:
-    """Those that make images, are listed, and are in no profile by id or alias."""
+    """The listed models that make images and are in no profile by id or alias."""
     known = {name for profile in profiles for name in (wire_name(profile), *profile.aliases)}
     return sorted({model.id for model in listed if model.makes_images} - known)
 

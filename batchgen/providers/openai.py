@@ -34,7 +34,7 @@ from batchgen.records import Answer, Inputs, Question, ReferenceImage, Reply, Re
 
 ENCODED = frozenset(("aspect_ratio", "image_size", "count", "references", "mask", "quality", "background"))
 ENCODED |= {"output_format", "extra"}
-# Any size whose sides are multiples of 16, at most 3840 long and 3840x2160 pixels in all.
+# Any size whose sides are multiples of 16, at most 3840 long and 3840x2160 pixels in total.
 STEP_PX, LONGEST_PX, MOST_PIXELS = 16, 3840, 3840 * 2160
 PIXELS_OF_SIZE: Mapping[str, int] = {"1K": 1024 * 1024, "2K": 2048 * 2048, "4K": MOST_PIXELS}
 # "… on input-images per min: Limit 5, Used 5, Requested 1. Please try again in 12s."
@@ -54,7 +54,7 @@ _MODELS = TypeAdapter(_Models)
 
 
 def read_models(body: bytes) -> list[ListedModel]:
-    """Which of them make images is taken from their names: the list does not say what a model is for. Raises Malformed."""
+    """The models. Which of them make images is taken from their names, as the list does not say. Raises Malformed."""
     return [
         ListedModel(listed_id(model.id), makes_images="image" in model.id or model.id.startswith("dall-e"))
         for model in read_listing(_MODELS, body).data
@@ -62,7 +62,8 @@ def read_models(body: bytes) -> list[ListedModel]:
 
 
 def read_error(response: Response) -> ProviderError:
-    """As of any OpenAI-style API; a 429 says besides which limit a minute has, and when it is free again. Never raises."""
+    """The error of an answer, as for any OpenAI-style API; a 429 also says which limit a minute has, and when it is
+    free again. Never raises."""
     error = images_answer.read_error(response)
     if isinstance(error, RateLimited):
         if limit := LIMIT_PER_MINUTE.search(error.message):
@@ -73,7 +74,8 @@ def read_error(response: Response) -> ProviderError:
 
 
 def _reset_s(response: Response) -> float | None:
-    """Seconds until what is used up is free again, by `retry-after-ms` or `x-ratelimit-reset-…` (`1s`, `6m0s`, `20ms`)."""
+    """Seconds until what is used up is free again, from `retry-after-ms` or `x-ratelimit-reset-…` (`1s`, `6m0s`,
+    `20ms`)."""
     milliseconds = response.header("retry-after-ms") or ""
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", milliseconds, re.ASCII):
         return float(milliseconds) / 1000
@@ -93,7 +95,7 @@ LISTING = Listing(
 
 
 class OpenAi:
-    """Images come as base64 alone."""
+    """The codec. Images only come as base64."""
 
     name: ClassVar[str] = "openai"
     listing: ClassVar[Listing] = LISTING
@@ -135,7 +137,8 @@ class OpenAi:
         )
 
     def _size(self, ratio: str | None, size: str | None) -> str | None:
-        """`1536x1024`; None leaves both to the model. A size without a ratio is a square. Raises BadRequest."""
+        """A size such as `1536x1024`; None leaves both to the model. A size without a ratio is a square. Raises
+        BadRequest."""
         if ratio is None and size is None:
             return None
         ratio, size = ratio or "1:1", (size or self.profile.default_size).upper()
@@ -153,7 +156,7 @@ class OpenAi:
 
 
 def pixels_of(ratio: str, size: str) -> tuple[int, int]:
-    """Width and height, in multiples of 16, of about as many pixels as a square of this size. Raises BadRequest."""
+    """Width and height in multiples of 16, with about as many pixels as a square of this size. Raises BadRequest."""
     wide, high = map(int, ratio.split(":"))
     pixels, low, long = PIXELS_OF_SIZE.get(size), min(wide, high), max(wide, high)
     if pixels is None or not 0 < long <= 3 * low:
@@ -165,7 +168,8 @@ def pixels_of(ratio: str, size: str) -> tuple[int, int]:
 
 
 def _edit_form(fields: Mapping[str, Any], references: Sequence[ReferenceImage], mask: bool) -> tuple[bytes, str]:
-    """Text first, then the images, as openai-python writes them. mask: the last reference is one. Raises BadRequest."""
+    """A form with text first, then the images, as openai-python writes it. mask: the last reference is one. Raises
+    BadRequest."""
     image = "image" if len(references) - mask == 1 else "image[]"
     files = [
         FormFile(

@@ -13,9 +13,9 @@ _KEY = (
 )
 _ANSWER = "run again; if it keeps happening, the server or a proxy in between is breaking answers"
 
-# Slugs are stable: they stand in ledgers, and `batchgen retry --reason SLUG` takes them.
+# Slugs are stable: they are in ledgers, and `batchgen retry --reason SLUG` takes them.
 REMEDIES: Mapping[str, str] = {
-    # quota and access
+    # Quota and access
     "rate_limited": "lower `models: …: rpm` to what your project allows (aistudio.google.com/rate-limit)",
     "daily_quota": "run again after the quota resets (midnight Pacific), or set `models: …: rpd`",
     "hourly_quota": "run again in an hour, or use a paid plan",
@@ -34,7 +34,7 @@ REMEDIES: Mapping[str, str] = {
     "account_restricted": "the vendor restricted this account: see its console or ask its support",
     "location_unsupported": "the API does not serve this location: run from a supported one",
     "billing": "add credits or raise the spending cap in the vendor's console, then run again",
-    # refusals
+    # Refusals
     "refused": _PROMPT,
     "prompt_blocked": _PROMPT,
     "content_policy": _PROMPT,
@@ -50,7 +50,7 @@ REMEDIES: Mapping[str, str] = {
     "escalation": _PROMPT,
     "model_armor": "the project's Model Armor policy refused: change the prompt or the policy",
     "image_safety": "the output filter varies: `batchgen retry --refused` may pass, else soften the prompt",
-    # an answer without a picture
+    # An answer without an image
     "no_image": _REPHRASE,
     "image_other": _REPHRASE,
     "text_only": "the model answered in words: " + _REPHRASE,
@@ -63,9 +63,9 @@ REMEDIES: Mapping[str, str] = {
     "too_many_tool_calls": "leave out `search:` for this item",
     "finish_reason_unspecified": _RETRY_LATER,
     "unknown_finish_reason": "see the message; a newer batchgen may know this reason",
-    # what is never sent
+    # What is never sent
     "blocked": "make the image that it needs: run without --only, or retry it; what waits is made along with it",
-    # an answer that breaks the protocol
+    # An answer that breaks the protocol
     "malformed": _ANSWER,
     "not_json": _ANSWER,
     "html": "a proxy, login page or wrong base URL answers in place of the API",
@@ -75,7 +75,7 @@ REMEDIES: Mapping[str, str] = {
     "compressed": _ANSWER,
     "continuation": _RETRY_LATER,
     "unreadable": "the answer is kept: report the bug; a newer batchgen reads it without buying again",
-    # a request the vendor does not take
+    # A request that the vendor does not accept
     "bad_request": "the message names the field: correct it in the manifest, or leave it out",
     "not_sendable": "`extra` holds something JSON cannot say (a date, NaN): quote it",
     "request_too_large": "use fewer or smaller references (about 14 MB together)",
@@ -88,7 +88,7 @@ REMEDIES: Mapping[str, str] = {
     "reference_gone": "the reference changed, went away or cannot be sent: see the message, then run again",
     "unexpected_status": "check the base URL: this is not how the API answers",
     "input_rejected": "the vendor could not read a reference: save it again as PNG or JPEG",
-    # the vendor's trouble and the network's
+    # Problems of the vendor and the network
     "server_fault": _RETRY_LATER,
     "overloaded": "the vendor is overloaded: run again later, or set `fallback:` to another model",
     "tier_refused": "asked again at the standard service tier; leave `service_tier` out if it is never to be had",
@@ -99,11 +99,11 @@ REMEDIES: Mapping[str, str] = {
     "link_gone": "the image was paid for and its link is dead: `retry --failed --reason link_gone` buys it again",
     "link_refused": "the image is paid for, but its link is not safe to follow: `retry --failed --reason link_refused` buys it again",
     "mismatch": "the image is in drafts/: take it, change what is asked for, or buy it again with `retry --failed`",
-    # jobs that an API has taken and answers later
+    # Jobs that an API has accepted and answers later
     "job_failed": "the vendor's message says why; run again",
     "cancelled": "somebody cancelled its job; run again to make it",
     "job_lost": "the vendor does not know the job any more; possibly billed: run again",
-    # batches
+    # Batches
     "batch_lost": _BATCH,
     "batch_expired": _BATCH,
     "batch_cancelled": _BATCH,
@@ -111,7 +111,7 @@ REMEDIES: Mapping[str, str] = {
     "batch_gone": "it was deleted, or belongs to another key or project; possibly billed: run again",
     "missing_line": "the vendor answered the batch without it: run again",
     "not_sent": _RETRY_LATER,
-    # bytes that are not a whole picture
+    # Bytes that are not a whole image
     "not_an_image": _ANSWER,
     "truncated": _ANSWER,
     "too_large": "the answer or its image is beyond the safety limits and was not read: the message says which",

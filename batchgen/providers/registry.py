@@ -1,7 +1,7 @@
-"""Which class speaks for a provider: our own first, then whatever is installed under `batchgen.providers`.
+"""Finds the codec of a provider: batchgen's own first, then whatever is installed under `batchgen.providers`.
 
-Ours are listed here and nowhere else: reading entry points takes 20 ms, which a run with our own codecs does not pay, and
-what is installed can never replace one of ours.
+The built-in ones are listed here and nowhere else: reading entry points takes 20 ms, which a run without third-party
+codecs does not pay, and an installed package can never replace one of them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ BUILT_IN: Mapping[str, tuple[str, str]] = {
     "vertex-imagen": ("batchgen.providers.vertex", "VertexImagen"),
     "fal": ("batchgen.providers.fal", "Fal"),
 }
-PACKAGES_PATH = "/_packages"  # of the emulator: below it are those of packages, each under its provider's name
+PACKAGES_PATH = "/_packages"  # of the emulator: packages' emulators are below it, by provider
 
 
 def provider_class(name: str) -> type[contract.Provider]:
-    """The codec of this name. Raises UsageError naming those there are."""
+    """The codec of this name. Raises UsageError that lists those there are."""
     if name in BUILT_IN:
         module, attribute = BUILT_IN[name]
         return cast("type[contract.Provider]", getattr(import_module(module), attribute))
@@ -46,7 +46,7 @@ def provider_class(name: str) -> type[contract.Provider]:
 
 
 def _load(point: EntryPoint) -> Any:
-    """Raises UsageError."""
+    """Load an entry point. Raises UsageError."""
     try:
         return point.load()
     except Exception as error:  # whatever a third party's module does on import
@@ -60,22 +60,23 @@ def provider_for(profile: Profile) -> contract.Provider:
 
 
 def speaks_batches(profile: Profile) -> bool:
-    """Whether its codec speaks a batch API."""
+    """Whether its codec supports a batch API."""
     return isinstance(provider_for(profile), contract.SupportsBatches)
 
 
 def encoded_fields(profile: Profile) -> frozenset[str]:
-    """The manifest's fields that reach the wire for this model. Raises UsageError when there is no such provider."""
+    """The manifest's fields that reach the wire for this model. Raises UsageError if there is no such provider."""
     return contract.encoded_fields(provider_class(profile.provider), profile)
 
 
 def endpoint_of(provider: str) -> Endpoint:
-    """Raises UsageError when there is no such provider."""
+    """The endpoint of a provider. Raises UsageError if there is no such provider."""
     return contract.endpoint_of(provider_class(provider), provider)
 
 
 def endpoints(providers: Iterable[str] = BUILT_IN) -> dict[Endpoint, str]:
-    """Of these providers, each account once with the first provider that has it; without those that are not installed."""
+    """Each account of these providers once, with the first provider that uses it, without those that are not
+    installed."""
     found = dict[Endpoint, str]()
     for name in providers:
         with suppress(UsageError):
@@ -84,12 +85,12 @@ def endpoints(providers: Iterable[str] = BUILT_IN) -> dict[Endpoint, str]:
 
 
 def provider_names() -> list[str]:
-    """All there are, ours first."""
+    """The names of all providers, built-in ones first."""
     return list(dict.fromkeys([*BUILT_IN, *installed(CODECS)]))
 
 
 def emulated_url(provider: str, emulator_url: str) -> str:
-    """Where the emulator at this address speaks for a provider. Raises UsageError when nobody brings one for it."""
+    """Where the emulator at this address serves a provider. Raises UsageError if the provider has no emulator."""
     if provider in BUILT_IN:
         return emulator_url
     emulator_class(provider)
@@ -97,7 +98,7 @@ def emulated_url(provider: str, emulator_url: str) -> str:
 
 
 def emulator_class(provider: str) -> type[contract.Emulator]:
-    """That a package brings for its provider. Raises UsageError."""
+    """The emulator that a package has for its provider. Raises UsageError."""
     point = installed(EMULATORS).get(provider)
     if point is not None and provider in installed(CODECS):
         return cast("type[contract.Emulator]", _load(point))
@@ -107,10 +108,10 @@ def emulator_class(provider: str) -> type[contract.Emulator]:
 
 
 def emulated_packages() -> list[str]:
-    """Names of packages' providers that have one."""
+    """The names of packages' providers that have one."""
     return sorted(installed(EMULATORS).keys() & installed(CODECS).keys() - BUILT_IN.keys())
 
 
 def key_variables() -> str:
-    """`GEMINI_API_KEY or AIMLAPI_API_KEY`, for messages."""
+    """The variables for messages, such as `GEMINI_API_KEY or AIMLAPI_API_KEY`."""
     return " or ".join(endpoint.key_names[0] for endpoint in endpoints())

@@ -1,9 +1,10 @@
-"""The codec of Replicate's predictions: a job is taken, asked about, and answers with links that last an hour.
+"""The codec of Replicate's predictions: a job is submitted, polled, and answers with links that last an hour.
 
-Each model has a schema of its own, so the names of its fields are data: `wire.fields` of the profile maps ours to theirs. An
-id is `replicate/owner/name`; the prefix does not reach the wire.
-Sources: sdks.replicate.com/python/resources/predictions (methods create, get, list, cancel);
-replicate.com/docs/topics/predictions/{lifecycle,create-a-prediction,data-retention,rate-limits}; replicate 1.0.7 on PyPI.
+Each model has a schema of its own, so the names of its fields are data: `wire.fields` of the profile maps batchgen's to
+the API's. An id is `replicate/owner/name`; the prefix does not reach the wire. Sources:
+sdks.replicate.com/python/resources/predictions (methods create, get, list, cancel);
+replicate.com/docs/topics/predictions/{lifecycle,create-a-prediction,data-retention,rate-limits}; replicate 1.0.7 on
+PyPI.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 JOB_ID = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 POLL_AFTER_S = 1.0  # the SDK asks every half second
 RESULT_KEPT_S = 3600.0
-TIMEOUT_S = 30.0  # of everything but the submit, which may carry references
-# `error` of a prediction whose prompt or image was refused: "… flagged as sensitive. (E005)"; "NSFW content detected. Try
-# running it again, or try a different prompt." Source: the vendor's models, as users report it.
+TIMEOUT_S = 30.0  # for everything but the submit, which may carry references
+# The `error` of a prediction whose prompt or image was refused: "… flagged as sensitive. (E005)"; "NSFW content
+# detected. Try running it again, or try a different prompt." Source: the vendor's models, as reported by users.
 REFUSED = re.compile(r"\(E005\)|flagged as sensitive|NSFW content", re.IGNORECASE)
 RESETS_IN = re.compile(r"resets in ~?(\d{1,5})s", re.ASCII)  # "… Your rate limit resets in ~30s."
 
@@ -84,7 +85,7 @@ class Replicate(MappedCodec):
         return self.post(f"/v1/models/{self._model}/predictions", {"input": body}, sample, inputs)
 
     def read(self, response: Response) -> Reply | PendingJob:
-        """The job that was taken; one that has ended by then, as a gateway may answer, is read like any other."""
+        """The job that was accepted. One that has already ended, as a gateway may answer, is read like any other."""
         return self._outcome(_prediction(response))
 
     def poll(self, job: PendingJob) -> Request:
@@ -102,9 +103,9 @@ class Replicate(MappedCodec):
                 raise Refused(said, reason="content_policy", http_status=200)
             case "failed":
                 raise JobFailed(said or "the prediction failed", http_status=200)
-            case "canceled":  # while it runs, which is charged for what it ran
+            case "canceled":  # while running, which is charged for the time it ran
                 raise JobCancelled("the prediction was canceled", http_status=200)
-            case "aborted":  # before it ran, which is not charged
+            case "aborted":  # before running, which is not charged
                 raise BatchLost("the prediction was aborted before it started", reason="job_failed", http_status=200)
             case "succeeded":
                 return _reply(prediction)
@@ -114,7 +115,7 @@ class Replicate(MappedCodec):
         return Request(method="POST", path=f"/v1/predictions/{job.id}/cancel", timeout_s=TIMEOUT_S)
 
     def read_cancel(self, job: PendingJob, response: Response) -> None:
-        """It answers with the prediction, also with one that has ended before."""
+        """Read the answer to a cancel, which is the prediction, also if it had ended before."""
         _prediction(response)
 
     def job_input(self, request: Request) -> str:
@@ -144,7 +145,7 @@ def _pending(prediction: Prediction) -> PendingJob:
 
 
 def _prediction(response: Response) -> Prediction:
-    """Raises ProviderError."""
+    """The prediction in an answer. Raises ProviderError."""
     prediction = read_answer(Prediction, response, read_error)
     if not JOB_ID.fullmatch(prediction.id):  # it becomes part of an address
         raise Malformed("an answer without the id of a prediction", reason="malformed", http_status=response.status)
@@ -152,7 +153,8 @@ def _prediction(response: Response) -> Prediction:
 
 
 def _reply(prediction: Prediction) -> Reply:
-    """`output` is a link, or a list of them, by the model's schema; after an hour it is removed."""
+    """The images. `output` is a link or a list of links, depending on the model's schema; it is removed after an
+    hour."""
     output = prediction.output if isinstance(prediction.output, list) else [prediction.output]
     links = tuple(link for link in output if isinstance(link, str) and link.startswith(("https://", "http://")))
     if links:
@@ -164,7 +166,8 @@ def _reply(prediction: Prediction) -> Reply:
 
 
 def read_error(response: Response) -> ProviderError:
-    """The error of an answer that is no success: RFC 9457's `title`, `detail` and `status`, or `detail` alone. Never raises."""
+    """The error of an answer other than a success: RFC 9457's `title`, `detail` and `status`, or `detail` alone. Never
+    raises."""
     status, told = response.status, parse_json(response.body)
     said = [told.get("title"), told.get("detail")] if isinstance(told, dict) else []
     words = " ".join(text for text in said if isinstance(text, str))

@@ -1,8 +1,8 @@
-"""How a request body is put together: fields under the names that a model's own schema has for them, the user's `extra` merged in,
-large pictures copied once.
+"""Builds request bodies: fields under the names in a model's own schema, with the user's `extra` merged in, and large
+images copied only once.
 
-`wire.fields` of a profile maps our names of fields to theirs, `wire.values` our values of a field to theirs where they differ, and
-`wire.defaults` is what is always said.
+`wire.fields` of a profile maps batchgen's names of fields to the API's, `wire.values` maps values that differ, and
+`wire.defaults` is always sent.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from batchgen.profiles.profile import Profile
 from batchgen.providers.listings import wire_name
 from batchgen.records import Inputs, ReferenceImage, Request, Sample
 
-# Stands in the JSON for a reference picture until the bytes are joined. Random per process, so that no prompt can
-# hold it; it never reaches the wire.
+# Takes the place of a reference image in the JSON until the bytes are joined. Random per process, so that no prompt can
+# contain it; it never reaches the wire.
 _REFERENCE_PLACEHOLDER = f"reference-{secrets.token_hex(16)}-"
 _TURN_PLACEHOLDER = f"turn-{secrets.token_hex(16)}-"
 
@@ -34,7 +34,7 @@ def reference_placeholder(number: int) -> str:
 
 
 def link_of(number: int, image: ReferenceImage) -> str:
-    """Where image `number` is, or a data URL whose data stands there by its placeholder."""
+    """The link of image `number`, or a data URL with its placeholder as the data."""
     return image.uri or f"data:{image.mime_type};base64,{reference_placeholder(number)}"
 
 
@@ -44,7 +44,7 @@ def turn_placeholder(number: int) -> str:
 
 
 def deep_merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra` on top of `body`: mappings merge, everything else replaces. Neither argument is changed."""
+    """`extra` merged into `body`: mappings merge, everything else replaces. Neither argument is changed."""
     result = dict(body)
     for key, value in extra.items():
         current = result.get(key)
@@ -53,13 +53,13 @@ def deep_merged(body: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a body is said: None is not sent."""
+    """The values that are set: None is not sent."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class FormFile:
-    """A file of a form. name: of its field, which may come more than once; filename: as the server sees it."""
+    """A file of a form. name: that of its field, which may occur more than once; filename: as the server sees it."""
 
     name: str
     filename: str
@@ -68,14 +68,15 @@ class FormFile:
 
 
 def reference_bytes(reference: ReferenceImage) -> bytes:
-    """The image of a reference that is sent along, for a body that is not JSON."""
+    """The bytes of a reference that is sent along, for a body other than JSON."""
     return pybase64.b64decode(reference.base64, validate=True)
 
 
 def encode_form(fields: Mapping[str, str], files: Sequence[FormFile]) -> tuple[bytes, str]:
-    """A form as multipart/form-data and the Content-Type that goes with it, fields before files (RFC 7578).
+    """A form as multipart/form-data and its Content-Type, fields before files (RFC 7578).
 
-    The same form gives the same bytes: its boundary is made of a hash of what it holds."""
+    The same form gives the same bytes: its boundary is made from a hash of its contents.
+    """
     parts = [(f'name="{_quoted(name)}"', "", value.encode()) for name, value in fields.items()]
     parts += [
         (f'name="{_quoted(file.name)}"; filename="{_quoted(file.filename)}"', file.mime_type, file.data)
@@ -94,14 +95,15 @@ def encode_form(fields: Mapping[str, str], files: Sequence[FormFile]) -> tuple[b
 
 
 def _quoted(name: str) -> str:
-    """As browsers write it: the three characters that would end a name or its header, percent-encoded (RFC 7578, 2)."""
+    """A name as browsers write it: the three characters that would end it or its header are percent-encoded (RFC 7578,
+    2)."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def encode_body(body: Mapping[str, Any], references: Sequence[str] = (), turns: Sequence[str] = ()) -> bytes:
-    """The body as JSON. `references`: base64 text for each mark, in order; `turns`: JSON text, after them.
+    """The body as JSON. references: base64 text for each placeholder, in order; turns: JSON text, after them.
 
-    Pictures go round the JSON encoder, which would scan and copy every megabyte of them: one copy is left, the join.
+    Images bypass the JSON encoder, which would scan and copy every megabyte of them: only the join makes a copy.
     """
     try:
         text = json.dumps(body, separators=(",", ":"), allow_nan=False)
@@ -115,16 +117,16 @@ def encode_body(body: Mapping[str, Any], references: Sequence[str] = (), turns: 
     rest = text
     for mark, content in marks:
         before, found, rest = rest.partition(mark)
-        if not found:  # sent as a link, or `extra` replaced the place where it stood
+        if not found:  # sent as a link, or `extra` replaced its place
             rest = before
             continue
         pieces += [before.encode("ascii"), content.encode()]
     return b"".join([*pieces, rest.encode("ascii")])
 
 
-# Fields by the names of a model's schema.
+# Fields by their names in a model's schema.
 
-# The fields that `wire.fields` may give a name.
+# The fields that `wire.fields` may map.
 MAPPABLE = frozenset(
     {
         "aspect_ratio",
@@ -143,7 +145,7 @@ MAPPABLE = frozenset(
         "thinking",
     }
 )
-Names = Mapping[str, str | None]  # their name of each of our fields; None takes one out of the profile's own table
+Names = Mapping[str, str | None]  # the API's name of each field; None removes one from the profile's own table
 
 
 def field_names(profile: Profile, default: Names) -> Names:
@@ -155,9 +157,10 @@ def encoded(names: Names) -> frozenset[str]:
 
 
 class MappedCodec:
-    """The head of a codec whose models each have names of their own for its fields.
+    """The common part of codecs whose models each have their own names for its fields.
 
-    prefix: of our ids, "" for none, which does not reach the wire. default_fields: for a model without a table of its own.
+    prefix: of batchgen's ids, "" for none, which does not reach the wire. default_fields: for a model without a table
+    of its own.
     """
 
     prefix: ClassVar[str]
@@ -174,7 +177,7 @@ class MappedCodec:
         return encoded(field_names(profile, cls.default_fields))
 
     def post(self, path: str, body: Mapping[str, Any], sample: Sample, inputs: Inputs, **headers: str) -> Request:
-        """Raises BadRequest beyond what the model takes."""
+        """A POST request with the inputs. Raises BadRequest if they are more than the model accepts."""
         return Request(
             method="POST",
             path=path,
@@ -185,9 +188,9 @@ class MappedCodec:
 
 
 def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs) -> dict[str, Any]:
-    """The prompt, what is always said, and each field that is asked for and has a name; `extra` on top.
+    """The prompt, the defaults, and each requested field that has a name; `extra` merged in.
 
-    References travel as links or data URLs, for which `encode_body` puts in the data.
+    References are links or data URLs, into which `encode_body` puts the data.
     """
     item = sample.item
     links = [link_of(number, reference) for number, reference in enumerate(inputs.references)]
@@ -218,7 +221,7 @@ def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs)
 
 
 def unwrap_single(profile: Profile, names: Names, body: dict[str, Any]) -> dict[str, Any]:
-    """The same where a model that takes one reference takes it by itself, and not as a list of one."""
+    """The body with a single reference as itself instead of a list of one, for models that want that."""
     name = names.get("references") or ""
     if profile.references_max != 1 or not isinstance(body.get(name), list):
         return body
@@ -226,7 +229,8 @@ def unwrap_single(profile: Profile, names: Names, body: dict[str, Any]) -> dict[
 
 
 def checked_size(profile: Profile, body: bytes) -> bytes:
-    """Raises BadRequest beyond what the model takes: images of other items have no size yet when a plan is made."""
+    """The body. Raises BadRequest if it is larger than the model accepts: images of other items have no size yet when a
+    plan is made."""
     if len(body) > profile.request_max_bytes:
         most = profile.request_max_bytes / 1e6
         message = f"the request has {len(body) / 1e6:.1f} MB, {profile.id} takes {most:.1f} MB"
@@ -234,11 +238,11 @@ def checked_size(profile: Profile, body: bytes) -> bytes:
     return body
 
 
-# How a job in its vendor's list is known again: by what it was asked for, and when it came.
+# A job in its vendor's list is recognised by its input and its time.
 
 
 def input_digest(model: str, body: Any) -> str:
-    """Of what a job is asked for: as long for a reference of megabytes as for a prompt."""
+    """A digest of a job's input, as long for a reference of megabytes as for a prompt."""
     asked = json.dumps([model, body], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(asked.encode()).hexdigest()
 

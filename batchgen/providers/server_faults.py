@@ -1,4 +1,5 @@
-"""What a status means by itself, how long a server asks us to wait, and what is not an answer of the API. For all codecs."""
+"""What a status means by itself, how long a server asks to wait, and what is not an answer of the API at all. For all
+codecs."""
 
 from __future__ import annotations
 
@@ -26,14 +27,15 @@ from batchgen.errors import (
 from batchgen.providers.answer_body import AnswerModel, clean_line, is_markup, malformed_error, markup_text
 from batchgen.records import Response
 
-# Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of Cloudflare
-# that say that the origin was not reached. 520 and 524 are not among them: the origin had the request.
-# Source: developers.cloudflare.com/support/troubleshooting/http-status-codes; Wei-Shaw/sub2api#4326.
+# Known to come from before the model: 501 and 505 (RFC 9110, 15.6), 503 of an overloaded server, and those of
+# Cloudflare that say that the origin was not reached. 520 and 524 are not included: the origin had the request. Source:
+# developers.cloudflare.com/support/troubleshooting/http-status-codes; Wei-Shaw/sub2api#4326.
 NEVER_BILLED_STATUSES = frozenset({501, 503, 505, 521, 522, 523, 525, 526, 530})
-# Statuses that a proxy or a login page gives with a page of its own, while the API gives JSON: 407 and 511 by definition
-# (RFC 9110, 15.5.8; RFC 6585, 6). 404 and 413 are not among them: Google's own front end answers those as pages.
+# Statuses for which a proxy or a login page sends a page of its own, while the API sends JSON: 407 and 511 by
+# definition (RFC 9110, 15.5.8; RFC 6585, 6). 404 and 413 are not included: Google's own front end answers those with
+# pages.
 PROXY_STATUSES = frozenset({401, 403, 407, 511})
-# How gateways report that the vendor's filter blocked a picture as a fault of the server.
+# How gateways report, as a fault of the server, that the vendor's filter blocked an image.
 BLOCKED_BY_FILTER = re.compile(
     r"(content|prompt|image|output)\b.{0,40}\b(blocked|prohibited|violat|flagged)|blocked (by|due to|because of)\b.{0,60}"
     r"(safety|policy|policies|filter|moderation)|PROHIBITED_CONTENT|IMAGE_SAFETY|content[_ ]policy|moderation[_ ]blocked",
@@ -41,8 +43,8 @@ BLOCKED_BY_FILTER = re.compile(
 )
 NAMES_SERVICE_TIER = re.compile(r"service.?tier", re.IGNORECASE)
 
-# A 403 that is about one AI model, while the key is good for others: OpenAI's "Your organization must be verified to use
-# the model", "does not have access to model", Google's "Permission denied on resource model".
+# A 403 about one AI model for a key that is valid for others: OpenAI's "Your organization must be verified to use the
+# model", "does not have access to model", Google's "Permission denied on resource model".
 ONE_MODEL_FORBIDDEN = re.compile(
     r"organization must be verified|(not|n't) have (access to|permission to (use|access))\b.{0,40}\bmodel|"
     r"\bmodel\b.{0,80}\b(not (allowed|permitted|enabled)|no access)|permission denied on resource model",
@@ -54,11 +56,11 @@ DELAY_IN_MESSAGE = re.compile(
     r"(?:retry|try again) in (?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d+)?)(ms|s))?(?![\w])", re.ASCII
 )
 AnswerT = TypeVar("AnswerT", bound=AnswerModel)
-DELAY_MAX_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more than that is nonsense
+DELAY_MAX_S = 172_800.0  # two days; no quota of these APIs lasts longer, so more is nonsense
 
 
 def not_the_api_error(response: Response) -> NotTheApi | None:
-    """The error when something else than the API has answered: a page, a redirect, a proxy. Nothing of it is billed."""
+    """The error if something other than the API has answered: a page, a redirect, a proxy. None of it is billed."""
     status, body = response.status, response.body
     if 300 <= status < 400:
         to = urlsplit(response.header("location") or "").netloc
@@ -72,15 +74,15 @@ def not_the_api_error(response: Response) -> NotTheApi | None:
 
 
 def foreign_json_error(answer: BaseModel, response: Response) -> NotJson | None:
-    """The error when a JSON object of a 2xx has fields, but none that the API's answers have. Whoever answered may have made a
-    picture, so it counts as maybe billed."""
+    """The error if the JSON object of a 2xx has fields, but none that the API's answers have. Whatever answered may
+    have made an image, so it counts as maybe billed."""
     if answer.model_fields_set or response.body.strip() == b"{}":
         return None
     return NotJson("JSON that is not an answer of this API", reason="not_the_api", http_status=response.status)
 
 
 def read_answer(kind: type[AnswerT], response: Response, error_of: Callable[[Response], ProviderError]) -> AnswerT:
-    """A 2xx body as `kind`. Raises the error of any other status, and of a body that is no such answer."""
+    """A 2xx body as `kind`. Raises the error of any other status, and of a body that is not such an answer."""
     if not response.is_success:
         raise error_of(response)
     try:
@@ -90,7 +92,8 @@ def read_answer(kind: type[AnswerT], response: Response, error_of: Callable[[Res
 
 
 def status_error(status: int, message: str, retry_after_s: float | None) -> ProviderError:
-    """As most APIs mean it: 401 is about the key, 402 the credit, 403 and 404 the model, 429 the rate; else `server_fault`."""
+    """The error of a status as most APIs mean it: 401 is about the key, 402 the credit, 403 and 404 the model, 429 the
+    rate; else see `server_fault`."""
     kinds = {401: KeyRejected, 402: BillingStopped, 403: ModelUnavailable, 404: ModelUnavailable, 429: RateLimited}
     if (kind := kinds.get(status)) is None:
         return server_fault(status, message, retry_after_s)
@@ -99,7 +102,8 @@ def status_error(status: int, message: str, retry_after_s: float | None) -> Prov
 
 
 def server_fault(status: int, message: str, retry_after_s: float | None) -> ProviderError:
-    """5xx and the 4xx that are about time, else a BadRequest. Maybe billed is every 5xx but those of `NEVER_BILLED_STATUSES`."""
+    """The error of a 5xx or of a 4xx about time, else a BadRequest. Every 5xx except `NEVER_BILLED_STATUSES` may have
+    been billed."""
     if status == 503 and "deadline" not in message.lower():
         return ServerFault(message, reason="overloaded", retry_after_s=retry_after_s, http_status=status)
     if status in (408, 503, 504):  # a 503 with "Deadline expired before operation could complete.": work was done
@@ -112,11 +116,11 @@ def server_fault(status: int, message: str, retry_after_s: float | None) -> Prov
 
 
 def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
-    """The refusal of a service tier that an error amounts to, when one other than the standard was asked for.
+    """The refusal of a service tier that an error amounts to, if a tier other than standard was requested.
 
-    Flex and priority go without capacity as 503 and as 429 without a quota, and are not served as standard by
-    themselves; a 400 that names the tier is for good. Source: ai.google.dev/gemini-api/docs/flex-inference and
-    priority-inference. What may have been billed, and a quota that is named, are none.
+    Lack of capacity for flex and priority is a 503, or a 429 without a quota, and the vendor does not serve them as
+    standard by itself; a 400 that names the tier is permanent. Source: ai.google.dev/gemini-api/docs/flex-inference and
+    priority-inference. An error that may have been billed, or that names a quota, is not such a refusal.
     """
     if tier not in ("flex", "priority") or error.maybe_billed:
         return None
@@ -134,7 +138,7 @@ def tier_refusal(error: ProviderError, tier: str | None) -> TierRefused | None:
 def hinted_delay_s(
     response: Response, retry_infos: Sequence[Mapping[str, Any]] = (), message: str = ""
 ) -> float | None:
-    """Seconds the server asks for, None when it does not or asks for nonsense.
+    """The seconds that the server asks to wait, None if it does not or asks for nonsense.
 
     RetryInfo comes first: Google sends no Retry-After, but a proxy may (RFC 9110, 10.2.3).
     """
@@ -151,7 +155,7 @@ def _plausible(delay_s: float) -> float | None:
 
 
 def _duration_s(value: Any) -> float | None:
-    if isinstance(value, dict):  # the proto's own shape, from clients that print it so
+    if isinstance(value, dict):  # the proto's own shape, from clients that print it like that
         seconds = value.get("seconds", 0)
         return _duration_s(f"{seconds}s") if isinstance(seconds, (int, str)) else None
     match = DURATION.fullmatch(value) if isinstance(value, str) else None
@@ -171,7 +175,7 @@ def _retry_after_s(response: Response) -> float | None:
     value = (response.header("retry-after") or "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII):
         return _plausible(float(value))
-    try:  # a date is measured against the server's own clock, so that ours does not matter
+    try:  # measured against the server's own clock
         until = parsedate_to_datetime(value)
         return _plausible((until - parsedate_to_datetime(response.header("date") or "")).total_seconds())
     except (ValueError, TypeError, OverflowError):

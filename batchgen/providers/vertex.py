@@ -1,10 +1,11 @@
-"""The codec of Gemini's image models on Google's enterprise platform (Vertex AI, "Agent Platform"), and of Imagen's on the same
-path, where gateways still speak it.
+"""The codec of Gemini's image models on Google's enterprise platform (Vertex AI, "Agent Platform"), and of Imagen's on
+the same path, for gateways that still support it.
 
-An id is `vertex/…`; the prefix does not reach the wire. What differs from the Gemini API is the path, what lets requests in,
-and a few fields; there is no Files API, and batches go through buckets, which this codec does not offer.
-Sources: cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference, …/docs/learn/locations and
-…/docs/provisioned-throughput/error-code-429 (2026-11); requests as sent by google-genai 3.4.0 and 3.6.1 with vertexai=True.
+An id is `vertex/…`; the prefix does not reach the wire. Compared with the Gemini API, the path, the credentials and a
+few fields differ; there is no Files API, and batches go through buckets, which this codec does not support. Sources:
+cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference, …/docs/learn/locations and
+…/docs/provisioned-throughput/error-code-429 (2026-11); requests as sent by google-genai 3.4.0 and 3.6.1 with
+vertexai=True.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from batchgen.providers.request_body import deep_merged, given
 from batchgen.records import Answer, Inputs, Item, Question, Reply, Request, Response, Sample
 
 PREFIX = "vertex/"
-VERSION = "v1beta1"  # what the vendor's own SDK asks for
+VERSION = "v1beta1"  # the version that the vendor's SDK uses
 PUBLISHER = "publishers/google"
 GLOBAL = "https://aiplatform.googleapis.com"
 PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]{0,99}", re.ASCII)
 LOCATION = re.compile(r"[a-z][a-z0-9-]{0,39}", re.ASCII)
-# The enum of imageConfig.personGeneration, by the words of the manifest, which are Imagen's.
+# The enum of imageConfig.personGeneration, by the terms of the manifest, which are Imagen's.
 PERSON_GENERATION: Mapping[str, str] = {
     "dont_allow": "ALLOW_NONE",
     "allow_adult": "ALLOW_ADULT",
@@ -48,7 +49,7 @@ NO_PERMISSION = re.compile(r"permission '?aiplatform\.", re.IGNORECASE)
 
 
 class Platform:
-    """What its models have alike: where they are, what lets requests in, and a body that is the Gemini API's but for a little."""
+    """What the platform's models share: their address, their credentials, and a body almost like the Gemini API's."""
 
     codec: ClassVar[type[Gemini] | type[Imagen]]
     seed_max: ClassVar[int] = SEED_MAX
@@ -71,7 +72,8 @@ class Platform:
 
     @staticmethod
     def find_credentials(key: str | None, environ: Mapping[str, str]) -> FoundCredentials | None:
-        """A key (of "express mode") needs no project; everything else names one, and a location, in each path."""
+        """The credentials. A key (of "express mode") needs no project; everything else needs one, and a location, in
+        each path."""
         if key is not None:
             return FoundCredentials(Platform.credentials(key), path=f"/{VERSION}/{PUBLISHER}")
         login = find_login(environ)
@@ -98,7 +100,7 @@ class Platform:
         return replace(self._codec.build(replace(sample, item=item), inputs), path=self._path)
 
     def added(self, item: Item) -> dict[str, Any]:
-        """What the body has of an item beyond that of the Gemini API."""
+        """What the body has for an item that the Gemini API's has not."""
         return {}
 
     def read(self, response: Response) -> Reply:
@@ -116,7 +118,7 @@ class Vertex(Platform):
 
     @staticmethod
     def encodes(_: Profile) -> frozenset[str]:
-        """Without service tiers: those of this platform are no field of the body."""
+        """The fields, without service tiers, which on this platform are not a field of the body."""
         return (Gemini.encoded - {"service_tier"}) | {"person_generation", "output_format"}
 
     @staticmethod
@@ -150,9 +152,9 @@ class VertexImagen(Platform):
 
 
 def _with_own_reason(error: ProviderError) -> ProviderError:
-    """The same with a reason whose remedy fits this platform, where there is one."""
+    """The error with a reason whose remedy fits this platform, if there is one."""
     message, status = error.message, error.http_status
-    if status == 404 and NOT_HERE.search(message):  # what a wrong location looks like, too
+    if status == 404 and NOT_HERE.search(message):  # a wrong location looks like this too
         error.reason = "model_not_here"
     elif status == 403 and SERVICE_OFF.search(message):
         error.reason = "service_disabled"
