@@ -52,7 +52,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
         store, pages = open_store_of(folder, ledger), GalleryPages(ledger, folder, info, index, time.time())
         # For a bucket: the page finds full images once it is there too.
         links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)
-        written = _write_pages(path, pages, Thumbnails(folder, source=store), links, invocation)
+        written = _write_pages(path, pages, Thumbnails(folder, store), links, invocation)
     seconds, number = time.monotonic() - started_s, len(pages.outlines)
     if options.as_json:
         facts = {"report": str(path), "pages": number, "samples": pages.samples, **written._asdict()}
@@ -86,7 +86,7 @@ def _write_pages(
 
     def write(number: int) -> tuple[int, int]:
         page, (pictures, references) = pages.page(number, target)
-        of_references = Thumbnails(thumbnails.job_folder, source=references)
+        of_references = Thumbnails(thumbnails.job_folder, references)
         small = chain(thumbnails.all(pictures), of_references.all((sha256, sha256) for sha256 in references.paths))
         return len(pictures), gallery.write_gallery(gallery.page_path(target, number), page, small, links, secrets)
 

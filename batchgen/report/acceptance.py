@@ -18,6 +18,7 @@ from batchgen.records import sample_key
 from batchgen.report import formatting
 
 MAX_REASONS = 5
+MAX_REVIEWED = 10  # samples that are named one by one
 BY_WHOM = {"person": "by people", "judge": "by the judge", "unknown": "for no reason given"}
 Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
 MAX_VARIANTS = 200  # of each kind, in the JSON of a job
@@ -83,8 +84,11 @@ def read_acceptance_text(reader: Reader) -> str:
     return acceptance_text(AcceptanceView(**fields), emulated=reader.meta("emulated") == "yes")
 
 
-def reviewed_samples(found: Sequence[Rejection] | Sequence[CheckWarning], max_count: int) -> list[ReviewedSample]:
-    return [ReviewedSample(sample_key(each.item_id, each.n), each.reason, each.message) for each in found[:max_count]]
+def reviewed_samples(found: Sequence[Rejection] | Sequence[CheckWarning]) -> list[ReviewedSample]:
+    """The first of them."""
+    return [
+        ReviewedSample(sample_key(each.item_id, each.n), each.reason, each.message) for each in found[:MAX_REVIEWED]
+    ]
 
 
 def acceptance_text(found: AcceptanceView, *, emulated: bool) -> str:

@@ -144,7 +144,7 @@ def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, e
 def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
     """In order; those of the gallery's size are kept for the next time."""
     if side <= THUMBNAIL_SIDE_PX:
-        yield from Thumbnails(store.folder, source=store).all(pictures)
+        yield from Thumbnails(store.folder, store).all(pictures)
         return
     with ThreadPoolExecutor(2) as pool:  # of pictures this large few are in memory at once
         yield from pool.map(lambda picture: shrink_stored(store, picture[0], side) if picture[0] else b"", pictures)

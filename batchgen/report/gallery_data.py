@@ -188,10 +188,8 @@ class ValueIndex:
 class AttemptIndex:
     """Requests by their samples; one may be for several. One that is read again takes its own place."""
 
-    def __init__(self, rows: Iterable[AttemptRow] = ()) -> None:
+    def __init__(self) -> None:
         self._by_sample: dict[SampleKey, dict[int, AttemptRow]] = defaultdict(dict)
-        for row in rows:
-            self.add(row)
 
     def add(self, row: AttemptRow) -> None:
         for n in range(row.n, row.n + row.images):

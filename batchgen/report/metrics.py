@@ -41,70 +41,61 @@ class MetricDefinition(NamedTuple):
     help_text: str
 
 
+def _counter(help_text: str, *labels: str) -> MetricDefinition:
+    """labels: after that of the job."""
+    return MetricDefinition("counter", ("job", *labels), help_text)
+
+
+def _gauge(help_text: str, *labels: str) -> MetricDefinition:
+    return MetricDefinition("gauge", ("job", *labels), help_text)
+
+
 # These are an interface: dashboards and alerts are built on them.
 METRICS = {
-    "batchgen_images_total": MetricDefinition(
-        "counter", ("job", "model", "state"), "Images received in all runs; state: image, draft or thought."
+    "batchgen_images_total": _counter("Images received in all runs; state: image, draft or thought.", "model", "state"),
+    "batchgen_requests_total": _counter(
+        "Requests ended in all runs: succeeded, refused, failed or uncertain.", "model", "outcome"
     ),
-    "batchgen_requests_total": MetricDefinition(
-        "counter", ("job", "model", "outcome"), "Requests ended in all runs: succeeded, refused, failed or uncertain."
+    "batchgen_usd_total": _counter(
+        "USD in all runs, by the usage or word of the vendor, or an estimate.", "model", "source"
     ),
-    "batchgen_usd_total": MetricDefinition(
-        "counter", ("job", "model", "source"), "USD in all runs, by the usage or word of the vendor, or an estimate."
+    "batchgen_maybe_usd": _gauge(
+        "USD that may have been charged on top for requests without an image, an estimate.", "model"
     ),
-    "batchgen_maybe_usd": MetricDefinition(
-        "gauge", ("job", "model"), "USD that may have been charged on top for requests without an image, an estimate."
+    "batchgen_unpriced_requests_total": _counter(
+        "Requests whose price nobody knows; billed: yes, or maybe without an image.", "model", "billed"
     ),
-    "batchgen_unpriced_requests_total": MetricDefinition(
-        "counter",
-        ("job", "model", "billed"),
-        "Requests whose price nobody knows; billed: yes, or maybe without an image.",
+    "batchgen_samples": _gauge(
+        "How the job stands: wanted images by state, such as succeeded or failed.", "model", "state"
     ),
-    "batchgen_samples": MetricDefinition(
-        "gauge", ("job", "model", "state"), "How the job stands: wanted images by state, such as succeeded or failed."
+    "batchgen_manifest_images": _gauge("Images that the manifest asks for, as the last run read it."),
+    "batchgen_left_out_images": _gauge(
+        "Images of the manifest that the last run did not try; by: limit, only or not_asked.", "by"
     ),
-    "batchgen_manifest_images": MetricDefinition(
-        "gauge", ("job",), "Images that the manifest asks for, as the last run read it."
+    "batchgen_accepted_images": _gauge("Images of the job that are there and not rejected."),
+    "batchgen_rejected_images": _gauge(
+        "Images of the job that are rejected; reason: judge, person or what a check found.", "reason"
     ),
-    "batchgen_left_out_images": MetricDefinition(
-        "gauge", ("job", "by"), "Images of the manifest that the last run did not try; by: limit, only or not_asked."
+    "batchgen_usd_per_accepted_image": _gauge(
+        "USD of all runs for each accepted image, as far as prices are known; absent when none is, or none is accepted."
     ),
-    "batchgen_accepted_images": MetricDefinition(
-        "gauge", ("job",), "Images of the job that are there and not rejected."
+    "batchgen_seconds_per_accepted_image": _gauge("Duration of all runs for each accepted image, to the last answer."),
+    "batchgen_run_exit_code": _gauge("Exit code of the last run that ended."),
+    "batchgen_run_duration_seconds": _gauge("Duration of the run under way, else of the last one that ended."),
+    "batchgen_last_success_timestamp_seconds": _gauge("When a run last ended with exit code 0."),
+    "batchgen_in_flight": _gauge("Requests on their way now.", "model"),
+    "batchgen_lane_cooled": _gauge("1 while a model waits for its quota after a 429.", "model"),
+    "batchgen_lane_parked": _gauge("1 while a model's daily quota is used up.", "model"),
+    "batchgen_model_down": _gauge(
+        "1 while a model, its account or its host is down and only probed now and then.", "model"
     ),
-    "batchgen_rejected_images": MetricDefinition(
-        "gauge", ("job", "reason"), "Images of the job that are rejected; reason: judge, person or what a check found."
+    "batchgen_exposed_seconds": _gauge(
+        "Longest time in this run for which an answer was received and not yet durable.", "model"
     ),
-    "batchgen_usd_per_accepted_image": MetricDefinition(
-        "gauge",
-        ("job",),
-        "USD of all runs for each accepted image, as far as prices are known; absent when none is, or none is accepted.",
-    ),
-    "batchgen_seconds_per_accepted_image": MetricDefinition(
-        "gauge", ("job",), "Duration of all runs for each accepted image, to the last answer."
-    ),
-    "batchgen_run_exit_code": MetricDefinition("gauge", ("job",), "Exit code of the last run that ended."),
-    "batchgen_run_duration_seconds": MetricDefinition(
-        "gauge", ("job",), "Duration of the run under way, else of the last one that ended."
-    ),
-    "batchgen_last_success_timestamp_seconds": MetricDefinition(
-        "gauge", ("job",), "When a run last ended with exit code 0."
-    ),
-    "batchgen_in_flight": MetricDefinition("gauge", ("job", "model"), "Requests on their way now."),
-    "batchgen_lane_cooled": MetricDefinition(
-        "gauge", ("job", "model"), "1 while a model waits for its quota after a 429."
-    ),
-    "batchgen_lane_parked": MetricDefinition("gauge", ("job", "model"), "1 while a model's daily quota is used up."),
-    "batchgen_model_down": MetricDefinition(
-        "gauge", ("job", "model"), "1 while a model, its account or its host is down and only probed now and then."
-    ),
-    "batchgen_exposed_seconds": MetricDefinition(
-        "gauge", ("job", "model"), "Longest time in this run for which an answer was received and not yet durable."
-    ),
-    "batchgen_queue_depth": MetricDefinition(
-        "gauge",
-        ("job", "model", "state"),
+    "batchgen_queue_depth": _gauge(
         "Requests in the cluster's queue (model post: images whose files are to be made); state: ready, taken or later.",
+        "model",
+        "state",
     ),
     "batchgen_workers": MetricDefinition("gauge", (), "Workers of the cluster that are alive."),
     "batchgen_last_heartbeat_timestamp_seconds": MetricDefinition(

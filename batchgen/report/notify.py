@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from logging.handlers import BufferingHandler
 
 from batchgen.endpoint import split_url
 from batchgen.errors import ProviderError, UsageError
@@ -90,7 +92,8 @@ def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
 
 
 def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]) -> None:
-    captured = _CapturedWarnings()
+    captured = BufferingHandler(sys.maxsize)  # what apprise and the libraries below it would print
+    captured.setLevel(logging.WARNING)
     logging.getLogger().addHandler(captured)
     try:
         check_library()
@@ -101,23 +104,13 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
             if not service.add(address):
                 problems.append(f"address {number} is not one that apprise knows")
             elif not service.notify(title=subject, body=body, body_format=apprise.NotifyFormat.TEXT):
-                problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *captured.lines[-1:]]))
-            captured.lines.clear()
+                said = [record.getMessage() for record in captured.buffer[-1:]]
+                problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *said]))
+            captured.flush()  # forgets it
     except Exception as error:  # a message is never worth a run
         problems.append(f"{type(error).__name__}: {error}")
     finally:
         logging.getLogger().removeHandler(captured)
-
-
-class _CapturedWarnings(logging.Handler):
-    """What apprise and the libraries below it would print."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
 
 
 def send_heartbeat(address: str) -> str | None:

@@ -103,7 +103,7 @@ def _thumbnails(job: Job, made: Sequence[Result]) -> list[bytes]:
 
     pictures = [(each.image.path, each.image.sha256) if each.image else ("", "") for each in made]
     try:
-        return list(Thumbnails(job.folder, source=open_store(job.folder, job.bucket)).all(pictures))
+        return list(Thumbnails(job.folder, open_store(job.folder, job.bucket)).all(pictures))
     except StoreError:  # a bucket that is away
         return [b""] * len(pictures)
 

@@ -153,9 +153,8 @@ def _foot(run_progress: RunProgress, now: float, width: int) -> Text:
 class ProgressView:
     """An observer that keeps the view on the screen while a run goes on. Use as a context manager."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._clock = clock
         self._event_lines = EventLines()
         self._lock = threading.Lock()  # rich draws from a thread of its own
         self.run_progress = RunProgress()
@@ -185,7 +184,7 @@ class ProgressView:
     def __rich_console__(self, console: Terminal, options: ConsoleOptions) -> RenderResult:
         with self._lock:
             fit, unicode = self._console.fit, self._console.unicode
-            lines = draw(self.run_progress, options.max_width, self._clock(), fit, unicode)
+            lines = draw(self.run_progress, options.max_width, time.time(), fit, unicode)
         most = max(2, options.size.height - 1)
         yield from lines if len(lines) <= most else [*lines[: most - 1], lines[-1]]  # a low window keeps head and foot
 

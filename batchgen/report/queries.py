@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 MAX_REASONS = 3
 MAX_UNCERTAIN = 10
 MAX_BLOCKED = 10
-MAX_REJECTED = 10
 MAX_NEWEST = 5
 MAX_FAILURES = 5
 NOT_MADE_STATES = ("refused", "failed", "uncertain")
@@ -199,8 +198,8 @@ def _acceptance(reader: Reader, found: Acceptance, run_id: int | None = None) ->
     rejections, warnings = asked.rejections(run_id) if found.rejected else [], asked.check_warnings(run_id)
     return {
         **acceptance_fields(found, rejections, warnings),
-        "rejected_samples": reviewed_samples(rejections, MAX_REJECTED),
-        "warned_samples": reviewed_samples(warnings, MAX_REJECTED),
+        "rejected_samples": reviewed_samples(rejections),
+        "warned_samples": reviewed_samples(warnings),
     }
 
 

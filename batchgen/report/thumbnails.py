@@ -18,7 +18,6 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.references.redraw import as_seen
 from batchgen.safe_open import make_private_folder, private_opener
 from batchgen.store.pillow import MAX_PIXELS
-from batchgen.store.store import Store
 
 THUMBNAIL_SIDE_PX = 256
 QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
@@ -41,10 +40,9 @@ class PictureSource(Protocol):
 class Thumbnails:
     """Of one job folder. made: how many were not there yet."""
 
-    def __init__(self, job_folder: Path, threads: int | None = None, source: PictureSource | None = None) -> None:
-        """source: where the pictures are, when not in the folder."""
+    def __init__(self, job_folder: Path, source: PictureSource, threads: int | None = None) -> None:
         self.job_folder = job_folder
-        self._source = source or Store(job_folder)
+        self._source = source
         self._cache = job_folder / STATE_FOLDER / FOLDER
         self._threads = threads or min(4, os.cpu_count() or 1)
         self.made = 0

@@ -18,6 +18,7 @@ from batchgen.cli.main import run_command_line
 from batchgen.report.gallery import THUMBNAILS_PER_SCRIPT, link_base, render_gallery, script_json
 from batchgen.report.gallery_data import PageView, SampleView
 from batchgen.report.thumbnails import THUMBNAIL_SIDE_PX, Thumbnails, shrink
+from batchgen.store.store import Store
 from tests.support.gallery_job import make_job
 
 KEY = "AIza-not-a-key-but-looks-like-one"
@@ -188,7 +189,9 @@ def test_bombs_torn_files_links_and_missing_files_have_no_thumbnail_and_stop_not
     (tmp_path / "torn.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
     (tmp_path / "link.png").symlink_to(tmp_path / "good.png")
     names = ["bomb.png", "torn.png", "link.png", "missing.png", "good.png"]
-    small = list(Thumbnails(tmp_path).all((name, hashlib.sha256(name.encode()).hexdigest()) for name in names))
+    small = list(
+        Thumbnails(tmp_path, Store(tmp_path)).all((name, hashlib.sha256(name.encode()).hexdigest()) for name in names)
+    )
     assert [bool(data) for data in small] == [False, False, False, False, True]
 
 
@@ -202,7 +205,7 @@ def test_many_thumbnails_keep_their_order_and_only_a_few_wait(tmp_path):
             asked.append(number)
             yield f"{number}.png", f"{number:064}"
 
-    thumbnails = Thumbnails(tmp_path, threads=2)
+    thumbnails = Thumbnails(tmp_path, Store(tmp_path), threads=2)
     answers = thumbnails.all(pictures())
     first = next(answers)
     assert len(asked) <= 10

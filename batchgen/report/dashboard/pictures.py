@@ -79,7 +79,7 @@ def thumbnail(folder: Path, attempt: int, k: int, side: int | None = None) -> by
     try:
         if not store.properties.remote:
             resolve_inside(os.path.realpath(folder), path)
-        small = shrink_stored(store, path, side) if side else Thumbnails(folder, source=store).thumbnail(path, sha256)
+        small = shrink_stored(store, path, side) if side else Thumbnails(folder, store).thumbnail(path, sha256)
     except (UnsafePathError, BucketUnavailable):
         return None
     return small if sniff(small[:HEAD_BYTES]) == "webp" else None
@@ -95,7 +95,7 @@ def open_reference(files: ReferenceFiles, sha256: str) -> OpenPicture | None:
 
 def reference_thumbnail(folder: Path, files: ReferenceFiles, sha256: str) -> bytes | None:
     """As `thumbnail`."""
-    return Thumbnails(folder, source=files).thumbnail(sha256, sha256) or None
+    return Thumbnails(folder, files).thumbnail(sha256, sha256) or None
 
 
 def _locate_picture(folder: Path, attempt: int, k: int) -> tuple[Store, str, str] | None:
