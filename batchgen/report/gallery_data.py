@@ -16,7 +16,7 @@ from batchgen.ledger.reader import AttemptRow, DerivativeFileRow, HistoryReader,
 from batchgen.profiles.catalogue import Catalogue, load_catalogue
 from batchgen.records import Verdict, lane_model
 from batchgen.report.acceptance import ComparedView, read_acceptance_text
-from batchgen.report.picture_views import PictureView, SidecarFiles, SourcesView, picture_views
+from batchgen.report.picture_views import SHA256_BEGINS_CHARS, PictureView, SidecarFiles, SourcesView, picture_views
 from batchgen.report.run_statistics import RunStatistics, run_statistics, start_of
 from batchgen.report.view import Sparse, view_of
 
@@ -320,7 +320,8 @@ class SampleBuilder:
             thoughts=self.files.thoughts(current) if current else "",
             asks=self.manifest_info.unfingerprinted.get(row.item_id),
             derivatives=tuple(
-                MadeFile(file.path, file.width, file.height, file.bytes, file.sha256[:12]) for file in made
+                MadeFile(file.path, file.width, file.height, file.bytes, file.sha256[:SHA256_BEGINS_CHARS])
+                for file in made
             ),
         )
 
@@ -342,7 +343,7 @@ def is_elsewhere(name: str) -> bool:
 
 def thumbnail_path(picture: PictureRow) -> str:
     """Of a picture by its number in the ledger. What follows the `?` changes with the picture, so browsers may keep it."""
-    return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:12]}"
+    return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:SHA256_BEGINS_CHARS]}"
 
 
 def _parse_object(text: str) -> dict[str, Any]:

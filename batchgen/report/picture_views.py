@@ -21,6 +21,7 @@ from batchgen.store.store import STORE_META_KEY
 from batchgen.store.stored_files import sidecar_path, with_sidecars
 
 KINDS = ("image", "draft", "thought", "earlier")  # of pictures, in the order in which a sample shows them
+SHA256_BEGINS_CHARS = 12  # of a hash, by which a page knows what an image holds
 MAX_BOXES = 300  # of one verdict
 MAX_BOX_TEXT_CHARS = 200
 THOUGHTS = ".thoughts.md"
@@ -85,7 +86,7 @@ def picture_views(
             each,
             kind="earlier" if each.role == "image" and each.attempt_id != current else each.role,
             thumbnail=thumbnail(each),
-            sha=each.sha256[:12],
+            sha=each.sha256[:SHA256_BEGINS_CHARS],
             flags=tuple(each.flags.split(",")) if each.flags else (),
             at=round(each.made_at) if each.made_at else None,
             verdicts=verdict_views(said, each.sha256) if said else (),

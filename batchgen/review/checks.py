@@ -22,6 +22,7 @@ FAILED = "check_failed"  # reason of a verdict that says nothing of the image: t
 EXTRA = "review"  # of batchgen, which brings what the last three need
 # Latin, Greek, punctuation and symbols, Chinese and Japanese: what the reader's dictionary has (PP-OCRv6).
 READABLE = r"[\x00-\u02af\u0300-\u03ff\u1e00-\u1fff\u2000-\u2bff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]*"
+
 BLANK = CheckType(
     name="blank",
     description="Is the image all of one colour, or wholly transparent?",
@@ -133,6 +134,7 @@ FACES = CheckType(
     modules=("cv2",),
     extra=EXTRA,
 )
+
 BUILT_IN: Mapping[str, CheckType] = {
     each.name: each for each in (BLANK, TWIN, SHARP, SIZE, BACKGROUND, TEXT, FACES, UNSAFE)
 }

@@ -26,7 +26,7 @@ from batchgen.planning.plan import RETRY_STATES as RETRY_STATES
 from batchgen.records import HAS_IMAGE, Verdict
 from batchgen.report.dashboard.job_card import JobLocation, RetryView
 from batchgen.report.gallery_data import SampleView
-from batchgen.report.picture_views import PictureView, verdict_views
+from batchgen.report.picture_views import SHA256_BEGINS_CHARS, PictureView, verdict_views
 from batchgen.report.run_state import exit_words, process_state, read_lock_holder
 from batchgen.safe_open import UnsafePathError, make_private_folder, open_regular
 from batchgen.store.spool import NO_FOLLOW
@@ -36,7 +36,6 @@ TAIL_BYTES = 4000
 CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
 LOG_NAME = "dashboard.log"
 ForecastRetry = Callable[[JobLocation, frozenset[str]], dict[str, Any]]
-SHA256_BEGINS_CHARS = 12
 T = TypeVar("T", str, int)
 
 
