@@ -1,7 +1,8 @@
-"""What stands beside the pixels in a PNG, JPEG or WebP: XMP, texts and a C2PA manifest; read, and written without re-encoding.
+"""Metadata beside the pixels of a PNG, JPEG or WebP: XMP, texts and a C2PA manifest, read and written without
+re-encoding.
 
-Sources: PNG (W3C, 3rd edition) 11.3.3; XMP part 3 (ISO 16684-1) 1.1; WebP container specification (RFC 9649) 2.7; C2PA 2.1
-annex A (PNG caBX, JPEG APP11 JUMBF, WebP C2PA).
+Sources: PNG (W3C, 3rd edition) 11.3.3; XMP part 3 (ISO 16684-1) 1.1; WebP container specification (RFC 9649) 2.7; C2PA
+2.1 annex A (PNG caBX, JPEG APP11 JUMBF, WebP C2PA).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import NamedTuple
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = b"XML:com.adobe.xmp"
 JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\x00"
-TEXT_MAX_BYTES = 4_000_000  # of a compressed text: more is no metadata but a bomb
-XMP_FLAG = 0x04  # of VP8X
+TEXT_MAX_BYTES = 4_000_000  # of a compressed text: more is not metadata but a bomb
+XMP_FLAG = 0x04  # in VP8X
 ALPHA_FLAG = 0x10
 
 
 class Part(NamedTuple):
-    """A chunk or segment: what it is, where it begins and ends in the file, and what it holds."""
+    """A chunk or segment: its kind, where it begins and ends in the file, and its contents."""
 
     kind: bytes
     start: int
@@ -29,13 +30,14 @@ class Part(NamedTuple):
 
 
 def parts(data: bytes, kind: str) -> list[Part]:
-    """Of a PNG or WebP all, of a JPEG those before its pixels; none of other formats. The file is known to be whole."""
+    """All parts of a PNG or WebP, and those of a JPEG before its pixels; none of other formats. The file is known to be
+    whole."""
     find = {"png": _png_parts, "jpeg": _jpeg_parts, "webp": _webp_parts}.get(kind)
     return list(find(data)) if find else []
 
 
 def read_xmp(data: bytes, kind: str) -> bytes | None:
-    """The XMP packet, None when there is none."""
+    """The XMP packet, None if there is none."""
     for part in parts(data, kind):
         if kind == "jpeg" and part.kind == b"\xe1" and part.body.startswith(JPEG_XMP):
             return part.body[len(JPEG_XMP) :]
@@ -57,9 +59,10 @@ def has_c2pa(data: bytes, kind: str) -> bool:
 
 
 def with_metadata(data: bytes, kind: str, xmp: bytes, texts: Mapping[str, str]) -> bytes | None:
-    """The file with this packet in place of its own, every other byte as it was; None when the format has no place for it.
+    """The file with this packet in place of its own and every other byte unchanged; None if the format has no place for
+    one.
 
-    texts: by keyword, for PNG alone. xmp: of at most 65,000 bytes, what one segment of a JPEG takes.
+    texts: by keyword, for PNG only. xmp: at most 65,000 bytes, which fit into one segment of a JPEG.
     """
     if kind == "png":
         return _png_with(data, xmp, texts)
@@ -81,7 +84,7 @@ def _png_parts(data: bytes) -> Iterator[Part]:
         end = at + 12 + length
         yield Part(kind, at, end, data[at + 8 : end - 4] if kind in (b"iTXt", b"IHDR") else b"")
         if kind == b"IEND":
-            return  # what follows is no part of the picture
+            return  # what follows is not part of the image
         at = end
 
 
@@ -137,7 +140,7 @@ def _png_with(data: bytes, xmp: bytes, texts: Mapping[str, str]) -> bytes:
 def _jpeg_with(data: bytes, xmp: bytes) -> bytes:
     segment = b"\xff\xe1" + struct.pack(">H", 2 + len(JPEG_XMP) + len(xmp)) + JPEG_XMP + xmp
     found = parts(data, "jpeg")
-    first = 2  # behind SOI, JFIF and Exif, which readers expect in front
+    first = 2  # after SOI, JFIF and Exif, which readers expect first
     for part in found:
         if part.start != first or not (part.kind == b"\xe0" or part.body.startswith(b"Exif\x00")):
             break
@@ -172,7 +175,8 @@ def _webp_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _webp_size(head: Part) -> tuple[int, int, bool] | None:
-    """(width, height, whether it has alpha) of the simple formats. Source: RFC 9649 sections 2.5 and 2.6, RFC 6386 9.1."""
+    """(width, height, whether it has alpha) of the simple formats. Source: RFC 9649 sections 2.5 and 2.6, RFC 6386
+    9.1."""
     if head.kind == b"VP8L" and head.body[:1] == b"\x2f":
         bits = int.from_bytes(head.body[1:5], "little")
         return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1, bool(bits >> 28 & 1)

@@ -1,6 +1,7 @@
-"""Real transparency for what stands on a plain background: by its colour, or from the same image on white and on black. Pure.
+"""Cuts a subject out of a plain background, with real transparency: by colour, or from the same image on white and on
+black. Pure.
 
-Pillow's arithmetic is exact enough: alpha is within 0.01 of the truth where the backgrounds are what they should be.
+Pillow's arithmetic is exact enough: alpha is within 0.01 of the truth if the backgrounds are what they should be.
 Source: A. R. Smith and J. F. Blinn, Blue Screen Matting, SIGGRAPH 1996 (theorem 4, triangulation).
 """
 
@@ -12,30 +13,30 @@ from typing import Any
 
 from PIL import Image, ImageColor, ImageFilter, ImageMath, ImageStat
 
-STRIP_PX = 256  # rows that are computed at once, in numbers of 32 bits
-KEY_DISTANCE = 24  # of 441 between black and white: what is nearer than this to the background's colour belongs to it
-NEAR_KEY = 120  # a model's #00ff00 is not quite that: its own is looked for so far around
-MIN_BORDER = 0.5  # share of the border that has to be of one colour, for that to be the background's
-MIN_KEY = 0.01  # share of the image that has to be background
+STRIP_PX = 256  # rows that are computed at once, in 32-bit numbers
+KEY_DISTANCE = 24  # of 441 between black and white: anything nearer to the background's colour belongs to it
+NEAR_KEY = 120  # how far around its own colour is looked for: a model's #00ff00 is not exact
+MIN_BORDER = 0.5  # share of the border that must have one colour for it to be the background's
+MIN_KEY = 0.01  # share of the image that must be background
 WHITE_LEAST, BLACK_MOST = 200, 55
-DISAGREEMENT = 64  # of 255: channels that differ, or a difference that no background makes
+DISAGREEMENT = 64  # of 255: channels that differ, or a difference that no background explains
 MAX_DISAGREEMENT = 0.05  # share of the pixels that are not background
 NOISE = 0.015  # of alpha, at either end
-SPREAD_SCALE = 4  # colours nearby are looked for at a quarter of the size
-MIN_SPREAD_ALPHA = 64  # of 255: from fewer pixels a mean colour is not exact enough
-MIXTURE_COSINE = 0.96  # of the angle between two ways
-OWN_COLOUR_OPAQUE = 0.8  # of the distance to the subject's mean colour: where other colours of it are opaque
+SPREAD_SCALE = 4  # nearby colours are looked for at a quarter of the size
+MIN_SPREAD_ALPHA = 64  # of 255: the mean colour of fainter pixels is not exact enough
+MIXTURE_COSINE = 0.96  # of the angle between two directions
+OWN_COLOUR_OPAQUE = 0.8  # of the distance to the subject's mean colour: its other colours are opaque from here
 Colour = tuple[int, int, int]
-Numbers = Any  # an operand of Pillow's: an image of 32-bit numbers, which takes + - * / and comparisons
+Numbers = Any  # an operand of Pillow's: an image of 32-bit numbers, which supports + - * / and comparisons
 
 
 def cut_by_key(image: Image.Image, background: str) -> Image.Image:
-    """RGBA of an RGB image without what has the colour of its background, inside of the subject too. Edges stay as soft as they
-    were, and nothing of that colour is left in them. background: `#rrggbb`, or empty for what the border shows. Raises
-    ValueError."""
+    """The RGBA of an RGB image with everything removed that has the background's colour, inside the subject too. Edges
+    stay as soft as they were and keep none of that colour. background: `#rrggbb`, or empty for the border's own colour.
+    Raises ValueError."""
     key = _own_shade(image, background) if background else _border_colour(image)
     distance = _distance(image, key)
-    radius = max(2, max(image.size) // 40)  # how wide a soft edge may be
+    radius = max(2, max(image.size) // 40)  # the widest soft edge
     around = distance.point(lambda value: 255 * (value < KEY_DISTANCE)).filter(ImageFilter.BoxBlur(radius))
     background_mask, subject_mask = (
         around.point(lambda value: 255 * (value == 255)),
@@ -51,9 +52,10 @@ def cut_by_key(image: Image.Image, background: str) -> Image.Image:
 
 
 def _uncover(a: Mapping[str, Any], noise: float, key: Colour) -> list[Numbers]:
-    """A colour on the way from that of the background here to that of the subject here is a mixture of the two: how far on the
-    way is its alpha, and what the background gave to it, the subject gives instead. Any other colour, such as that of an
-    outline, is one of the subject's own, and becomes as grey as it has to be to have nothing of the key's hue."""
+    """The alpha and colours of pixels. A colour between those of the background and the subject here is a mixture of
+    the two: its position is its alpha, and the background's share is replaced by the subject's colour. Any other
+    colour, such as that of an outline, is one of the subject's own, and becomes as grey as necessary to lose the key's
+    hue."""
     value, most = a["float"], a["max"]
     colour, subject, behind = ([value(a[f"{name}{i}"]) for i in range(3)] for name in "cfb")
     apart, way = [colour[i] - behind[i] for i in range(3)], [subject[i] - behind[i] for i in range(3)]
@@ -70,7 +72,7 @@ def _uncover(a: Mapping[str, Any], noise: float, key: Colour) -> list[Numbers]:
 
 
 def cut_by_difference(on_white: Image.Image, on_black: Image.Image) -> Image.Image:
-    """RGBA of two RGB images that show the same on white and on black. Raises ValueError when they do not."""
+    """The RGBA of two RGB images that show the same on white and on black. Raises ValueError if they do not."""
     if on_white.size != on_black.size:
         black_size, white_size = (f"{image.width} x {image.height}" for image in (on_black, on_white))
         raise ValueError(f"the image on black is {black_size} and the one on white is {white_size}")
@@ -92,7 +94,7 @@ def cut_by_difference(on_white: Image.Image, on_black: Image.Image) -> Image.Ima
 
 
 def _disagreement(a: Mapping[str, Any], white: Colour, black: Colour) -> list[Numbers]:
-    """255 where the two cannot be of one subject; 255 where there is one."""
+    """Two masks of 255: where the images cannot be of one subject, and where there is one."""
     value, most, least = a["float"], a["max"], a["min"]
     shown = [(value(a[f"w{i}"]) - value(a[f"b{i}"])) / ((white[i] - black[i]) / 255) for i in range(3)]
     high, low = most(most(shown[0], shown[1]), shown[2]), least(least(shown[0], shown[1]), shown[2])
@@ -130,7 +132,7 @@ def _in_strips(images: Mapping[str, Image.Image], compute: Callable[[Mapping[str
     return made
 
 
-# --- what is measured
+# What is measured
 
 
 def _border(image: Image.Image) -> Image.Image:
@@ -154,7 +156,7 @@ def _border_colour(image: Image.Image) -> Colour:
 
 
 def _own_shade(image: Image.Image, background: str) -> Colour:
-    """The colour of the image that is meant by this one."""
+    """The image's own shade of this colour."""
     near = _distance(image, _rgb(background)).point(lambda value: 255 * (value < NEAR_KEY))
     if ImageStat.Stat(near).mean[0] < 255 * MIN_KEY:
         raise ValueError(f"less than {MIN_KEY:.0%} of the image is a background of {background}")
@@ -162,7 +164,7 @@ def _own_shade(image: Image.Image, background: str) -> Colour:
 
 
 def _distance(image: Image.Image, colour: Colour) -> Image.Image:
-    """L: how far each pixel is from a colour, at most 255."""
+    """A mask of how far each pixel is from a colour, at most 255."""
 
     def compute(a: Mapping[str, Any]) -> list[Numbers]:
         apart = [a["float"](a[f"c{i}"]) - colour[i] for i in range(3)]
@@ -172,7 +174,7 @@ def _distance(image: Image.Image, colour: Colour) -> Image.Image:
 
 
 def _spread(image: Image.Image, mask: Image.Image, radius: int) -> Image.Image:
-    """RGB: the mean colour of the masked pixels near each pixel, or the nearest ones that there are."""
+    """An RGB image of the mean colour of the masked pixels near each pixel, or of the nearest there are."""
     marked = image.copy()
     marked.putalpha(mask)
     small = marked.convert("RGBa").reduce(SPREAD_SCALE)

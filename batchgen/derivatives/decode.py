@@ -1,4 +1,4 @@
-"""An image's bytes to pixels as they are to be looked at."""
+"""Decodes an image's bytes to pixels in the orientation in which they should be seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
 class UprightImage(NamedTuple):
-    """Pixels of eight bits in RGB, RGBA or L, as they are to be looked at; the profile of their colours; Exif that says so."""
+    """Upright 8-bit pixels in RGB, RGBA or L, their colour profile, and Exif that says so."""
 
     image: Image.Image
     icc: bytes | None
@@ -21,7 +21,8 @@ class UprightImage(NamedTuple):
 
 
 def decode(data: bytes, *, draft_px: int | None = None) -> UprightImage:
-    """Raises what Pillow raises. draft_px: a JPEG comes as small as its format gives it cheaply, each side at least that long."""
+    """Decode an image. Raises what Pillow raises. draft_px: decode a JPEG only as large as its format allows cheaply,
+    with each side at least this long."""
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     if draft_px is not None:
         image.draft(None, (draft_px, draft_px))
@@ -30,20 +31,20 @@ def decode(data: bytes, *, draft_px: int | None = None) -> UprightImage:
     about = dict(image.info)
     if image.mode == "CMYK":
         image, about["icc_profile"] = _cmyk_to_rgb(image, about.get("icc_profile")), None
-    elif image.mode.startswith("I"):  # 16 bits of grey
+    elif image.mode.startswith("I"):  # 16-bit grey
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     elif image.mode not in ("RGB", "RGBA", "L"):
         image = image.convert("RGBA" if "transparency" in about or "A" in image.mode else "RGB")
     elif "transparency" in about:
         image = image.convert("RGBA")
-    image.info = {}  # Pillow would write some of it unasked
+    image.info = {}  # Pillow would write some of it without being asked
     return UprightImage(image, about.get("icc_profile"), about.get("exif", b""))
 
 
 def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """To sRGB through its profile, where it has one that can be read."""
+    """CMYK pixels as sRGB, by the image's profile if it has a readable one."""
     if icc:
-        from PIL import ImageCms  # 10 ms, for these alone
+        from PIL import ImageCms  # 10 ms, only needed here
 
         try:
             found = ImageCms.profileToProfile(image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -1,5 +1,5 @@
-"""What is due for a picture: the manifest's derivatives minus those that are there and are what they should be; and how many
-files a plan foresees."""
+"""Compares the manifest's derivatives with the files of an image and says which are due; and counts the files for a
+plan."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from batchgen.planning.plan import Step, is_selected
 from batchgen.records import Post, lane_model
 from batchgen.store.store import Store
 
-CHUNK = 100  # items looked up in the ledger at once
+CHUNK = 100  # items that are looked up in the ledger together
 _SHARED = tuple(name for name in RenderedFile._fields if name in DerivativeRow._fields)
 _NOT_SETTINGS = ("v", "model", "prompt", "system", "references")
 
 
 @dataclass(frozen=True, slots=True)
 class RenderTask:
-    """The files to make of one picture. present: those that are there already. made_before: sha256 of what this job has put
-    under these paths, of whichever picture. white: the picture that shows the same on white, where that is needed."""
+    """The files to make of one image. present: those that exist already. made_before: sha256 of what this job has put
+    under these paths, from whichever image. white: the image that shows the same on white, if needed."""
 
     picture: SourcePicture
     outputs: Mapping[str, Output]
@@ -50,7 +50,8 @@ class RenderTask:
         return self.picture.item_id, self.picture.n
 
     def request(self, source: str, white: str, spool: str) -> RenderRequest:
-        """What its worker process is asked for. source, white: where the originals can be read; spool: where the files go."""
+        """The request to a worker process. source, white: where the originals can be read; spool: where the files
+        go."""
         return RenderRequest(
             spool=spool,
             source=source,
@@ -66,7 +67,7 @@ class RenderTask:
         )
 
     def rows(self, files: Iterable[RenderedFile]) -> Iterator[DerivativeRow]:
-        """A worker's answer as the ledger keeps it. A file beside a copy is of the copy's recipe."""
+        """The rows for the ledger from a worker's answer. A file beside a copy has the copy's recipe."""
         for file in files:
             output = self.outputs[file.message if file.format == "xmp" else file.path]
             yield DerivativeRow(
@@ -85,7 +86,7 @@ class RenderTask:
 
 @dataclass(frozen=True, slots=True)
 class DerivativeDiff:
-    """touched: rows of files that were copied or touched and are still what they were, with their time as it is now."""
+    """What is due. touched: rows of files that were copied or touched without changing, with their new time."""
 
     due: list[RenderTask] = field(default_factory=list)
     stale: list[DerivativeRow] = field(default_factory=list)
@@ -93,7 +94,7 @@ class DerivativeDiff:
 
 
 class DerivativeDiffer:
-    """Compares manifest, ledger and store. Safe in one thread at a time."""
+    """Compares manifest, ledger and store. Use it from one thread at a time."""
 
     def __init__(self, view: DerivativeReader, store: Store, job: str, *, emulated: bool) -> None:
         self._view = view
@@ -102,7 +103,7 @@ class DerivativeDiffer:
         self._emulated = emulated
 
     def diff(self, items: Sequence[tuple[str, Post | None]]) -> DerivativeDiff:
-        """items: ids, each with what is to be made of its pictures."""
+        """What is due for these items. items: ids, each with what to make of its images."""
         found, ids = DerivativeDiff(), [item_id for item_id, _ in items]
         pictures, rows = self._view.pictures(ids), self._view.derivatives(ids)
         whites = self._view.pictures([item_id + WHITE_SUFFIX for item_id, post in items if needs_white(post)])
@@ -132,7 +133,7 @@ class DerivativeDiffer:
             if row.state == "skipped" or (row.state == "made" and self._is_intact(row, found)):
                 intact[row.path] = row
                 del due[row.path]
-        for row in rows:  # what stands beside a copy is made with it
+        for row in rows:  # a file beside a copy is made together with it
             owner = _copy_path_of(row)
             if row.path not in wanted and owner in intact and not self._is_intact(row, found):
                 due[owner] = wanted[owner]
@@ -145,7 +146,7 @@ class DerivativeDiffer:
             found.due.append(RenderTask(picture, due, post, self._provenance(picture), present, before, white))
 
     def _is_intact(self, row: DerivativeRow, found: DerivativeDiff) -> bool:
-        """By size and time; by its bytes where the time is another one."""
+        """Whether a file is unchanged: by size and time, or by its bytes if the time is different."""
         there = self._store.stat(row.path)
         if there is None or there.bytes != row.bytes:
             return False
@@ -156,7 +157,8 @@ class DerivativeDiffer:
         return True
 
     def remove(self, rows: Sequence[DerivativeRow]) -> int:
-        """Delete files that no picture wants any more, and answer how many. One that was changed since is not ours to delete."""
+        """Delete files that no image wants any more, and return how many. A file that somebody changed is not
+        deleted."""
         removed = 0
         for row in rows:
             if row.state == "made" and self._is_intact(row, DerivativeDiff()):
@@ -187,13 +189,13 @@ class DerivativeDiffer:
 
 
 def _copy_path_of(row: DerivativeRow) -> str:
-    """The path of the copy that a packet of metadata stands beside; empty for any other file."""
+    """The path of the copy that a metadata packet belongs to; empty for any other file."""
     return "" if row.format != "xmp" else row.message
 
 
 class DerivativeForecast:
-    """Counts the files to make of pictures that are not there yet, while a plan is made. again: samples that have one which
-    is to be replaced."""
+    """Counts the files to make of images that do not exist yet, while a plan is made. again: samples with an image that
+    will be replaced."""
 
     def __init__(self, job: str, on_step: Callable[[Step], None] | None) -> None:
         self.files = 0
@@ -214,13 +216,13 @@ class DerivativeForecast:
 def missing_derivatives(
     manifest: Manifest, reader: Reader, store: Store, only: Sequence[str], *, emulated: bool
 ) -> Iterator[RenderTask]:
-    """What is missing of the pictures that are there."""
+    """What is missing of the existing images."""
     for found in _diffs(manifest, reader, store, only, emulated=emulated):
         yield from found.due
 
 
 def pending_files(manifest: Manifest, reader: Reader, store: Store, only: Sequence[str]) -> tuple[int, int]:
-    """How many files of the pictures that are there `post` would make, and how many it would remove."""
+    """How many files of the existing images `post` would make, and how many it would remove."""
     to_make, stale = 0, list[DerivativeRow]()
     for found in _diffs(manifest, reader, store, only, emulated=True):
         to_make += sum(len(due.outputs) for due in found.due)

@@ -1,8 +1,8 @@
-"""Where a picture comes from, as an XMP packet: what was there stays, what is said of its making is added. Pure.
+"""The provenance of an image as an XMP packet: existing statements stay, and those about its making are added. Pure.
 
-Written with the standard library: pyexiv2 is GPL, python-xmp-toolkit needs a C library of its own, piexif and iptcinfo3 know no
-XMP, and c2pa-python writes what it signs (signing.py). Pillow takes a packet and puts it in its place.
-Sources: XMP part 1 (ISO 16684-1); IPTC Photo Metadata 2025.1 (digital source type, AI system, AI prompt information).
+Written with the standard library: pyexiv2 is GPL, python-xmp-toolkit needs a C library of its own, piexif and iptcinfo3
+do not support XMP, and c2pa-python writes what it signs (signing.py). Pillow puts a packet in its place. Sources: XMP
+part 1 (ISO 16684-1); IPTC Photo Metadata 2025.1 (digital source type, AI system, AI prompt information).
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ PREFIXES = {
     "batchgen": OWN_NAMESPACE,
 }
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-PACKET_MAX_BYTES = 60_000  # what a JPEG takes in one segment, with some room
+PACKET_MAX_BYTES = 60_000  # fits into one segment of a JPEG, with some room
 C2PA_LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
 _UNSAFE = re.compile(
     "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # no Char of XML 1.0, or a control
-LONG_PROPERTIES = ("Prompt", "System", "Settings")  # long ones, shortened where a packet would not fit
+)  # not a Char of XML 1.0, or a control character
+LONG_PROPERTIES = ("Prompt", "System", "Settings")  # cut if a packet would not fit
 
 
 def clean(text: str) -> str:
-    """Without what XML cannot hold and control characters; line ends as \\n."""
+    """A text without control characters and characters that XML does not allow, with \\n as line ends."""
     return _UNSAFE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def packet(
     facts: Provenance, embed: str, source_type: str, existing: bytes | None = None, *, keeps_c2pa: bool
 ) -> bytes:
-    """existing: the original's own packet, whose statements win.
+    """The packet. existing: the original's own packet, whose statements take precedence.
 
-    keeps_c2pa: a C2PA manifest of the original stays in the file. With `none` only the source type is said, that a picture is
-    emulated, and that a C2PA manifest was lost. Texts are cut where the packet would grow beyond what every format takes.
+    keeps_c2pa: the file keeps the original's C2PA manifest. With `none`, only the source type is stated, that an image
+    is emulated, and that a C2PA manifest was lost. Texts are cut if the packet would become larger than every format
+    allows.
     """
     longest = max(
         (len(text) for name, text in described_properties(facts, embed).items() if name in LONG_PROPERTIES), default=0
@@ -117,7 +118,7 @@ def _own_properties(
 
 
 def described_properties(facts: Provenance, embed: str) -> dict[str, Any]:
-    """What `ids` and `full` tell, by name."""
+    """The properties that `ids` and `full` state, by name."""
     ids = {
         "Job": facts.job,
         "Item": facts.id,
@@ -138,7 +139,7 @@ def described_properties(facts: Provenance, embed: str) -> dict[str, Any]:
 
 
 def png_texts(facts: Provenance, embed: str) -> dict[str, str]:
-    """By keyword: `Software`, and `batchgen` with the same as the packet in JSON. Empty for `none`."""
+    """Texts by keyword: `Software`, and `batchgen` with the packet's properties in JSON. Empty for `none`."""
     if embed == "none":
         return {}
     emulated = {"Emulated": True} if facts.emulated else {}
@@ -167,19 +168,19 @@ def _add_property(description: ET.Element, name: str, value: Any) -> None:
 
 
 def _property_names(rdf: ET.Element) -> set[str]:
-    """Names of all properties, which RDF writes as attributes or as elements."""
+    """The names of all properties, which RDF writes as attributes or as elements."""
     return {name for description in rdf for name in (*description.attrib, *(child.tag for child in description))}
 
 
 def _parse_rdf(existing: bytes | None) -> ET.Element | None:
-    """The rdf:RDF of a packet; None when it is none that can be trusted to be read. Keeps the prefixes it was written with."""
+    """The rdf:RDF of a packet, None if it cannot be parsed safely. Keeps the prefixes it was written with."""
     try:
         text = (existing or b"").decode("utf-8-sig").strip("\x00 \t\r\n")
-        if not text or "<!" in text:  # XMP has neither DOCTYPE nor entities of its own; what has is no XMP
+        if not text or "<!" in text:  # XMP has neither a DOCTYPE nor entities of its own
             return None
         for _, (prefix, uri) in ET.iterparse(io.StringIO(text), ("start-ns",)):  # noqa: S314
             if prefix not in PREFIXES:
-                with contextlib.suppress(ValueError):  # ns0 and its like are ElementTree's own
+                with contextlib.suppress(ValueError):  # ns0 and the like are ElementTree's own
                     ET.register_namespace(prefix, uri)
         root = ET.fromstring(text)  # noqa: S314
     except (UnicodeDecodeError, ET.ParseError):
@@ -188,6 +189,6 @@ def _parse_rdf(existing: bytes | None) -> ET.Element | None:
 
 
 def has_source_type(existing: bytes | None) -> bool:
-    """Whether a packet names its digital source type already."""
+    """Whether a packet states its digital source type already."""
     rdf = _parse_rdf(existing)
     return rdf is not None and f"{{{IPTC}}}DigitalSourceType" in _property_names(rdf)

@@ -1,4 +1,4 @@
-"""One picture to its derivatives: decoded once, each file whole and durable in the spool."""
+"""Makes the derivatives of one image: it is decoded once, and each file is whole and durable in the spool."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from batchgen.derivatives.specification import (
 from batchgen.store.sniff import sniff
 from batchgen.store.spool import FILE_MODE, SpoolFile, disk_error
 
-LISTED = ("path", "format", "width", "height", "bytes", "sha256")  # of each derivative, in the sidecar
+LISTED = ("path", "format", "width", "height", "bytes", "sha256")  # for each derivative, in the sidecar
 
 
 class Source:
-    """The original: its bytes, its metadata, and its pixels once somebody wants them."""
+    """The original: its bytes, its metadata, and its pixels on demand."""
 
     def __init__(self, path: str, sha256: str) -> None:
-        """Raises OSError, and ValueError when these are not the bytes that the ledger knows."""
+        """Raises OSError, and ValueError if these are not the bytes that the ledger knows."""
         self.data = Path(path).read_bytes()
         if hashlib.sha256(self.data).hexdigest() != sha256:
             raise ValueError("the original is not as the ledger has it: batchgen verify")
@@ -48,7 +48,7 @@ class Source:
         return decode(self.data)
 
     def cut_out(self, spec: OutputSpec, request: RenderRequest) -> UprightImage:
-        """The same with real transparency. Raises ValueError, and what Pillow raises."""
+        """The image with real transparency. Raises ValueError, and what Pillow raises."""
         key, (image, icc, exif) = (spec.cutout or "", spec.background), self.upright_image
         if key not in self._cut:
             if spec.cutout == "key":
@@ -67,12 +67,12 @@ class Source:
 
 
 def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[RenderedFile]:
-    """What a worker process is asked, with a `RenderRequest`."""
+    """Answer a worker process's request, a `RenderRequest`."""
     return render(RenderRequest.from_json(request), is_wanted)
 
 
 def render(request: RenderRequest, is_wanted: Callable[[], bool] = lambda: True) -> list[RenderedFile]:
-    """Make the files, as long as somebody waits for them. Never raises for what a picture or a disk may do."""
+    """Make the files, for as long as somebody wants them. Never raises for what an image or a disk may do."""
     try:
         source = Source(request.source, request.sha256)
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def render(request: RenderRequest, is_wanted: Callable[[], bool] = lambda: True)
             break
         try:
             files += _render_one(source, request, spec, files)
-        except Exception as error:  # Pillow raises all sorts of them on hostile bytes
+        except Exception as error:  # Pillow raises all sorts of errors on hostile bytes
             why = str(disk_error(error, spec.path) if isinstance(error, OSError) and error.errno else error)
             files.append(_not_made(spec, "failed", why or type(error).__name__))
     return files
@@ -94,7 +94,7 @@ def render(request: RenderRequest, is_wanted: Callable[[], bool] = lambda: True)
 def _render_one(
     source: Source, request: RenderRequest, spec: OutputSpec, files: Sequence[RenderedFile]
 ) -> list[RenderedFile]:
-    """files: those of the same picture that were made before this one."""
+    """Make one file. files: those made of the same image before."""
     if spec.format == "json":
         return [_write_output(request, spec.path, _sidecar(request, files), (0, 0), "json")]
     if spec.format == "original":
@@ -123,9 +123,9 @@ def _sidecar(request: RenderRequest, files: Sequence[RenderedFile]) -> bytes:
 
 
 def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[RenderedFile]:
-    """The original's bytes, with its provenance where that harms nothing: a C2PA manifest is signed over the file's bytes, so
-    what carries one stays as it is and the packet goes beside it, as it does where a format has no place for one. What is signed
-    has a manifest of its own, with that of the original in it."""
+    """Copy the original's bytes, with its provenance if that does no harm. A C2PA manifest is signed over the file's
+    bytes, so a file with one stays as it is and the packet goes beside it, as it does if the format has no place for
+    one. A signed copy has a manifest of its own, which contains the original's."""
     with Image.open(io.BytesIO(source.data), formats=FORMATS) as image:
         size = image.size
     facts, embed, source_type = request.provenance, request.embed, request.source_type
@@ -148,7 +148,7 @@ def _copy(source: Source, request: RenderRequest, spec: OutputSpec) -> list[Rend
 def encode(
     image: Image.Image, spec: OutputSpec, icc: bytes | None, exif: bytes, xmp: bytes, texts: Mapping[str, str]
 ) -> bytes:
-    """The file's bytes. A profile that does not belong to the pixels any more is left out."""
+    """The bytes of the file. A colour profile that no longer fits the pixels is left out."""
     out, kind = io.BytesIO(), spec.format
     if kind == "jpeg" and image.mode == "RGBA":
         image = _flatten(image, spec.background)
@@ -184,7 +184,7 @@ def _flatten(image: Image.Image, background: str) -> Image.Image:
 
 
 def _resize_exif(exif: bytes, size: tuple[int, int]) -> bytes:
-    """Exif whose pixel dimensions, where it has any, are those of the file. Source: Exif 2.32, tags A002 and A003."""
+    """The Exif with the pixel dimensions of the file, if it has any. Source: Exif 2.32, tags A002 and A003."""
     if not exif:
         return b""
     found = Image.Exif()
@@ -197,7 +197,7 @@ def _resize_exif(exif: bytes, size: tuple[int, int]) -> bytes:
 
 
 def _write_output(request: RenderRequest, path: str, data: bytes, size: tuple[int, int], kind: str) -> RenderedFile:
-    """Whole and synced, in the spool: its name is given to it by the run."""
+    """Write a file to the spool, whole and synced. The run gives it its name."""
     name = f"{UNFINISHED_PREFIX}{os.getpid()}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
     file = SpoolFile(request.spool, name, mode=FILE_MODE)
     file.write(data)

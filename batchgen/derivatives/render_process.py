@@ -1,8 +1,8 @@
-"""One worker process that makes derivatives and looks at images, as its run sees it: started when first needed, replaced when it
-dies. What it makes of a picture is put where the picture is.
+"""A worker process that makes derivatives and checks images, as its run sees it: started when first needed, and
+replaced if it dies. What it makes is stored where the image is.
 
-A process of our own and no pool of the standard library: that one imports a caller's script again in each worker, cannot say which
-task killed it, and leaves workers behind when the run is killed. This one reads tasks from a pipe that ends with the run.
+It is not a pool of the standard library: that imports the caller's script again in each worker, cannot say which task
+killed one, and leaves workers behind if the run is killed. This process reads tasks from a pipe that ends with the run.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from batchgen.store.store import Store
 T = TypeVar("T")
 RENDER = "batchgen.derivatives.render:answer"
 RENDER_TRIES = 3  # of a task whose process dies
-ROOT = str(Path(__file__).resolve().parents[2])  # whatever put this package on the path of the run
+ROOT = str(Path(__file__).resolve().parents[2])  # what put this package on the path of the run
 CHILD_CODE = "import sys; sys.path.insert(0, sys.argv[1]); from batchgen.derivatives.worker import serve; serve()"
 MAX_ANSWER_BYTES = 4_000_000
 END_TIMEOUT_S = 5.0
-TASK_TIMEOUT_S = 900.0  # an AVIF of the largest picture on a busy machine takes a small part of it
+TASK_TIMEOUT_S = 900.0  # an AVIF of the largest image on a busy machine takes far less
 
 
 class RenderProcessDied(Exception):
-    """The process ended, or was ended for taking too long, without an answer."""
+    """The process ended, or was killed for taking too long, without an answer."""
 
 
 class RenderProcess:
@@ -46,12 +46,12 @@ class RenderProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     async def render(self, request: RenderRequest) -> list[RenderedFile]:
-        """Raises RenderProcessDied; the next request gets a new process."""
+        """Make the files of one image. Raises RenderProcessDied; the next request gets a new process."""
         return [RenderedFile(*file) for file in await self.ask(RENDER, asdict(request))]
 
     async def ask(self, function: str, request: Mapping[str, Any]) -> list[Any]:
-        """What a function, `package.module:function`, answers to a request; one request at a time. Raises RenderProcessDied; the next
-        request gets a new process."""
+        """The answer of a function, `package.module:function`, to a request; one request at a time. Raises
+        RenderProcessDied; the next request gets a new process."""
         process = self._process or await self._start()
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None and stdout is not None  # noqa: S101 - both are pipes
@@ -64,7 +64,7 @@ class RenderProcess:
                     await process.wait()
             return list(json.loads(answer))
         except asyncio.CancelledError:
-            await self.close()  # its answer would be taken for that to the next request
+            await self.close()  # or its answer would be taken for the next request's
             raise
         except TimeoutError as error:
             await self.close()
@@ -89,13 +89,13 @@ class RenderProcess:
         return self._process
 
     async def close(self) -> None:
-        """End it at once: what it writes has no name before it is whole."""
+        """End the process at once: what it writes has no name before it is whole."""
         process, self._process = self._process, None
         if process is None:
             return
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                # Popen's own kill may reap the process first, and then asyncio warns that it knows no such child.
+                # Popen's own kill may reap the process first, and then asyncio warns about an unknown child.
                 os.kill(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
         if process.stdin is not None:
             process.stdin.close()
@@ -109,7 +109,7 @@ def _exit_reason(code: int | None) -> str:
 
 
 async def render_derivatives(process: RenderProcess, due: RenderTask, store: Store) -> list[DerivativeRow]:
-    """Make the files of one picture, in a process, put them where the picture is, and answer what became of each. Raises
+    """Make the files of one image in a process, store them where the image is, and return what became of each. Raises
     BucketUnavailable."""
     with contextlib.ExitStack() as copies:
 
@@ -128,7 +128,7 @@ async def render_derivatives(process: RenderProcess, due: RenderTask, store: Sto
 
 
 async def _render(process: RenderProcess, request: RenderRequest) -> list[RenderedFile]:
-    """Raises RenderProcessDied after the last try."""
+    """Make files, with retries. Raises RenderProcessDied after the last."""
     for _ in range(RENDER_TRIES - 1):
         with contextlib.suppress(RenderProcessDied):
             return await process.render(request)
@@ -136,7 +136,8 @@ async def _render(process: RenderProcess, request: RenderRequest) -> list[Render
 
 
 def put_derivatives(made: Sequence[RenderedFile], made_before: Mapping[str, str], store: Store) -> list[RenderedFile]:
-    """Give the files that a worker process made their names, durably. Answers what became of each. Raises BucketUnavailable."""
+    """Give the files from a worker process their names, durably. Returns what became of each. Raises
+    BucketUnavailable."""
     files = [_put(file, made_before, store) if file.state == "made" else file for file in made]
     store.sync(*(file.path for file in files if file.state == "made"))
     return files
@@ -155,7 +156,7 @@ def _put(made: RenderedFile, made_before: Mapping[str, str], store: Store) -> Re
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """Off the loop. Whoever is cancelled waits for the end, so that nobody closes what the thread is reading."""
+    """Run a call in a thread. If cancelled, wait for its end, so that nobody closes what the thread is reading."""
     future = asyncio.get_running_loop().run_in_executor(None, call)
     try:
         return await asyncio.shield(future)

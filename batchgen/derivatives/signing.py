@@ -1,9 +1,9 @@
-"""A C2PA manifest for what is made of a picture, signed with the user's own certificate, the original as its parent.
+"""Signs a derivative with a C2PA manifest and the user's own certificate, with the original as its parent.
 
-Certificate and key are named by the environment of the process alone, never by a manifest or by `.env` beside one: nobody else's
-folder decides what is signed with them, and no line between processes holds them. Nothing is asked of a network: no time stamp,
-no revocation, and no manifest that an original only links to.
-Source: C2PA 2.2, 10 (claims, ingredients) and 18.15 (actions); c2pa-python 0.38, `Builder` and `Signer`.
+Certificate and key are only named by the process's environment, never by a manifest or a `.env` beside one: nobody
+else's folder decides what is signed with them, and they are not passed between processes. Nothing is requested from the
+network: no time stamp, no revocation list, and no manifest that an original only links to. Source: C2PA 2.2, 10
+(claims, ingredients) and 18.15 (actions); c2pa-python 0.38, `Builder` and `Signer`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
 def sign(data: bytes, kind: str, original: bytes, original_kind: str, definition: dict[str, Any]) -> bytes:
-    """The file with a manifest that says so. kind: webp, avif, jpeg, png or gif. definition: as of `manifest_definition`. Raises
-    ValueError, which says what is wrong with certificate or key and never holds either."""
+    """The file with a signed manifest. kind: webp, avif, jpeg, png or gif. definition: from `manifest_definition`.
+    Raises ValueError, which says what is wrong with certificate or key and never contains either."""
     try:
         import c2pa  # an extra, and 0.1 s
     except ImportError:
@@ -59,7 +59,7 @@ def sign(data: bytes, kind: str, original: bytes, original_kind: str, definition
 
 
 def signing_problem() -> str:
-    """Why nothing could be signed, by signing something; empty when it could."""
+    """Why nothing can be signed, found out by signing something; empty if it works."""
     image = io.BytesIO()
     Image.new("RGB", (8, 8)).save(image, "PNG")
     try:
@@ -70,7 +70,7 @@ def signing_problem() -> str:
 
 
 def manifest_definition(request: RenderRequest, spec: OutputSpec, size_changed: bool) -> dict[str, Any]:
-    """What the manifest of a file says: claim, actions, and the name of its parent."""
+    """The contents of a file's manifest: claim, actions, and the name of its parent."""
     facts = provenance.described_properties(request.provenance, request.embed)
     if request.provenance.emulated:
         facts["Emulated"] = True
@@ -101,7 +101,7 @@ def _actions(spec: OutputSpec, size_changed: bool) -> Iterator[str]:
 
 
 def _read_pem(name: str) -> bytes:
-    """Raises ValueError."""
+    """The contents of a PEM file. Raises ValueError."""
     path = environment().get(name)
     if not path:
         raise ValueError(f"is to be signed, and {name} is not set: it names a file in PEM")
@@ -112,7 +112,7 @@ def _read_pem(name: str) -> bytes:
 
 
 def _algorithm(key: bytes) -> str:
-    """As C2PA calls it. Raises ValueError."""
+    """The signature algorithm for a key, by C2PA's name. Raises ValueError."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # it comes with c2pa-python
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # as above
 
@@ -120,7 +120,7 @@ def _algorithm(key: bytes) -> str:
         found = load_pem_private_key(key, password=None)
     except TypeError:
         raise ValueError(f"the key of {KEY_VARIABLE} asks for a passphrase: name one without") from None
-    except Exception:  # what it says may quote the file
+    except Exception:  # the error may quote the file
         raise ValueError(f"the file of {KEY_VARIABLE} is not a private key in PEM that can be read") from None
     if isinstance(found, ec.EllipticCurvePrivateKey) and found.curve.name in CURVES:
         return CURVES[found.curve.name]

@@ -1,5 +1,5 @@
-"""What is to be made of a picture: which files, under which paths, by which recipe, of which size; and how a worker process is
-asked for them. Pure."""
+"""What to make of an image: which files, under which paths, by which recipe, and of which size; and the request to a
+worker process. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DERIVATIVES = "derivatives"
 MISSING_C2PA = "`sign` needs the library c2pa-python: pip install 'batchgen[c2pa]'"
 WHITE_SUFFIX = "-white"  # of the id of the item that shows the same on white, for a cutout by difference
 UNFINISHED_PREFIX = "derive-"  # files in the spool that have no name yet
-VERSION = 1  # of how files are made: raise it when the same recipe makes other files on purpose
+VERSION = 1  # of how files are made: raise it if the same recipe makes different files on purpose
 ENDINGS = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "gif": ".gif", "json": ".json"}
 QUALITIES = {"webp": 82, "avif": 60, "jpeg": 85}
-# Share of what is cut off that is cut off at the left and at the top.
+# The share of the cropped part that is cut off on the left and at the top.
 GRAVITIES: Mapping[str, tuple[float, float]] = {
     "center": (0.5, 0.5),
     "north": (0.5, 0.0),
@@ -37,8 +37,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """What a worker process has to know of one file: a `Derivative` of one width. skips: not made of a picture that is not
-    as wide. Every field but the path is part of the file's recipe."""
+    """What a worker process has to know about one file: a `Derivative` of one width. skips: not made if the image is
+    narrower. Every field except the path is part of the file's recipe."""
 
     path: str
     format: str
@@ -54,8 +54,8 @@ class OutputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One file to make. name: of the derivative, `sidecar` for the facts as JSON; recipe: hash of all that makes the file
-    what it is beside the picture."""
+    """One file to make. name: the derivative's, or `sidecar` for the facts as JSON. recipe: a hash of everything
+    besides the image that the file depends on."""
 
     name: str
     recipe: str
@@ -68,8 +68,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What is known of a picture's making; a sidecar has these names. settings: all else that reached the wire. c2pa: whether
-    the original carries a C2PA manifest."""
+    """What is known about the making of an image; a sidecar has these names. settings: everything else that reached the
+    wire. c2pa: whether the original has a C2PA manifest."""
 
     generator: str
     job: str
@@ -89,8 +89,8 @@ class Provenance:
 
 
 class RenderedFile(NamedTuple):
-    """What became of one file. state: `made`, and `file` has it, `skipped`, or `failed` for the reason in `message`; of a packet
-    beside a copy that is the path of the copy."""
+    """What became of one file. state: `made`, and `file` has it, `skipped`, or `failed` for the reason in `message`;
+    for a packet beside a copy, `message` is the path of the copy."""
 
     path: str
     state: str
@@ -106,9 +106,9 @@ class RenderedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderRequest:
-    """The files that a worker process is to make of one picture. spool: folder for them; source: path of the original; present:
-    files of the same picture that are there already, for the sidecar. on_white, white_sha256: of the other picture of a cutout
-    by difference; empty when there is none."""
+    """The files that a worker process should make of one image. spool: the folder for them. source: the path of the
+    original. present: existing files of the same image, for the sidecar. on_white, white_sha256: of the other image of
+    a cutout by difference; empty if there is none."""
 
     spool: str
     source: str
@@ -124,7 +124,7 @@ class RenderRequest:
 
     @classmethod
     def from_json(cls, request: Mapping[str, Any]) -> Self:
-        """As `asdict` wrote it."""
+        """A request from what `asdict` returned."""
         found = dict(request)
         found["provenance"] = Provenance(**found["provenance"])
         found["outputs"] = [OutputSpec(**spec) for spec in found["outputs"]]
@@ -133,9 +133,9 @@ class RenderRequest:
 
 
 def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> list[Output]:
-    """Every file to make of one picture. stem: of its sample, which no other sample has, so no two paths are the same.
+    """Every file to make of one image. stem: the sample's, which is unique, so no two paths are the same.
 
-    Widths stand in the folder's name, `derivatives/web-480/mug.webp`: a file may be called `mug-480` itself.
+    Widths are in the folder's name, `derivatives/web-480/mug.webp`, because a file may itself be called `mug-480`.
     """
     if post is None:
         return []
@@ -165,8 +165,8 @@ def outputs_of(post: Post | None, stem: str, original_format: str, job: str) -> 
 
 
 def _recipe_hash(recipe: Mapping[str, Any], post: Post, job: str) -> str:
-    """The job's name counts where it is written into the file, the path never; nor do a cutout and a signature that are not asked
-    for, which older recipes did not know."""
+    """The hash of a recipe. The job's name counts if it is written into the file, the path never. A cutout or signature
+    that is not requested is left out, as older recipes did not have them."""
     recipe = {name: value for name, value in recipe.items() if name != "path" and (name, value) != ("cutout", None)}
     embedded_job = job if post.embed != "none" or recipe["format"] == "json" else ""
     signed = ["signed"] if post.sign else []
@@ -179,9 +179,10 @@ def needs_white(post: Post | None) -> bool:
 
 
 def crop_and_size(size: tuple[int, int], spec: OutputSpec) -> tuple[Box, tuple[int, int]] | None:
-    """What part of a picture of `size` to take and how large the file becomes; None: larger than the picture, left out.
+    """The part of an image of `size` to take, and the size of the file; None if that is larger than the image, so that
+    it is left out.
 
-    An exact ratio without a width is the largest that whole pixels allow. Raises ValueError when no pixel is left.
+    An exact ratio without a width is the largest that whole pixels allow. Raises ValueError if no pixel is left.
     """
     wide, high = float(size[0]), float(size[1])
     if spec.crop is not None:
@@ -192,7 +193,7 @@ def crop_and_size(size: tuple[int, int], spec: OutputSpec) -> tuple[Box, tuple[i
         return None
     if min(target) < 1:
         raise ValueError(f"no pixel is left of {size[0]} x {size[1]}")
-    if spec.crop is not None:  # the part that has the very ratio of the file's whole pixels
+    if spec.crop is not None:  # the part with the exact ratio of the file's whole pixels
         wide, high = min(wide, high * target[0] / target[1]), min(high, wide * target[1] / target[0])
     left, top = GRAVITIES[spec.gravity]
     x, y = (size[0] - wide) * left, (size[1] - high) * top

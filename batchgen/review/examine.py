@@ -1,4 +1,4 @@
-"""What a worker process does when it is asked to check an image: decode it once, and ask each check in turn."""
+"""Checks an image in a worker process: decodes it once, and runs each check in turn."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Examine = Callable[[CheckImage, Mapping[str, Any], Asked], Finding]
 
 
 def answer(request: Mapping[str, Any], is_wanted: Callable[[], bool]) -> list[dict[str, Any]]:
-    """One `Finding` for each check, in their order. request: as `run_checks` makes it. Never raises for what an image or a check
-    may do."""
+    """One `Finding` for each check, in order. request: from `run_checks`. Never raises for what an image or a check may
+    do."""
     checks = request["checks"]
     try:
         image = CheckImage(request["path"], request["sha256"], request["references"])
@@ -32,5 +32,5 @@ def _examine(image: CheckImage, name: str, options: Mapping[str, Any], asked: As
         kind = check_type(name)
         examine: Examine = function_named(kind.examine)
         return examine(image, kind.values(options), asked)
-    except Exception as error:  # Pillow raises all sorts of them on hostile bytes, and a check is anybody's code
+    except Exception as error:  # Pillow raises all sorts of errors on hostile bytes, and a check may be anybody's code
         return Finding(reason=FAILED, message=f"{type(error).__name__}: {error}"[:500])

@@ -1,4 +1,4 @@
-"""An image as checks look at it: decoded when somebody asks, once for all of them."""
+"""An image as checks see it, decoded on demand and once for all of them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from batchgen.derivatives.decode import FORMATS, decode
 from batchgen.store.sniff import sniff
 
 THUMBNAIL_PX = 256  # its longer side, at most
-GREY = (128, 128, 128)  # behind what is transparent
+GREY = (128, 128, 128)  # behind transparent parts
 PRINT_PX = 32
 
 
 class CheckImage:
-    """Pixels are upright, of eight bits, in RGB, or in RGBA where something may be transparent."""
+    """An image to check. Pixels are upright, 8-bit, in RGB, or in RGBA if something may be transparent."""
 
     def __init__(self, path: str, sha256: str, references: Sequence[str] = ()) -> None:
-        """Raises OSError, and ValueError when these are not the bytes that the ledger knows."""
+        """Raises OSError, and ValueError if these are not the bytes that the ledger knows."""
         self.data = Path(path).read_bytes()
         if hashlib.sha256(self.data).hexdigest() != sha256:
             raise ValueError("the file is not as the ledger has it: batchgen verify")
@@ -31,25 +31,25 @@ class CheckImage:
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Width and height as the file says, before it is turned upright. Raises what Pillow raises."""
+        """Width and height from the file, before it is turned upright. Raises what Pillow raises."""
         with Image.open(io.BytesIO(self.data), formats=FORMATS) as image:
             return image.size
 
     @cached_property
     def pixels(self) -> Image.Image:
-        """All of them. Raises what Pillow raises."""
+        """All pixels. Raises what Pillow raises."""
         return _colour(decode(self.data).image)
 
     @cached_property
     def thumbnail(self) -> Image.Image:
-        """At most THUMBNAIL_PX wide and high. Raises what Pillow raises."""
+        """A copy of at most THUMBNAIL_PX in width and height. Raises what Pillow raises."""
         if sniff(self.data) == "jpeg" and "pixels" not in self.__dict__:
             return _thumbnail(_colour(decode(self.data, draft_px=THUMBNAIL_PX).image))
         return _thumbnail(self.pixels)
 
     @cached_property
     def opaque_thumbnail(self) -> Image.Image:
-        """In RGB, on grey."""
+        """The thumbnail in RGB, on grey."""
         return opaque(self.thumbnail)
 
     def reference_prints(self) -> Iterator[tuple[str, bytes]]:
@@ -63,7 +63,7 @@ class CheckImage:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """In RGB, on grey."""
+    """An image in RGB, on grey."""
     if image.mode != "RGBA":
         return image
     under = Image.new("RGB", image.size, GREY)
@@ -72,7 +72,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def print_of(image: Image.Image) -> bytes:
-    """Mean colours of PRINT_PX times PRINT_PX fields. image: in RGB."""
+    """The mean colours of PRINT_PX times PRINT_PX fields. image: in RGB."""
     return image.resize((PRINT_PX, PRINT_PX), Image.Resampling.HAMMING).tobytes()
 
 

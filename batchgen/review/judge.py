@@ -1,4 +1,5 @@
-"""A question to the judge about one image: its words, and as the lanes of a run know it. Pure: the same item gives the same question."""
+"""The question to the judge about one image: its words, and how a run's lanes handle it. Pure: the same item gives the
+same question."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from batchgen.ledger.verdicts import Candidate
 from batchgen.records import Answer, Item, Judge, Question, ReferenceImage, Sample, Verdict, judge_id
 
-# The prompt comes before the rubric, so that the last word is the rubric's; what is appended to a prompt leaves all that stands
-# before it as it was.
+# The prompt comes before the rubric, so that the rubric has the last word. Appending to a prompt leaves everything
+# before it unchanged.
 _TEXT = """\
 You judge an image. Look at it closely and say how well it meets the rubric below, and nothing else.
 
@@ -28,23 +29,25 @@ meet the rubric at all) to 10 (meets it in full)."""
 
 
 def question_text(rubric: str, prompt: str) -> str:
-    """rubric: as the manifest has it. prompt: from which the image was made; quoted, so that it cannot end its own line."""
+    """The text of a question. rubric: from the manifest. prompt: the one that the image was made from, quoted so that
+    it cannot end its own line."""
     return _TEXT.format(prompt=json.dumps(prompt, ensure_ascii=False), rubric=rubric.strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeSample(Sample):
-    """It waits for its turn as a sample does. Its item is called as `judge_id` says, and its prompt is the question."""
+    """A question that waits for its turn like a sample. Its item has the id from `judge_id`, and its prompt is the
+    question."""
 
     image: Candidate
     judge: Judge
 
     def question(self, jpeg: bytes = b"") -> Question:
-        """jpeg: of the image; without it as much as an estimate needs."""
+        """The question with an image. jpeg: the image, or empty for an estimate."""
         return question(self.judge, self.item.prompt, jpeg)
 
     def verdict(self, answer: Answer, usd: float | None, attempt: int, at: float) -> Verdict:
-        """What the answer says of the image. at: UTC seconds."""
+        """The verdict in an answer. at: UTC seconds."""
         is_enough = answer.score >= self.judge.least
         return Verdict(
             item_id=self.image.item_id,
@@ -69,8 +72,8 @@ def question(judge: Judge, text: str, jpeg: bytes = b"") -> Question:
 
 
 def judge_basis(judge: Judge, prompt: str) -> str:
-    """Hash of what the judge is asked about an image, and which model: another verdict is out of date. prompt: from which the
-    image was made."""
+    """A hash of the question about an image and of the judge's model: a verdict with another one is out of date.
+    prompt: the one that the image was made from."""
     return _basis(judge, question_text(judge.rubric, prompt))
 
 
@@ -79,7 +82,8 @@ def _basis(judge: Judge, text: str) -> str:
 
 
 def judge_sample(judge: Judge, image: Candidate, prompt: str) -> JudgeSample:
-    """prompt: from which the image was made. Its fingerprint is the basis of the verdict that answers it."""
+    """A question. prompt: the one that the image was made from. Its fingerprint is the basis of the resulting
+    verdict."""
     text = question_text(judge.rubric, prompt)
     item = Item(
         id=judge_id(image.item_id), provider=judge.provider, model=judge.model, prompt=text, filename="", checks=()

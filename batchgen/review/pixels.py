@@ -1,4 +1,4 @@
-"""The checks that need nothing but Pillow. Each is a pure function of an image, its options and what was asked for."""
+"""The checks that need only Pillow. Each is a pure function of an image, its options and what was requested."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from batchgen.review.check_type import Asked, Finding
 from batchgen.review.image import CheckImage, opaque, print_of
 from batchgen.store.check import ImageInfo, mismatch_flags
 
-BLANK_RANGE = 16  # of 255: levels between the darkest and the lightest field of a blank image, in any colour
-BLANK_FIELDS = 48  # fields a side
+BLANK_RANGE = 16  # of 255: levels between the darkest and the lightest field of a blank image, in any channel
+BLANK_FIELDS = 48  # fields on a side
 COPY_TOLERANCE = 12  # of 255, in any of 32 x 32 fields
-SHARP_PX = 1024  # the longer side at which an image is looked at
+SHARP_PX = 1024  # the longer side at which sharpness is measured
 BLUR_RADIUS = 4
-EDGE_SHARE = 0.02  # of the shorter side: how wide the frame is whose pixels are the background
+EDGE_SHARE = 0.02  # of the shorter side: the width of the frame that counts as background
 PLAIN_TOLERANCE = 24  # of 255, in any channel
-CLEAR = 8  # of 255: opacity that nobody sees
+CLEAR = 8  # of 255: opacity that nobody can see
 HASH_SIDE_PX = 32
 HASH_FREQUENCIES = 8
-HASH_NOISE = 50.0  # of a frequency, as scaling and compression make it
+HASH_NOISE = 50.0  # of a frequency, as caused by scaling and compression
 _COSINES = [
     [math.cos(math.pi * k * (2 * x + 1) / (2 * HASH_SIDE_PX)) for x in range(HASH_SIDE_PX)]
     for k in range(HASH_FREQUENCIES)
@@ -32,7 +32,7 @@ _COSINES = [
 
 
 def blank(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Whether no field of it differs from another. score: by how many levels of 255 they differ at most."""
+    """Check whether an image is blank: no field differs from another. score: the largest difference, of 255 levels."""
     levels = _levels(image)
     if levels > BLANK_RANGE:
         return Finding(score=levels)
@@ -45,8 +45,9 @@ def blank(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Findin
 
 
 def twin(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Its hash and fields, for the comparison with other images (`review/twins.py`); and whether it is a copy of a reference.
-    A blank image has neither. score: of a copy, by how many levels of 255 a field differs at most."""
+    """Compute an image's hash and fields for the comparison with other images (`review/twins.py`), and check whether it
+    is a copy of a reference. A blank image has neither. score: for a copy, the largest difference of a field, of 255
+    levels."""
     if _levels(image) <= BLANK_RANGE:
         return Finding()
     seen = image.opaque_thumbnail
@@ -66,10 +67,11 @@ def twin(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding
 
 
 def sharp(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Whether it loses much when it is blurred, as only what is sharp does. score: 0 to 100; None of a blank image.
+    """Check whether an image is sharp: it loses much when blurred, as only sharp images do. score: 0 to 100; None for a
+    blank image.
 
-    Source: Crete, Dolmiere, Ladret, Nicolas, The blur effect: perception and estimation with a new no-reference perceptual blur metric
-    (SPIE 2007), of which this is 100 (1 - blur).
+    Source: Crete, Dolmiere, Ladret, Nicolas, The blur effect: perception and estimation with a new no-reference
+    perceptual blur metric (SPIE 2007); the score is 100 (1 - blur).
     """
     if _levels(image) <= BLANK_RANGE:
         return Finding()
@@ -84,7 +86,7 @@ def sharp(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Findin
 
 
 def size(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Whether it has the ratio and size asked for, by the rule of the flags that every file gets."""
+    """Check whether an image has the requested ratio and size, by the same rule as the flags of every file."""
     wide, high = image.size
     flags = mismatch_flags(ImageInfo("png", wide, high), asked.aspect_ratio, asked.expected)
     if not flags:
@@ -94,7 +96,7 @@ def size(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding
 
 
 def background(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding:
-    """Whether the edges have one colour, or none. score: their share, from 0 to 1."""
+    """Check whether the edges have one colour, or are transparent. score: their share, from 0 to 1."""
     edges = _edges(image.thumbnail.convert("RGBA"))
     clear = [alpha <= CLEAR for _, _, _, alpha in edges]
     if options["kind"] == "transparent":
@@ -121,7 +123,7 @@ def background(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> F
 
 
 def _lost(grey: Image.Image, across: int, down: int) -> float:
-    """The part of its differences between neighbours that a blur takes away, along one axis."""
+    """The share of the differences between neighbours that a blur removes, along one axis."""
     blurred = grey.filter(ImageFilter.BoxBlur((BLUR_RADIUS * across, BLUR_RADIUS * down)))
     sharp_differences = _differences(grey, across, down)
     lost = ImageChops.subtract(sharp_differences, _differences(blurred, across, down))
@@ -148,7 +150,7 @@ def _edges(thumbnail: Image.Image) -> list[tuple[int, int, int, int]]:
 
 
 def _fields(image: Image.Image) -> bytes:
-    """Mean brightness of 8 x 8 fields, then mean colours of 3 x 3. image: in RGB."""
+    """The mean brightness of 8 x 8 fields, then the mean colours of 3 x 3. image: in RGB."""
     grey = image.convert("L").resize((8, 8), Image.Resampling.HAMMING).tobytes()
     return grey + image.resize((3, 3), Image.Resampling.HAMMING).tobytes()
 
@@ -168,13 +170,13 @@ def _extremes(thumbnail: Image.Image) -> list[tuple[int, int]]:
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that stay the same, or nearly so, when an image is scaled, compressed or made a little lighter: which of the lowest
-    8 x 8 frequencies of the image at 32 x 32 in grey are high.
+    """64 bits that stay (almost) the same if an image is scaled, compressed or lightened a little: which of the lowest
+    8 x 8 frequencies of the image, at 32 x 32 in grey, are high.
 
-    Source: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), 3.2.1. There each is compared with their
-    median, which for what is symmetric, as a product on white, lies among frequencies that are noise: the same image, scaled, then
-    differs in 20 bits. Here it is compared with more than noise makes. The package imagehash brings numpy and scipy, which a run
-    need not have.
+    Source: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010), 3.2.1. There each
+    frequency is compared with the median, which for symmetric images, such as a product on white, lies among
+    frequencies that are noise, so that the same image, scaled, differs in 20 bits. Here it is compared with more than
+    noise. The package imagehash needs numpy and scipy, which a run does not otherwise need.
     """
     grey = image.convert("L").resize((HASH_SIDE_PX, HASH_SIDE_PX), Image.Resampling.HAMMING).tobytes()
     rows = [grey[at : at + HASH_SIDE_PX] for at in range(0, HASH_SIDE_PX * HASH_SIDE_PX, HASH_SIDE_PX)]

@@ -1,4 +1,4 @@
-"""What becomes of a sample whose images were reviewed: accepted, rejected, or made once more. Pure."""
+"""Decides what happens to a sample whose images were reviewed: accepted, rejected, or made once more. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from batchgen.records import Check, Item, Judge, OnReject, Question, Verdict
 from batchgen.review.checks import FAILED, basis_of
 from batchgen.review.judge import judge_basis, question, question_text
 
-NOT_CHOSEN = "not_chosen"  # the reason of an image that was made to be one of several
+NOT_CHOSEN = "not_chosen"  # the reason of an image that was not the best of several
 KEPT = OnReject()
-Bases = Mapping[
-    tuple[str, str], str
-]  # what is asked of an image now: (`check` or `judge`, name) to the hash of the question
+Bases = Mapping[tuple[str, str], str]  # (`check` or `judge`, name) to the hash of the current question
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewRules:
-    """What a manifest asks of the images of an item."""
+    """What a manifest requires of the images of an item."""
 
     checks: tuple[Check, ...] = DEFAULT_CHECKS
     judge: Judge | None = None
@@ -31,7 +29,7 @@ class ReviewRules:
         return cls(item.checks, item.judge, item.on_reject)
 
     def are_of(self, item: Item) -> bool:
-        """Whether these are its very records, which most items of a manifest share."""
+        """Whether the item has these very records, which most items of a manifest share."""
         return item.checks is self.checks and item.judge is self.judge and item.on_reject is self.on_reject
 
     @property
@@ -44,7 +42,8 @@ class ReviewRules:
 
     @property
     def names_any(self) -> bool:
-        """Whether the manifest names a judge or a check: for these, images of earlier runs and those in a bucket are looked at."""
+        """Whether the manifest names a judge or a check: for these, images of earlier runs and in buckets are reviewed
+        too."""
         return self.judge is not None or any(check not in DEFAULT_CHECKS for check in self.checks)
 
     @property
@@ -52,19 +51,19 @@ class ReviewRules:
         return self.judge.of if self.judge is not None else 1
 
     def question(self, prompt: str) -> Question:
-        """What the judge is asked about an image that was made from this prompt, as much as an estimate needs of it."""
+        """The question to the judge about an image made from this prompt, as much of it as an estimate needs."""
         assert self.judge is not None  # noqa: S101 - asked where there is one
         return question(self.judge, question_text(self.judge.rubric, prompt))
 
     @property
     def max_images(self) -> int:
-        """How many may be bought for one that counts."""
+        """How many images may be bought for one that counts."""
         return self.to_choose_from + (self.on_reject.again if self.may_reject else 0)
 
 
 class RulesByItem:
-    """Most items of a manifest have the same rules: only those of the others are kept one by one. name_any,
-    may_reject: whether those of any item do."""
+    """The rules by item. Most items of a manifest have the same rules, so only those of the others are kept separately.
+    name_any, may_reject: whether those of any item do."""
 
     def __init__(self) -> None:
         self._common: ReviewRules | None = None
@@ -88,14 +87,14 @@ class RulesByItem:
         return rules
 
     def awaits_review(self, item_id: str) -> bool:
-        """Whether an image of this item counts only once it is reviewed."""
+        """Whether an image of this item only counts once it has been reviewed."""
         return self[item_id].may_reject
 
     def __getitem__(self, item_id: str) -> ReviewRules:
         return self._others.get(item_id) or self._common or ReviewRules()
 
 
-# What `decide` can answer.
+# What `decide` can return.
 @dataclass(frozen=True, slots=True)
 class Accepted:
     image: Candidate
@@ -121,8 +120,9 @@ Decision = Accepted | Rejected | MakeAnother
 
 
 def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], current: Candidate) -> Decision:
-    """images: all of the sample, reviewed or not, the earliest first; current: the one that has its name, of which all is said that
-    was asked. A person's word comes before that of a judge or a check."""
+    """Decide about a sample. images: all of them, reviewed or not, oldest first. current: the one that has the sample's
+    name, for which every question has been answered. A person's verdict takes precedence over a judge's or a
+    check's."""
     if last_ruling(current.verdicts) is not None:
         end = review_state(current.verdicts)
         if end.state == "succeeded":
@@ -141,7 +141,7 @@ def decide(rules: ReviewRules, bases: Bases, images: Sequence[Candidate], curren
 
 
 def is_in_force(decision: Decision, current: Candidate, state: str) -> bool:
-    """Whether a sample is as a decision makes it, so that nothing is to be done. current, state: the sample's image and state."""
+    """Whether a sample is already as a decision makes it. current, state: the sample's image and state."""
     match decision:
         case Accepted(image):
             return image is current and state == "succeeded"
@@ -151,14 +151,14 @@ def is_in_force(decision: Decision, current: Candidate, state: str) -> bool:
 
 
 def awaits_judge(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) -> bool:
-    """Whether the judge is to be asked about an image: not about one that a check or a person has ruled on already."""
+    """Whether the judge should be asked about an image: not if a check or a person has ruled on it already."""
     if rules.judge is None or last_ruling(verdicts) is not None or any(rejections(rules, bases, verdicts)):
         return False
     return all(verdict.by != "judge" for verdict in applicable(bases, verdicts))
 
 
 def rejections(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
-    """What speaks against an image by what is asked of it now: of the judge, fewer points than are asked for."""
+    """The verdicts against an image by the current rules; the judge's counts if it has fewer points than required."""
     for verdict in applicable(bases, verdicts):
         if verdict.by == "judge" and rules.judge is not None:
             if (verdict.score or 0.0) < rules.judge.least:
@@ -168,7 +168,7 @@ def rejections(rules: ReviewRules, bases: Bases, verdicts: Sequence[Verdict]) ->
 
 
 def bases_of(rules: ReviewRules, prompt: str) -> Bases:
-    """prompt: from which the image was made. Raises UsageError for a check that is not there."""
+    """The current questions. prompt: the one that the image was made from. Raises UsageError for an unknown check."""
     bases = {("check", check.name): basis_of(check) for check in rules.checks}
     if rules.judge is not None:
         bases["judge", rules.judge.model] = judge_basis(rules.judge, prompt)
@@ -176,24 +176,25 @@ def bases_of(rules: ReviewRules, prompt: str) -> Bases:
 
 
 def noted(bases: Bases, verdicts: Sequence[Verdict]) -> tuple[str, str]:
-    """The reason and the words of what checks have found and nobody minds; empty when there is nothing."""
+    """The reason and the message of a finding that rejects nothing; empty if there is none."""
     found = [verdict for verdict in applicable(bases, verdicts) if verdict.by == "check" and verdict.reason]
     return (found[0].reason, "; ".join(verdict.message for verdict in found)) if found else ("", "")
 
 
 def applicable(bases: Bases, verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Those of checks and judge that answer what is asked now."""
+    """The verdicts of checks and judge on the current questions."""
     return [verdict for verdict in verdicts if bases.get((verdict.by, verdict.name)) == verdict.basis]
 
 
 def _rejects(rules: ReviewRules, verdict: Verdict) -> bool:
-    """By the rules as they are now, whatever they were when the check was made. One that could not be made rejects nothing."""
+    """Whether a verdict rejects by the current rules, whatever they were before. A check that failed to run rejects
+    nothing."""
     return verdict.reason != FAILED and any(check.name == verdict.name and check.rejects for check in rules.checks)
 
 
 def _rank(rules: ReviewRules, bases: Bases, image: Candidate, *, is_current: bool) -> tuple[bool, bool, float, int]:
-    """An image that was judged by what is asked now comes before all others, then one with nothing against it, then the one
-    with more points, then the later one."""
+    """The rank of an image: those judged by the current question first, then those with nothing against them, then by
+    points, then the later one."""
     said = applicable(bases, image.verdicts)
     points = max((verdict.score or 0.0 for verdict in said if verdict.by == "judge"), default=0.0)
     return (

@@ -1,4 +1,4 @@
-"""One image through its checks, as the run sees it: asked of a worker process, answered as verdicts."""
+"""Runs the checks of one image in a worker process, and returns their verdicts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EXAMINE = "batchgen.review.examine:answer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckTask:
-    """One image to look at. path: of its file, where this machine can read it; references: paths of those of its item's that are
-    local files, of which it should not be a copy. attempt: that made it."""
+    """One image to check. path: its file, where this machine can read it. references: the paths of its item's
+    references that are local files, which it should not be a copy of. attempt: the one that made it."""
 
     path: str
     sha256: str
@@ -32,14 +32,14 @@ class CheckTask:
 
 
 async def run_checks(process: RenderProcess, task: CheckTask, twins: TwinIndex) -> list[Verdict]:
-    """One verdict for each check, in their order; free, and never raises for what an image or a check may do.
+    """One verdict for each check, in order. Free, and never raises for what an image or a check may do.
 
-    A check that does not work (reason `check_failed`) warns, and its basis is empty, so that a later run tries again.
+    A check that does not work (reason `check_failed`) warns, and has an empty basis, so that a later run tries again.
     """
     try:
         findings = await _examine(process, task, task.checks)
     except RenderProcessDied:
-        # One of them is to blame: each alone, so that the others are heard.
+        # One of them is to blame: run each alone, so that the others count.
         findings = [finding for check in task.checks for finding in await _examine_alone(process, task, check)]
     verdicts = []
     for check, finding in zip(task.checks, findings, strict=True):
@@ -49,7 +49,7 @@ async def run_checks(process: RenderProcess, task: CheckTask, twins: TwinIndex) 
 
 
 async def _examine(process: RenderProcess, task: CheckTask, checks: Sequence[Check]) -> list[Finding]:
-    """Raises RenderProcessDied."""
+    """Run checks in the process. Raises RenderProcessDied."""
     request = {
         "path": task.path,
         "sha256": task.sha256,

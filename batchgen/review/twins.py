@@ -1,9 +1,10 @@
-"""Which image of a job looks like which other: perceptual hashes of 64 bits, and a search for those that differ in a few bits. Pure.
+"""Finds images of a job that look alike, with perceptual hashes of 64 bits and a search for those that differ in a few
+bits. Pure.
 
-The hash is cut into four bands of 16 bits. Two hashes that differ in at most seven bits differ in at most one bit of some band,
-so that looking at the 17 nearest values of each band finds all of them (multi-index hashing: Norouzi, Punjani, Fleet, CVPR 2012).
-Hashes of images that are built alike are near each other, such as of two mugs on white: the mean brightness and colours of some
-fields tell them apart.
+The hash is cut into four bands of 16 bits. Two hashes that differ in at most seven bits differ in at most one bit of
+some band, so looking at the 17 nearest values of each band finds all of them (multi-index hashing: Norouzi, Punjani,
+Fleet, CVPR 2012). Images with the same composition, such as two mugs on white, have similar hashes; the mean brightness
+and colours of some fields tell them apart.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from batchgen.review.checks import check_type, ruling_of
 
 BANDS = 4
 BAND_BITS = 16
-FIELDS = 8 * 8 + 3 * 3 * 3  # bytes: brightness of 8 x 8 fields, red, green and blue of 3 x 3
-TOLERANCE = 12  # of 255, in any of them: what compression and scaling make
+FIELDS = 8 * 8 + 3 * 3 * 3  # bytes: the brightness of 8 x 8 fields, the red, green and blue of 3 x 3
+TOLERANCE = 12  # of 255, in any of them: caused by compression and scaling
 _MASK = (1 << BAND_BITS) - 1
 _NEAR = (0, *(1 << bit for bit in range(BAND_BITS)))
-_ABANDONED = ""  # owner of an image that another has replaced
+_ABANDONED = ""  # owner of an image that was replaced
 
 
 class _Chains:
-    """Slots by a key of 16 bits: chains in two arrays, which take four bytes a slot."""
+    """Slots by a 16-bit key: chains in two arrays, which take four bytes per slot."""
 
     def __init__(self) -> None:
         self._last = array("i", [-1]) * (1 << BAND_BITS)
@@ -38,7 +39,7 @@ class _Chains:
         self._last[key] = len(self._before) - 1
 
     def of(self, key: int) -> Iterator[int]:
-        """The latest first."""
+        """The slots of a key, the latest first."""
         slot = self._last[key]
         while slot >= 0:
             yield slot
@@ -46,7 +47,7 @@ class _Chains:
 
 
 class TwinIndex:
-    """The images of one job that have been looked at: one for each sample, the latest. About 200 bytes each."""
+    """The images of one job that have been checked: the latest of each sample. About 200 bytes each."""
 
     def __init__(self) -> None:
         self._hashes = array("Q")
@@ -59,7 +60,7 @@ class TwinIndex:
         return len(self._hashes)
 
     def add(self, verdict: Verdict) -> None:
-        """Take an image in by what an earlier verdict of `twin` says of it. Without a hash, as of a blank one, it has no twin."""
+        """Add an image from an earlier verdict of `twin`. Without a hash, as for a blank image, it has no twin."""
         known, owner = _known_of(verdict), sample_key(verdict.item_id, verdict.n)
         for slot in self._by_owner.of(hash(owner) & _MASK):
             if self._owners[slot] == owner:
@@ -68,8 +69,8 @@ class TwinIndex:
             self._append(owner, *known)
 
     def judge(self, verdict: Verdict, check: Check) -> Verdict:
-        """The verdict of `twin` once the image is compared with all that are in the index; then it is one of them. Never compares a
-        sample's image with an earlier one of the same sample, whose place it has."""
+        """Complete the verdict of `twin` by comparing the image with all others in the index, then add it. An image is
+        never compared with an earlier one of the same sample, which it replaces."""
         known, owner = _known_of(verdict), sample_key(verdict.item_id, verdict.n)
         distance = check_type(check.name).values(dict(check.options))["distance"]
         found = None if known is None or verdict.reason else self._find(owner, *known, distance)
@@ -92,7 +93,7 @@ class TwinIndex:
             chains.append(hashed >> number * BAND_BITS & _MASK)
 
     def _find(self, owner: str, hashed: int, fields: bytes, distance: int) -> tuple[str, int] | None:
-        """A sample whose image is as near as that, and how near; any of them."""
+        """Any sample whose image is at least this similar, and the distance."""
         for number, chains in enumerate(self._bands):
             band = hashed >> number * BAND_BITS & _MASK
             for bit in _NEAR:
@@ -110,6 +111,6 @@ def _match(left: bytes | bytearray, right: bytes) -> bool:
 
 
 def _known_of(verdict: Verdict) -> tuple[int, bytes] | None:
-    """Hash and fields, as `twin` says them in its details."""
+    """The hash and fields in the details of a `twin` verdict."""
     hashed, fields = verdict.details.get("hash"), verdict.details.get("fields")
     return (int(hashed, 16), bytes.fromhex(fields)) if hashed and fields else None
