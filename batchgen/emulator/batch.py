@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from batchgen.emulator import google
 from batchgen.emulator.accounting import RequestRecord
-from batchgen.emulator.answers import random_id, timestamp, without_none
+from batchgen.emulator.answers import as_json, random_id, timestamp, without_none
 from batchgen.emulator.files import StoredFile
 from batchgen.emulator.models import Model, text_tokens
 from batchgen.emulator.options import BatchOptions
@@ -28,50 +27,10 @@ _ERRORS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class BatchInput:
-    """starts: offsets of the lines that hold something. tokens: of all prompts, estimated. problem: why it fails."""
-
-    path: Path
-    starts: array[int]
-    tokens: int
-    problem: str
-
-    def line(self, at: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.starts[at])
-            return file.readline()
-
-
-def read_input(path: Path) -> BatchInput:
-    """Blocks: for worker threads. One line at a time is in memory."""
-    starts, tokens, at, problem = array("Q"), 0, 0, ""
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                starts.append(at)
-                try:
-                    tokens += _tokens(json.loads(line))
-                except ValueError as error:
-                    problem = problem or f"line {len(starts)}: {error}"
-            at += len(line)
-    return BatchInput(path, starts, tokens, problem if starts else "it holds no request")
-
-
-def _tokens(line: Any) -> int:
-    """An estimate of ours: what the vendor counts as enqueued is not documented beyond "tokens"."""
-    if not isinstance(line, dict):
-        raise ValueError("expected an object")
-    request = line.get("request")
-    contents = request.get("contents") if isinstance(request, dict) else None
-    contents = [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
-    texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
-    return sum(text_tokens(text) if isinstance(text, str) else _PICTURE_TOKENS for text in texts)
-
-
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """One batch. source: the `files/…` it was made of, empty for inline requests. Times: seconds since 1970.
+    """source: the `files/…` it was made of, empty for inline requests. lines: those of its input that hold something, until it ends.
+    problem: why its input fails. tokens: of all prompts, estimated. Times: seconds since 1970.
 
     inline: it answers in its operation, not in a file. state: without its prefix. error: a google.rpc.Status.
     stop: set to end it, by a cancel or when the emulator closes.
@@ -82,7 +41,10 @@ class Batch:
     display_name: str
     priority: str
     source: str
-    input: BatchInput
+    lines: list[bytes]
+    total: int
+    tokens: int
+    problem: str
     inline: bool
     id: str = field(default_factory=partial(random_id, 36))  # as recorded (flachesis/gemini-rust#13)
     state: str = "PENDING"
@@ -95,15 +57,6 @@ class Batch:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     records: list[RequestRecord] = field(default_factory=list)
 
-    @property
-    def total(self) -> int:
-        return len(self.input.starts)
-
-    def count(self, line: Line) -> None:
-        self.succeeded += line.succeeded
-        self.records.append(line.record)
-        self.updated_s = time.time()
-
     def move(self, state: str) -> None:
         self.state = state
         self.updated_s = time.time()
@@ -111,10 +64,10 @@ class Batch:
     def end(self, state: str) -> None:
         """A batch that would succeed fails where its input could not be read."""
         self.error = _ERRORS.get(state)
-        if self.input.problem and state == "SUCCEEDED":
+        if self.problem and state == "SUCCEEDED":
             state = "FAILED"
-            text = f"Failed to parse the input file: {self.input.problem}"
-            self.error = google.rpc_status("INVALID_ARGUMENT", text)
+            self.error = google.rpc_status("INVALID_ARGUMENT", f"Failed to parse the input file: {self.problem}")
+        self.lines.clear()
         self.move(state)
         self.ended_s = self.updated_s
 
@@ -124,7 +77,7 @@ class Batch:
         named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files
         too is an assumption.
         """
-        output = self._output(self.results) if named and self.results else None
+        output = _output(self.results, inline=self.inline) if named and self.results else None
         state = f"{options.states.upper()}_STATE_{self.state}"
         found: dict[str, Any] = {"name": f"batches/{self.id}", "metadata": self._metadata(state)}
         if output is not None and "metadata" in options.places:
@@ -141,13 +94,6 @@ class Batch:
             elif output is not None and "response" in options.places:
                 found["response"] = {"@type": f"{_TYPE}Output", **output}
         return found
-
-    def _output(self, results: StoredFile) -> dict[str, Any]:
-        """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
-        if not self.inline:
-            return {"responsesFile": f"files/{results.id}"}
-        with results.path.open("rb") as file:
-            return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
 
     def _metadata(self, state: str) -> dict[str, Any]:
         """Counts are int64, which JSON has as text, and are absent when they are 0."""
@@ -170,6 +116,37 @@ class Batch:
             name=f"batches/{self.id}",
             priority=self.priority or None,
         )
+
+
+def _output(results: StoredFile, *, inline: bool) -> dict[str, Any]:
+    """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
+    if not inline:
+        return {"responsesFile": f"files/{results.id}"}
+    with results.path.open("rb") as file:
+        return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
+
+
+def read_input(lines: Iterable[bytes]) -> tuple[list[bytes], int, str]:
+    """`lines`, `tokens` and `problem` of a batch. Blocks: for worker threads."""
+    kept, tokens, problem = list[bytes](), 0, ""
+    for line in filter(bytes.strip, lines):
+        kept.append(line)
+        try:
+            tokens += _tokens(json.loads(line))
+        except ValueError as error:
+            problem = problem or f"line {len(kept)}: {error}"
+    return kept, tokens, problem if kept else "it holds no request"
+
+
+def _tokens(line: Any) -> int:
+    """An estimate of ours: what the vendor counts as enqueued is not documented beyond "tokens"."""
+    if not isinstance(line, dict):
+        raise ValueError("expected an object")
+    request = line.get("request")
+    contents = request.get("contents") if isinstance(request, dict) else None
+    contents = [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
+    texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
+    return sum(text_tokens(text) if isinstance(text, str) else _PICTURE_TOKENS for text in texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +188,7 @@ class Results:
         members = [line.body]
         if key is not None and line.fault != "line_keyless":
             name = b'"metadata":' if self._inline else b'"key":'
-            text = json.dumps(key, ensure_ascii=False).encode("utf-8", "replace")
-            members.insert(line.record.n % 2 == 0, name + text)
+            members.insert(line.record.n % 2 == 0, name + as_json(key, compact=True))
         whole = b"{" + b",".join(members) + b"}"
         if line.fault == "line_cut" and not self._inline:  # an operation is always whole
             whole = whole[: len(whole) * 3 // 5]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -18,9 +17,9 @@ from aiohttp import web
 
 from batchgen.emulator import gemini, google
 from batchgen.emulator.accounting import RequestRecord
-from batchgen.emulator.answers import Answer, ApiError, Cut, answering, as_json, random_id, read_body
-from batchgen.emulator.batch import Batch, BatchInput, Line, Results, read_input
-from batchgen.emulator.faults import BATCH_ENDS, BATCH_KNOWN, NO_FILE, WIRE, BatchEnd, unknown_marker
+from batchgen.emulator.answers import Answer, ApiError, Cut, answering, as_json, read_body
+from batchgen.emulator.batch import Batch, Line, Results, read_input
+from batchgen.emulator.faults import BATCH_ENDS, NO_FILE, WIRE, BatchEnd
 from batchgen.emulator.files import Files, StoredFile
 from batchgen.emulator.google_schemas import BATCH_LINE, CREATE_BATCH
 from batchgen.emulator.models import GEMINI, Model
@@ -47,7 +46,6 @@ class Batches:
         self._batches: dict[str, Batch] = {}  # by id, in memory only
         self._running: dict[str, tuple[Batch, asyncio.Task[None]]] = {}  # deleted ones too
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._loop = asyncio.get_running_loop()
 
     def routes(self) -> list[web.RouteDef]:
         every, one = google.VERSION + "/batches", google.VERSION + "/batches/{batch:[^:/]+}"
@@ -58,10 +56,10 @@ class Batches:
             web.get(one, self._about("get", self._get)),
             web.post(f"{one}:cancel", self._about("cancel", self._cancel)),
             web.delete(one, self._about("delete", self._delete)),
-            web.get("/_emulator/batches", self._counted),
+            web.get("/_emulator/batches", answering(self._counted)),
         ]
 
-    def _about(self, method: str, act: Callable[[web.Request, Batch], Awaitable[Any]]) -> Any:
+    def _about(self, method: str, act: Callable[[Batch, web.Request], Awaitable[Any]]) -> Any:
         """The handler of a call about one batch. 404 for batches of another key too is an assumption."""
 
         async def call(request: web.Request) -> Any:
@@ -69,24 +67,19 @@ class Batches:
             batch = self._batches.get(request.match_info["batch"])
             if batch is None or batch.key != key:
                 raise google.no_such_entity()
-            fault = self._fault(method, batch.id, batch.display_name)
-            answer = await act(request, batch)
+            fault = google.call_fault(self._faults, method, batch.id, batch.display_name)
+            answer = await act(batch, request)
             if fault == "lost":
                 raise Cut
             return answer
 
         return answering(call, google.HEADERS)
 
-    def _fault(self, method: str, subject: str = "", display_name: str = "") -> str | None:
-        if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
-            raise google.error(400, problem)
-        return google.call_fault(self._faults, method, subject, display_name)
-
     async def _create(self, request: web.Request) -> dict[str, Any]:
         body = await read_body(request, self._pipeline.options.max_request_bytes, google.API.too_large)
         model, key = google.admitted(request, GEMINI, self._pipeline.options)
         given = google.read_fields(body, CREATE_BATCH).get("batch", {})
-        fault = self._fault("create", display_name=str(given.get("displayName", "")))
+        fault = google.call_fault(self._faults, "create", display_name=str(given.get("displayName", "")))
         batch = await self._made(key, model, given)
         self._batches[batch.id] = batch
         self._statistics.created[batch.display_name] += 1
@@ -99,15 +92,15 @@ class Batches:
         return batch.operation(self._options)
 
     async def _made(self, key: str, model: Model, given: dict[str, Any]) -> Batch:
+        """A batch keeps its input: that the file may be deleted once it is created is an assumption."""
         source = given.get("inputConfig", {}).get("fileName", "")
         requests = given.get("inputConfig", {}).get("requests", {}).get("requests", [])
         if bool(source) == bool(requests):  # the wording is ours
             raise google.error(400, "* GenerateContentBatch.input_config: one of file_name and requests is needed.\n")
-        found = await asyncio.to_thread(self._input, key, source, requests)
+        lines, tokens, problem = await asyncio.to_thread(self._input, key, source, requests)
         others = [one for one in self._batches.values() if one.key == key and one.ended_s is None]
-        tokens = sum(one.input.tokens for one in others if one.model.id == model.id) + found.tokens
-        if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < tokens:
-            found.path.unlink()
+        enqueued = sum(one.tokens for one in others if one.model.id == model.id) + tokens
+        if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < enqueued:
             raise google.enqueued_exhausted()  # for too many batches as for too many tokens, which is an assumption
         return Batch(
             key=key,
@@ -115,20 +108,20 @@ class Batches:
             display_name=str(given.get("displayName", "")),
             priority=str(given.get("priority", "")),
             source=source,
-            input=found,
-            inline=not source or len(found.starts) <= self._options.inline_most,
+            lines=lines,
+            total=len(lines),
+            tokens=tokens,
+            problem=problem,
+            inline=not source or len(lines) <= self._options.inline_most,
         )
 
-    def _input(self, key: str, source: str, requests: list[Any]) -> BatchInput:
-        """A batch keeps its input: that the file may be deleted once it is created is an assumption."""
-        path = self._files.path(f"input-{random_id(36)}")
-        if source:
-            os.link(self._files.find_active(key, source.removeprefix("files/")).path, path)
-        else:
-            path.write_bytes(b"".join(json.dumps(one).encode() + b"\n" for one in requests))
-        return read_input(path)
+    def _input(self, key: str, source: str, requests: list[Any]) -> tuple[list[bytes], int, str]:
+        if not source:
+            return read_input(json.dumps(one).encode() for one in requests)
+        with self._files.find_active(key, source.removeprefix("files/")).path.open("rb") as file:
+            return read_input(file)
 
-    async def _get(self, request: web.Request, batch: Batch) -> Answer:
+    async def _get(self, batch: Batch, request: web.Request) -> Answer:
         mask = google.field_mask(request.query.get("fields", ""))
 
         def encoded(named: bool) -> bytes:
@@ -144,14 +137,14 @@ class Batches:
     def _listing(self, request: web.Request) -> Any:
         """`operations`, newest first, as google-genai 3.4.0 reads it. The default size of a page is an assumption."""
         key = google.known_key(request)
-        self._fault("list")
+        google.call_fault(self._faults, "list")
         latest_s = time.time() - self._options.list_lag_s
         shown = [one for one in reversed(self._batches.values()) if one.key == key and one.created_s <= latest_s]
         found = [one.operation(self._options, named=False) for one in shown]
         page = google.page_of("operations", found, request.query, default=10, most=100)
         return google.masked(page, google.field_mask(request.query.get("fields", "")))
 
-    async def _cancel(self, _: web.Request, batch: Batch) -> dict[str, Any]:
+    async def _cancel(self, batch: Batch, _: web.Request) -> dict[str, Any]:
         """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once.
 
         Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort".
@@ -161,19 +154,18 @@ class Batches:
             await asyncio.wait([self._running[batch.id][1]])
         return {}
 
-    async def _delete(self, _: web.Request, batch: Batch) -> dict[str, Any]:
+    async def _delete(self, batch: Batch, _: web.Request) -> dict[str, Any]:
         """Not a cancel, as google.longrunning says: it runs on. Its files stay, an assumption."""
         self._batches.pop(batch.id, None)
         return {}
 
-    async def _counted(self, request: web.Request) -> web.Response:
+    def _counted(self, request: web.Request) -> dict[str, Any]:
         """For tests: how often each display name was created and each key answered, and what became of the batches."""
         found = [
             {"name": f"batches/{one.id}", "displayName": one.display_name, "state": one.state}
             for one in self._batches.values()
         ]
-        counts = {"created": self._statistics.created, "answered": self._statistics.answered_keys}
-        return web.json_response({**counts, "batches": found})
+        return {"created": self._statistics.created, "answered": self._statistics.answered_keys, "batches": found}
 
     async def clear(self) -> None:
         for batch, _ in self._running.values():
@@ -195,15 +187,13 @@ class Batches:
         over = await self._wait(batch, self._options.life_s if never_starts else self._options.pending_s)
         if not over:
             batch.move("RUNNING")
-            limit = 0 if batch.input.problem else int(batch.total * end.share)
-            over = await self._answer_lines(batch, results, limit)
+            over = await self._answer_lines(batch, results, 0 if batch.problem else int(batch.total * end.share))
         if not over and not end.state:
             over = await self._wait(batch, self._options.life_s)
-        await self._loop.run_in_executor(self._thread, results.write_held)
-        keeps = end.share > 0 and not batch.input.problem
+        await self._in_thread(results.write_held)
+        keeps = end.share > 0 and not batch.problem
         if over:
             keeps = over == "CANCELLED" and self._options.keeps_cancelled and len(batch.records) > 0
-        batch.input.path.unlink(missing_ok=True)
         if keeps:
             batch.results = file
             if not batch.inline:
@@ -213,6 +203,9 @@ class Batches:
         for record in batch.records:
             record.delivered = keeps
         batch.end(over or end.state)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def _wait(self, batch: Batch, wait_s: float) -> str:
         """The state in which the batch ends now, empty if it goes on."""
@@ -233,8 +226,10 @@ class Batches:
             due_s = started_s + running_s * number / batch.total
             if over := await self._wait(batch, due_s - time.time()):
                 return over
-            line = await self._loop.run_in_executor(self._thread, self._put, batch, results, at)
-            batch.count(line)
+            line: Line = await self._in_thread(self._put, batch, results, at)
+            batch.succeeded += line.succeeded
+            batch.records.append(line.record)
+            batch.updated_s = time.time()
             key = line.key.get("key") if isinstance(line.key, dict) else line.key
             self._statistics.add_line(str(key), line.record)
         return await self._wait(batch, started_s + running_s - time.time())
@@ -249,7 +244,7 @@ class Batches:
 
     def _put(self, batch: Batch, results: Results, at: int) -> Line:
         """In the thread, which alone touches the results."""
-        line = self._answer(batch, batch.input.line(at))
+        line = self._answer(batch, batch.lines[at])
         results.put(replace(line, key={"key": line.key}) if batch.source and batch.inline else line)
         return line
 
@@ -273,7 +268,7 @@ class Batches:
             answer = self._endpoint.compose(job)
         except ApiError as error:
             body = json.loads(error.answer.body)["error"]
-            status = json.dumps(google.rpc_status(body["status"], body["message"]), ensure_ascii=False)
-            return replace(line, body=b'"error":' + status.encode("utf-8", "replace"))
+            status = google.rpc_status(body["status"], body["message"])
+            return replace(line, body=b'"error":' + as_json(status, compact=True))
         record.billed_images, record.sha256 = answer.billed_images, answer.sha256
         return replace(line, body=b'"response":' + answer.body, succeeded=True)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from batchgen.emulator.accounting import QuotaExceeded
 from batchgen.emulator.answers import ApiError, Cut, as_json, without_none
-from batchgen.emulator.faults import CALL_FAULTS, CallFaults
+from batchgen.emulator.faults import BATCH_KNOWN, CALL_FAULTS, CallFaults, unknown_marker
 from batchgen.emulator.google_schemas import Schema, Violation, read, violation
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
@@ -150,6 +150,8 @@ def _drawn(fault: str, draw: random.Random) -> ApiError:
 
 def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
     """What the caller handles: `lost`, `half`, `empty`, `cut` or None. For the others raises ApiError or Cut."""
+    if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
+        raise error(400, problem)
     name = faults.take(CALL_FAULTS[method], subject, display_name)
     kind = name.partition("_")[2] if name else None
     match kind:
