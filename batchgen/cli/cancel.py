@@ -9,7 +9,7 @@ from pathlib import Path
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import find_job, find_manifest
 from batchgen.cli.run_arguments import load_job
-from batchgen.engine.job_cancel import CancelledJobs, cancel_jobs
+from batchgen.engine.jobs import CancelledJobs, cancel_jobs
 from batchgen.errors import UsageError
 from batchgen.ledger.location import read_pointer, server_address
 from batchgen.ledger.reader import Reader

@@ -2,7 +2,9 @@
 earlier run left are resumed where they stood. No job is requested again because a question about it failed.
 
 Jobs whose answers were lost are found in their vendor's list, if it has one, before anything is called uncertain. Jobs
-with the same input are interchangeable, so the oldest goes to the request that was sent first."""
+with the same input are interchangeable, so the oldest goes to the request that was sent first.
+
+When a person cancels jobs at their vendors, how they end is recorded here, or by the run if one is going on."""
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 from batchgen.engine.answer import bugs_as_unreadable, sample_from_facts
-from batchgen.engine.routes import Route
+from batchgen.engine.job import Job
+from batchgen.engine.job_state import open_finished_job
+from batchgen.engine.routes import Route, open_routes
 from batchgen.errors import (
     BadRequest,
     BatchgenError,
@@ -24,6 +29,7 @@ from batchgen.errors import (
     InputRejected,
     JobCancelled,
     JobFailed,
+    JobLocked,
     Malformed,
     NoImage,
     OutputRefused,
@@ -33,9 +39,11 @@ from batchgen.errors import (
 )
 from batchgen.http.transport import Transport
 from batchgen.ledger.ledger import Ledger
+from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import JOB_INPUT, OpenAttempt
-from batchgen.providers.contract import SupportsJobList
-from batchgen.records import ListedJob, PendingJob
+from batchgen.os_errors import start_threads
+from batchgen.providers.contract import SupportsCancel, SupportsJobList
+from batchgen.records import ListedJob, PendingJob, Reply, Request, Response, lane_model
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.retry import backoff_s
 from batchgen.scheduling.stop_reason import StopKind, StopReason
@@ -53,6 +61,8 @@ GIVE_UP_AFTER_S = 2 * 86400.0  # no vendor keeps a result for longer
 CLOCK_MARGIN_S = 120.0  # by which a vendor's clock may be slow
 MAX_PAGES = 50
 LOOKS, LOOK_DELAY_S = 3, 2.0  # for a job that was submitted just now
+CANCELS_AT_ONCE = 8
+CANCEL_POLLS, CANCEL_POLL_DELAY_S = 5, 1.0  # how often and how long to wait for a job to be cancelled
 
 
 class JobLeft(Exception):
@@ -123,6 +133,9 @@ class JobPolls:
             self._dispatcher.stop(StopReason(StopKind.ERROR, error.reason, error.message))
 
 
+# --- jobs whose answers were lost
+
+
 def match_jobs(
     lost: Iterable[OpenAttempt], listed: Iterable[ListedJob], known: frozenset[str]
 ) -> dict[int, PendingJob]:
@@ -189,3 +202,95 @@ class LostJobs:
             if not page:
                 break
         return listed
+
+
+# --- cancelling
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledJobs:
+    """What became of the jobs. cancelled: their vendor cancelled them, or said that it will. made: their images were
+    finished before; the next run fetches them. going_on: the reason, by provider or job. running: another run records
+    all this."""
+
+    cancelled: int = 0
+    made: int = 0
+    going_on: tuple[str, ...] = ()
+    running: bool = False
+
+
+async def cancel_jobs(job: Job, *, dry_run: bool = False) -> CancelledJobs:
+    """Cancel the jobs of a job folder. dry_run: only count those that would be cancelled; nothing is sent. Raises
+    SettingsError, StoreError, LedgerError."""
+    with Reader.open(job.folder) as reader:
+        taken = reader.open_jobs()
+    profiles = {lane: job.manifest.catalogue.resolve(lane_model(lane)) for lane in {each.lane for each in taken}}
+    routes, _ = open_routes(profiles.values(), job.settings, None)
+    able = [each for each in taken if isinstance(_codec(routes, each), SupportsCancel)]
+    unable = [f"{each.item_id}: {each.lane.partition('/')[0]} cancels no jobs" for each in taken if each not in able]
+    if dry_run or not able:
+        return CancelledJobs(len(able), going_on=tuple(unable))
+    with start_threads(2, "cancel") as executor:
+        async with Transport(CANCELS_AT_ONCE, executor) as transport:
+            client = _CancelClient(transport, routes, asyncio.Semaphore(CANCELS_AT_ONCE))
+            refusals = await asyncio.gather(*(client.cancel(each) for each in able))
+            accepted = [each for each, refusal in zip(able, refusals, strict=True) if not refusal]
+            going_on = (*unable, *filter(None, refusals))
+            try:
+                with open_finished_job(job.folder) as state:
+                    made = await client.record_ends(state.ledger, accepted)
+                    state.results.rebuild(job.manifest.item_ids)
+            except JobLocked:
+                return CancelledJobs(len(accepted), going_on=going_on, running=True)
+    return CancelledJobs(len(accepted) - made, made, going_on)
+
+
+def _codec(routes: Mapping[str, Route], taken: OpenAttempt) -> object:
+    return routes[taken.lane].codec if taken.lane in routes else None
+
+
+@dataclass(frozen=True, slots=True)
+class _CancelClient:
+    transport: Transport
+    routes: Mapping[str, Route]
+    slots: asyncio.Semaphore
+
+    async def cancel(self, taken: OpenAttempt) -> str:
+        """Cancel a job. Returns why it goes on, or an empty string if its vendor agreed."""
+        codec, job = cast(SupportsCancel, _codec(self.routes, taken)), cast(PendingJob, taken.job)
+        try:
+            with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+                codec.read_cancel(job, await self._ask(taken, codec.cancel(job)))
+        except ProviderError as error:
+            return f"{taken.item_id}: {error.message}"
+        return ""
+
+    async def record_ends(self, ledger: Ledger, cancelled: Sequence[OpenAttempt]) -> int:
+        """Record how cancelled jobs ended, apart from those of workers, which record their own. Returns how many have
+        their images."""
+        ours = {each.id for each in ledger.reader.open_attempts()}
+        return sum(await asyncio.gather(*(self._record(ledger, each) for each in cancelled if each.id in ours)))
+
+    async def _record(self, ledger: Ledger, taken: OpenAttempt) -> bool:
+        """Record how a job ended. One that does not end soon is left to the next run."""
+        codec, job = cast(SupportsCancel, _codec(self.routes, taken)), cast(PendingJob, taken.job)
+        for number in range(CANCEL_POLLS):
+            await asyncio.sleep(CANCEL_POLL_DELAY_S if number else 0.0)
+            try:
+                with bugs_as_unreadable(BatchgenError, OSError, answer_kept=False):
+                    found = codec.read_poll(job, await self._ask(taken, codec.poll(job)))
+            except JOB_ENDS as error:
+                sample, started_at = sample_from_facts(taken, taken.facts), taken.started_at
+                await ledger.attempt_failed(taken.id, sample, error, sent_at=started_at, state=error.outcome)
+                return False
+            except ProviderError:
+                continue
+            if isinstance(found, Reply):
+                return True
+            job = found
+        return False
+
+    async def _ask(self, taken: OpenAttempt, request: Request) -> Response:
+        route = self.routes[taken.lane]
+        async with self.slots:
+            return await self.transport.request(route.base_url, request, route.credentials)

@@ -66,11 +66,8 @@ async def fetch_pending_links(
     ledger: Ledger, store: Store, transport: Transport, routes: Mapping[str, Route], note: Callable[[str], None]
 ) -> None:
     """Download everything left by earlier runs, several at once. Raises StoreError and LedgerError."""
-    exchange, slots, loop = (
-        Exchange(transport, store, LINK_TRIES),
-        asyncio.Semaphore(CONCURRENCY),
-        asyncio.get_running_loop(),
-    )
+    exchange = Exchange(transport, store, LINK_TRIES)
+    slots, loop = asyncio.Semaphore(CONCURRENCY), asyncio.get_running_loop()
     waiting = [attempt for attempt in ledger.reader.open_attempts() if attempt.links]
     random.shuffle(waiting)  # gives each its turn, even if many others are slow
     failures: list[str] = []
@@ -122,10 +119,8 @@ async def fetch_attempt_links(
             await asyncio.to_thread(_settle, ledger, store, route.profile, attempt, fetched, failed)
     if not failed:
         return
-    error, sample = (
-        next(iter(failed.values())),
-        sample_from_facts(attempt, attempt.answer.facts if attempt.answer else {}),
-    )
+    error = next(iter(failed.values()))
+    sample = sample_from_facts(attempt, attempt.answer.facts if attempt.answer else {})
     tried = route is not None and not exchange.is_cancelled
     if tried and all(is_link_dead(each, time.time() - attempt.started_at) for each in failed.values()):
         await asyncio.to_thread(ledger.end_without_picture, attempt, "failed", "link_gone", error.message)

@@ -64,10 +64,8 @@ class Receiver:
             if 200 <= answer.status < 300 and route.jobs is None:
                 self._dispatcher.received(ticket)
             received = await self._context.in_thread(lambda: self._read(ticket.lane, attempt, in_flight, answer))
-        except (
-            Unanswered,
-            Malformed,
-        ) as error:  # none, or one that was cut off: a job may have been taken all the same
+        except (Unanswered, Malformed) as error:
+            # No answer, or one that was cut off: a job may have been taken all the same.
             received = None if error.reason == "interrupted" else await self.lost_jobs.find_one(route, attempt.id)
             if received is None:
                 raise

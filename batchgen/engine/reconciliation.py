@@ -134,10 +134,8 @@ class Reconciliation:
     def _add_questions(self, item: Item, judge: Judge, images: int) -> None:
         """Count a question to the judge for each image that is made."""
         profile = self.profile(judge.model)
-        load, usd = (
-            self.load_of(profile),
-            estimate_question_usd(profile, ReviewRules.of(item).question(item.prompt)),
-        )
+        load = self.load_of(profile)
+        usd = estimate_question_usd(profile, ReviewRules.of(item).question(item.prompt))
         load.requests += images
         load.total_latency_s += profile.latency(profile.default_size) * images
         load.usd += (usd or 0.0) * images

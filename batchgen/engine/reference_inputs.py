@@ -110,25 +110,17 @@ class ReferenceInputs:
         await self._uploads.forget(named or uris)
 
     async def _resolve(self, name: str, route: Route) -> LocalReference | ReferenceImage:
+        collection = self._prepared
         if name.startswith("@") and self._store.properties.remote:
-            collection, path = (
-                self._prepared,
-                await self._single_flight.do(name, lambda: self._download_item_image(name)),
-            )
+            path = await self._single_flight.do(name, lambda: self._download_item_image(name))
         elif is_object_url(name):
-            collection, path = (
-                self._prepared,
-                await self._single_flight.do(name, lambda: self._download_from_bucket(name)),
-            )
+            path = await self._single_flight.do(name, lambda: self._download_from_bucket(name))
         elif not is_link(name):
             collection, path = self._dependents.locate_reference(name)
         elif isinstance(route.codec, SupportsLinks):
             return ReferenceImage("", uri=name)
         else:
-            collection, path = (
-                self._prepared,
-                await self._single_flight.do(name, lambda: self._download_link(name, route.base_url)),
-            )
+            path = await self._single_flight.do(name, lambda: self._download_link(name, route.base_url))
         picture = collection.identify(path)
         try:
             instead = redrawing(picture, route.profile)

@@ -178,9 +178,8 @@ class Reviewer:
                         await self._review(process, key)
                 except (StoreError, OSError) as error:
                     self._parts.stop(error)
-                except (
-                    Exception
-                ) as error:  # a ledger that cannot be read; one that cannot be written stops the run by itself
+                except Exception as error:
+                    # A ledger that cannot be read; one that cannot be written stops the run by itself.
                     self._leave_to_next_run(error)
                 finally:
                     self._parts.queue.done(key)

@@ -142,9 +142,8 @@ class Lane:
     max_jobs: int | None = None  # the most jobs that its API has at once
     ready: deque[Pending] = field(default_factory=deque)
     delayed: list[tuple[float, int, Pending]] = field(default_factory=list)  # a heap, ordered by not-before
-    undecided: list[Pending] = field(
-        default_factory=list
-    )  # without an attempt left, should their failures be their own
+    # Without an attempt left, should their failures be their own.
+    undecided: list[Pending] = field(default_factory=list)
     exhausted: deque[Pending] = field(default_factory=deque)  # to be given up
     in_flight: int = 0
     jobs: int = 0  # requests that its API accepted as jobs
@@ -156,9 +155,8 @@ class Lane:
     spend_full_until_s: float = 0.0  # the USD of ten minutes are spent
     spend_wait_reported_until_s: float = 0.0  # until then, the shortage has been reported
     reported_wait: LaneWait | None = None
-    reservation_factor: float = (
-        RESERVATION_FACTOR  # reserved / estimated; no less than any request has turned out to cost
-    )
+    # Reserved / estimated; no less than any request has turned out to cost.
+    reservation_factor: float = RESERVATION_FACTOR
     cool_streak: int = 0
     parked: bool = False
     stopped: str = ""

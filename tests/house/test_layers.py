@@ -19,10 +19,10 @@ LAZY = {"manifest"}  # the package itself: names of its files, loaded on first u
 ENGINE = """
 outcome routes dependents answer job
 recovery.receipts recovery.unrecorded_files batch.result_lines outstanding cluster.queue cluster.reference_bundle
-context reconciliation judge_request spooled_reply pacing jobs cluster.session cluster.heartbeat
+context reconciliation judge_request spooled_reply pacing cluster.session cluster.heartbeat
 ways
 settle recovery.repair_records job_state reconcile_items reference_inputs cluster.monitor image_checks
-attempts budgets derivative_runner http_attempt job_cancel preflight reconcile recovery.repair_files engines
+attempts budgets derivative_runner http_attempt jobs preflight reconcile recovery.repair_files engines
 recovery.open_attempts recovery.replay recovery.repair failures plan cluster.derivative_session cluster.sample_lanes
 stopping links cluster.submit receive
 execute cluster.orphan_recovery cluster.submit_derivatives

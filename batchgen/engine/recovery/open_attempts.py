@@ -214,10 +214,8 @@ def resume_unsent_chunks(ledger: Ledger, root: str, batch_mode: BatchMode, note:
     dropped = ChunkWriter(ledger).drop_unsent(UNSENT_STEPS if batch_mode == "online" else UNSENT_STEPS[:1])
     if dropped:
         note(f"{dropped:,} request(s) of an interrupted run were in no batch yet and are planned again")
-    folder, kept = (
-        os.path.join(root, STATE_FOLDER, BATCH_FOLDER),
-        {str(chunk.id) for chunk in ledger.reader.open_chunks()},
-    )
+    folder = os.path.join(root, STATE_FOLDER, BATCH_FOLDER)
+    kept = {str(chunk.id) for chunk in ledger.reader.open_chunks()}
     for name in os.listdir(folder) if os.path.isdir(folder) else ():  # of finished chunks, left by a run that died
         number, _, kind = name.partition(".")
         if kind in CHUNK_FILE_KINDS and number not in kept:
