@@ -159,12 +159,12 @@ class _Api(Api):
 _API = _Api()
 
 
-def endpoint(options: EmulatorOptions, links: Links) -> Endpoint:
+def endpoint(pipeline: Pipeline) -> Endpoint:
     return Endpoint(
         api=_API,
         faults=AIML_FAULTS,
-        parse=lambda _, body: parse(body, options),
-        compose=partial(_compose, links=links),
+        parse=lambda _, body: parse(body, pipeline.options),
+        compose=partial(_compose, links=pipeline.links),
     )
 
 

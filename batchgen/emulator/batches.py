@@ -121,11 +121,9 @@ class Batches:
         with self._files.find_active(key, source.removeprefix("files/")).path.open("rb") as file:
             return read_input(file)
 
-    async def _get(self, batch: Batch, request: web.Request) -> Answer:
-        mask = google.field_mask(request.query.get("fields", ""))
-
+    async def _get(self, batch: Batch, _: web.Request) -> Answer:
         def encoded(named: bool) -> bytes:
-            return as_json(google.masked(batch.operation(self._options, named=named), mask))
+            return as_json(batch.operation(self._options, named=named))
 
         while True:
             ended_s = batch.ended_s
@@ -134,15 +132,14 @@ class Batches:
             if batch.ended_s == ended_s:  # else it ended meanwhile, and the fault is of how it ends
                 return Answer(body=body)
 
-    def _listing(self, request: web.Request) -> Any:
+    def _listing(self, request: web.Request) -> dict[str, Any]:
         """`operations`, newest first, as google-genai 3.4.0 reads it. The default size of a page is an assumption."""
         key = google.known_key(request)
         google.call_fault(self._faults, "list")
         latest_s = time.time() - self._options.list_lag_s
         shown = [one for one in reversed(self._batches.values()) if one.key == key and one.created_s <= latest_s]
         found = [one.operation(self._options, named=False) for one in shown]
-        page = google.page_of("operations", found, request.query, default=10, most=100)
-        return google.masked(page, google.field_mask(request.query.get("fields", "")))
+        return google.page_of("operations", found, request.query, default=10, most=100)
 
     async def _cancel(self, batch: Batch, _: web.Request) -> dict[str, Any]:
         """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once.

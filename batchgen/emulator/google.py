@@ -1,10 +1,9 @@
-"""What all of Google's methods share: keys, AI models, error bodies, pages of lists and field masks."""
+"""What all of Google's methods share: keys, AI models, error bodies and pages of lists."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
@@ -331,41 +330,3 @@ def _query_number(query: Mapping[str, str], name: str) -> int:
     if not text.isdecimal():
         raise bad_fields(violation(name, f"Invalid value at '{name}' (TYPE_INT32), \"{text}\""))
     return int(text)
-
-
-Mask = dict[str, Any]  # name -> the mask below it, empty for all of it
-
-
-def field_mask(text: str) -> Mask:
-    """The `fields` parameter: `name,metadata(state,batchStats),metadata.output/responsesFile`. Raises ApiError 400.
-
-    Source: cloud.google.com/apis/docs/system-parameters. That a path may be written in all these ways is known of
-    Google's APIs in general; the wording of the error is ours.
-    """
-    mask: Mask = {}
-    here, groups, bad = mask, [mask], False  # groups: where a comma leads back to
-    for name, sign in re.findall(r"([A-Za-z0-9_@$*]+)|(.)", text, re.DOTALL):
-        if name:
-            here = here.setdefault(name, {})
-        elif sign == ",":
-            here = groups[-1]
-        elif sign == "(":
-            groups.append(here)
-        elif sign == ")" and len(groups) > 1:
-            here = groups.pop()
-        else:
-            bad = bad or sign not in "./"
-    if bad or len(groups) > 1:
-        raise bad_fields(violation("fields", f"Invalid field selection {text}"))
-    return mask
-
-
-def masked(value: Any, mask: Mask) -> Any:
-    """What the mask lets through; lists are looked through."""
-    if not mask or "*" in mask:
-        return value
-    if isinstance(value, list):
-        return [masked(one, mask) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {name: masked(value[name], below) for name, below in mask.items() if name in value}

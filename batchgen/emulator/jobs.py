@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from batchgen.emulator.answers import Answer, ApiError, as_json
-from batchgen.emulator.pictures import Link, Links
+from batchgen.emulator.pictures import Link
 from batchgen.emulator.pipeline import Api, Endpoint, Job, Pipeline, Spec
 
 _KEPT = 20_000
@@ -86,8 +86,8 @@ class JobVendor(Api, ABC):
     faults: ClassVar[frozenset[str]]
     link: ClassVar[str]
 
-    def __init__(self, pipeline: Pipeline, links: Links) -> None:
-        self._links = links
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._links = pipeline.links
         self._jobs: dict[str, TakenJob] = {}  # filled from worker threads
         self._lock = RLock()
         endpoint = Endpoint(api=self, faults=self.faults, parse=self.parse, compose=self.compose, takes_jobs=True)

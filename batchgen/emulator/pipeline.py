@@ -31,7 +31,7 @@ from batchgen.emulator.faults import (
 )
 from batchgen.emulator.models import Model
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import Picture, render, scaled, sha256
+from batchgen.emulator.pictures import Links, Picture, render, scaled, sha256
 
 _PARSED_ON_LOOP_BYTES = 64 * 1024  # larger bodies are parsed in a thread; for smaller ones the hop costs more
 SpecT = TypeVar("SpecT", bound="Spec")
@@ -193,12 +193,13 @@ class Endpoint:
 
 
 class Pipeline:
-    """Takes requests of every API and keeps what outlives one: quotas, counts, attempts per prompt, faults of calls."""
+    """Takes requests of every API and keeps what outlives one: quotas, counts, attempts per prompt, faults of calls, linked images."""
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.options = options
         self.statistics = Statistics(minute_s=options.minute_s)
         self.call_faults = CallFaults(options.batch.faults)
+        self.links = Links()
         self._closing = asyncio.Event()
         self._quotas = Quotas(options.minute_s, rejected_counts=options.rejected_counts)
         self._attempts: Counter[tuple[str | int, ...]] = Counter()
@@ -214,7 +215,7 @@ class Pipeline:
 
     def clear(self) -> None:
         """Counts, quotas and attempts start anew."""
-        for kept in (self.statistics, self._quotas, self._attempts, self._places, self.call_faults):
+        for kept in (self.statistics, self._quotas, self._attempts, self._places, self.call_faults, self.links):
             kept.clear()
 
     async def handle(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:

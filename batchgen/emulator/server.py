@@ -15,7 +15,7 @@ from batchgen.emulator.accounting import Statistics
 from batchgen.emulator.answers import Answer, answering, endings
 from batchgen.emulator.gemini_api import GeminiApi
 from batchgen.emulator.options import EmulatorOptions
-from batchgen.emulator.pictures import LINKS_PATH, Links, is_loopback
+from batchgen.emulator.pictures import LINKS_PATH, is_loopback
 from batchgen.emulator.pipeline import Endpoint, Pipeline
 
 
@@ -24,12 +24,9 @@ class _Server:
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.pipeline = Pipeline(options)
-        self.links = Links()
         self.gemini = GeminiApi(self.pipeline)
         self.tokens = vertex.Tokens(options.token_life_s)
-        self.job_vendors = [
-            vendor(self.pipeline, self.links) for vendor in (replicate.Predictions, bfl.Tasks, fal.Queue)
-        ]
+        self.job_vendors = [vendor(self.pipeline) for vendor in (replicate.Predictions, bfl.Tasks, fal.Queue)]
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -48,8 +45,7 @@ class _Server:
 
     def generations(self) -> Endpoint:
         """AIML's and OpenAI's, which have one path."""
-        options = self.pipeline.options
-        at_aiml, at_openai = aimlapi.endpoint(options, self.links), openai.generations(options)
+        at_aiml, at_openai = aimlapi.endpoint(self.pipeline), openai.generations(self.pipeline.options)
         return replace(at_aiml, shared=lambda body: at_openai if openai.asks_for(body) else at_aiml)
 
     def models(self, request: web.Request) -> dict[str, Any]:
@@ -60,7 +56,7 @@ class _Server:
 
     def picture(self, request: web.Request) -> Answer:
         """The content host; it wants no credentials."""
-        link = self.links.take(request.match_info["name"])
+        link = self.pipeline.links.take(request.match_info["name"])
         if link is None:
             body = b"<Error><Code>NoSuchKey</Code></Error>"
             return Answer(status=404, body=body, content_type="application/xml; charset=utf-8")
@@ -74,7 +70,7 @@ class _Server:
 
     async def reset(self, request: web.Request) -> web.Response:
         await self.gemini.clear()
-        for kept in (self.pipeline, self.links, self.tokens, *self.job_vendors):
+        for kept in (self.pipeline, self.tokens, *self.job_vendors):
             kept.clear()
         return web.json_response({})
 

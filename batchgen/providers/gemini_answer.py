@@ -13,15 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, OnErrorOmit
 
-from batchgen.errors import (
-    BadRequest,
-    KeyRejected,
-    Malformed,
-    NoImage,
-    OutputRefused,
-    ProviderError,
-    Refused,
-)
+from batchgen.errors import BadRequest, KeyRejected, Malformed, NoImage, OutputRefused, ProviderError, Refused
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, decode_image
 from batchgen.providers.grounding import query_count
 from batchgen.providers.judgement import read_judgement

@@ -38,7 +38,7 @@ class UploadAnswer(AnswerModel):
 
 
 class GeminiFiles:
-    """The codec of uploads. Only `start` and `look` carry the key; the address that `start` returns replaces it in all
+    """The codec of uploads. Only `start` and `get_file` carry the key; the address that `start` returns replaces it in all
     further requests."""
 
     def __init__(self, version: str) -> None:

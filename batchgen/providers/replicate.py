@@ -129,11 +129,7 @@ class Replicate(MappedCodec):
     def read_jobs(self, response: Response) -> tuple[list[ListedJob], str]:
         found = read_answer(PredictionList, response, read_error)
         jobs = [
-            ListedJob(
-                job=_pending(each),
-                input=input_digest(each.model or "", each.input),
-                created_at=created_at,
-            )
+            ListedJob(job=_pending(each), input=input_digest(each.model or "", each.input), created_at=created_at)
             for each in found.results
             if each.input and JOB_ID.fullmatch(each.id) and (created_at := utc_seconds(each.created_at)) is not None
         ]

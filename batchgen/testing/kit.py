@@ -240,9 +240,8 @@ class CodecKit(JudgeTests):
         for read, response in self.exchange():
             for end in range(0, len(response.body), max(1, len(response.body) // 50)):
                 found = outcome(read, Response(response.status, response.headers, response.body[:end]))
-                is_image = (response.header("content-type") or "").startswith(
-                    "image/"
-                )  # it is checked when it is stored
+                # An image is checked when it is stored.
+                is_image = (response.header("content-type") or "").startswith("image/")
                 require(is_image or isinstance(found, ProviderError), f"an answer cut short is read as {found!r}")
             for body in odd_bodies(response.body):
                 outcome(read, Response(response.status, response.headers, body))

@@ -110,24 +110,6 @@ async def test_batches_are_listed_page_by_page_newest_first_and_without_results(
     assert ("nextPageToken" in second, any("response" in one for one in found)) == (False, False)
 
 
-async def test_only_the_fields_that_are_asked_for_are_shown(start, client):
-    api = BatchClient(client, await start(batch=quick()))
-    name = (await api.run([line("a")]))["name"]
-    _, found = await api.get(f"{name}?fields=done,metadata(state,batchStats.requestCount),response/responsesFile")
-    assert found == {
-        "done": True,
-        "metadata": {"state": "BATCH_STATE_SUCCEEDED", "batchStats": {"requestCount": "1"}},
-        "response": {"responsesFile": f"files/batch-{name.removeprefix('batches/')}"},
-    }
-    assert (await api.get("batches?fields=operations.name,nextPageToken"))[1] == {"operations": [{"name": name}]}
-
-
-@pytest.mark.parametrize("fields", ["metadata(state", "metadata)", "a b"])
-async def test_fields_that_cannot_be_read_are_refused(start, client, fields):
-    api = BatchClient(client, await start(batch=quick()))
-    assert (await api.get(f"batches?fields={fields}"))[0] == 400
-
-
 async def test_a_new_batch_may_be_late_in_the_list(start, client):
     api = BatchClient(client, await start(batch=quick(list_lag_s=0.2)))
     _, created = await api.create([line("a")])
