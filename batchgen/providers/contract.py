@@ -223,9 +223,7 @@ class FileCodec(Protocol):
         """The address for the pieces, and the number of bytes of which all but the last must be a multiple."""
         ...
 
-    def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request:
-        """Like `query_offset` to the address that `read_start` has found."""
-        ...
+    def upload_piece(self, data: bytes, offset_bytes: int, *, last: bool) -> Request: ...
 
     def read_piece(self, response: Response, *, last: bool) -> RemoteFile | None:
         """The file, after the last piece."""
@@ -278,9 +276,7 @@ class BatchCodec(Protocol):
         """The batches on a page, newest first, and the token of the next page, empty on the last."""
         ...
 
-    def check_removed(self, response: Response) -> None:
-        """The answer to `cancel` and `delete`."""
-        ...
+    def check_removed(self, response: Response) -> None: ...
 
     def read_error(self, response: Response) -> ProviderError:
         """The error that an answer amounts to if it is not the file that was to be downloaded."""

@@ -298,15 +298,8 @@ class CodecKit(JudgeTests):
         async def run() -> None:
             async with serving(EchoingVendor) as server:
                 job = self.job(tmp_path, server)
-                command = [
-                    self.python,
-                    "-m",
-                    "batchgen",
-                    "run",
-                    str(job.manifest.path),
-                    "--log-file",
-                    f"{tmp_path}/log",
-                ]
+                log = f"{tmp_path}/log"
+                command = [self.python, "-m", "batchgen", "run", str(job.manifest.path), "--log-file", log]
                 with (tmp_path / "said").open("wb") as said:
                     await run_child(command, self.environ(tmp_path, server), stdout=said, stderr=said)
                 require(server.asked, f"nothing was sent: {(tmp_path / 'said').read_text()}")
