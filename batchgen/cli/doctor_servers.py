@@ -40,7 +40,7 @@ class Finding:
     remedy: str = ""
 
 
-# The vendors
+# --- the vendors
 
 
 async def check_online(settings: Settings, used: Sequence[Profile], *, quota: bool) -> list[Finding]:
@@ -175,7 +175,7 @@ def check_clock_skew(date: str | None, now: float) -> Iterator[Finding]:
         yield Finding("ok", "clock", "agrees with the server's")
 
 
-# The ledger's server
+# --- the ledger's server
 
 
 def check_server(settings: Settings) -> Iterator[Finding]:

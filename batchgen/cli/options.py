@@ -25,7 +25,7 @@ T = TypeVar("T")
 RETRY_STATES = ("failed", "refused", "uncertain", "rejected")
 
 
-# How values are read
+# --- how values are read
 
 
 def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
@@ -160,7 +160,7 @@ def _set_ledger(ctx: click.Context, param: click.Parameter, value: str | None) -
         ctx.ensure_object(Invocation).hide_passwords(Settings.load())
 
 
-# Options
+# --- options
 
 
 class WordedOption(Option):

@@ -117,7 +117,7 @@ class Daemon:
         if not self._scheduled_jobs.jobs:
             _logger.warning("no manifest has `schedule:` in its head yet")
 
-    # What is due
+    # --- what is due
 
     async def _reload_and_plan(self) -> None:
         """Look every minute, so that an edited manifest or a clock that jumps is noticed within that time."""
@@ -181,7 +181,7 @@ class Daemon:
             self._options.emit(ScheduledRunPlanned(at=self._now(), job=job.name, manifest=str(job.path), due=due))
         self._schedule_check(job, wait)
 
-    # One run
+    # --- one run
 
     async def _run_scheduled(self, job: ScheduledJob, due: DueRun) -> None:
         began, facts = self._now(), {"job": job.name, "manifest": str(job.path)}
@@ -226,7 +226,7 @@ class Daemon:
         decision = job.decide(now)
         return utc_iso(decision.until if isinstance(decision, WaitUntil) else now)
 
-    # The end
+    # --- the end
 
     def _install_signal_handlers(self) -> None:
         loop = asyncio.get_running_loop()

@@ -132,7 +132,7 @@ def _in_strips(images: Mapping[str, Image.Image], compute: Callable[[Mapping[str
     return made
 
 
-# What is measured
+# --- what is measured
 
 
 def _border(image: Image.Image) -> Image.Image:

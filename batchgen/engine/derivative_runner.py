@@ -125,7 +125,7 @@ class DerivativeRunner:
         finished = not self._stopped and (feed is None or (feed.done() and not feed.cancelled()))
         return DerivativeCounts(self._made, self._skipped, self._removed, failed, finished)
 
-    # What has to be made
+    # --- what has to be made
 
     async def _produce(self) -> None:
         try:
@@ -186,7 +186,7 @@ class DerivativeRunner:
         if rows:
             await self._ledger.writer.write(delete_derivatives(rows))
 
-    # Making it
+    # --- making it
 
     async def _consume(self) -> None:
         process = RenderProcess()

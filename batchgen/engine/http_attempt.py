@@ -84,7 +84,7 @@ class Exchange:
             in_flight.answer = answer = await self._wait(sending, lost)
         return answer
 
-    # Links: a stage of its own, which costs nothing and is never a reason to request an image again.
+    # --- links: a stage of its own, which costs nothing and is never a reason to request an image again.
 
     def spool_inline_images(self, in_flight: InFlight, reply: Reply) -> Reply:
         """Write the images in a reply to disk under their numbers, before files from its links take the numbers after

@@ -244,7 +244,7 @@ def _action_after_pending(
     return "generate", Reason(ReasonKind.NEW_AFTER if entry is None else changed, others=awaited)
 
 
-# Applying the survey
+# --- applying the survey
 
 
 def move_notes(reconciliation: Reconciliation) -> Iterator[str]:

@@ -149,7 +149,7 @@ class ReferenceInputs:
         min_lifetime_s = BATCH_UPLOAD_LIFETIME_S if route.batch else 0.0
         return ReferenceImage(picture.mime_type, uri=await self._uploads.uri(to, file, min_lifetime_s=min_lifetime_s))
 
-    # Made for this run
+    # --- made for this run
 
     def _path_for(self, name: str) -> str:
         self._store.plain_folder(self._name, 0o700)

@@ -93,7 +93,7 @@ class ReviewEffects:
         )
         self._on_supplied(lane)
 
-    # In threads: rename a file, then update the ledger
+    # --- in threads: rename a file, then update the ledger
 
     def _set_aside(self, image: Candidate, reason: str, message: str) -> None:
         path = self._draft_path(image)

@@ -113,7 +113,7 @@ class Uploader:
         )
         return remote.uri
 
-    # The wire
+    # --- the wire
 
     async def _upload(self, destination: Destination, upload: Upload) -> RemoteFile:
         file = await asyncio.to_thread(upload.open)
@@ -188,7 +188,7 @@ class Uploader:
         """Send one request of an upload. url: an address from the server, which takes the place of the key."""
         return await self._transport.upload(destination.base_url, request, destination.credentials, url)
 
-    # The memory on disk
+    # --- the memory on disk
 
     async def _with_database(self, call: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result of a call on the database, None if there is no memory on disk, or none any more."""

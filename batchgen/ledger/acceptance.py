@@ -1,4 +1,4 @@
-"""How many images are accepted and what was spent for them: by a job, by one run, and by model and tag."""
+"""Counts accepted images and what was spent on them: of a job, of one run, and by model and tag."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.ledger.requests import COUNTED_SQL, MONEY_COLUMNS, Money
 from batchgen.records import JUDGE_SUFFIX
 
-# Of a sample `s`: its image `i`, the one that counts.
+# For a sample `s`: its image `i`, the one that counts.
 _OF_SAMPLE = "i.item_id = s.item_id AND i.n = s.n AND i.role = 'image' AND i.fingerprint = s.made_fingerprint"
 _NEWER = (
     "EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = i.item_id AND newer.n = i.n AND newer.role = 'image'"
@@ -26,8 +26,9 @@ _ANSWER_SECONDS = "sum(a.ended_at - coalesce(a.sent_at, a.started_at)) FILTER (W
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """accepted, rejected: images. money: all that was spent, also for what was rejected or not chosen. seconds: of the runs;
-    of a variant, those in which its requests were under way, without batches."""
+    """Accepted images and their cost. accepted, rejected: images. money: everything that was spent, also on images that
+    were rejected or not chosen. seconds: of the runs; for a variant, the time in which its requests were under way,
+    without batches."""
 
     accepted: int = 0
     rejected: int = 0
@@ -36,7 +37,7 @@ class Acceptance:
 
     @property
     def usd_per_accepted(self) -> float | None:
-        """Of what is known; None when nothing is known, or nothing is accepted."""
+        """From the known prices; None if none is known, or nothing is accepted."""
         known, unknown = self.money.spent + self.money.estimated, self.money.unknown + self.money.maybe_requests
         return known / self.accepted if self.accepted and (known or not unknown) else None
 
@@ -52,7 +53,7 @@ class Acceptance:
 
 
 class Rejection(NamedTuple):
-    """Of a sample whose image is rejected. tags: as the ledger joins them. reason: a slug, `judge` or `person`."""
+    """The rejection of a sample's image. tags: as the ledger joins them. reason: a slug, `judge` or `person`."""
 
     item_id: str
     n: int
@@ -63,7 +64,7 @@ class Rejection(NamedTuple):
 
 
 class CheckWarning(NamedTuple):
-    """What a check has found in an image that counts all the same."""
+    """What a check found in an image that counts anyway."""
 
     item_id: str
     n: int
@@ -73,7 +74,7 @@ class CheckWarning(NamedTuple):
 
 class AcceptanceReader(Reader):
     def job_acceptance(self, now: float) -> Acceptance:
-        """Of all runs. now: UTC seconds, the end of a run that goes on; 0 when none does."""
+        """Of all runs. now: UTC seconds, the end of a run that is going on; 0 if there is none."""
         states, last = self.counts(), self.last_run()
         seconds = float(self._row(_RUN_SECONDS)[0])
         if now and last is not None and last.ended_at is None:
@@ -81,7 +82,8 @@ class AcceptanceReader(Reader):
         return Acceptance(states.get("succeeded", 0), states.get("rejected", 0), self.money(), seconds)
 
     def run_acceptance(self, run_id: int, seconds: float | None) -> Acceptance:
-        """Of the images that one run made, as they stand now. seconds: how long it took; None of a run that died."""
+        """For the images that one run made, by their current state. seconds: how long it took; None for a run that
+        died."""
         if seconds is None:
             seconds = float(self._row(f"{_RUN_SECONDS} WHERE id = ?", run_id)[0])
         sql = (
@@ -92,14 +94,15 @@ class AcceptanceReader(Reader):
         return Acceptance(states.get("succeeded", 0), states.get("rejected", 0), self.money(run_id), seconds)
 
     def rejections(self, run_id: int | None = None) -> list[Rejection]:
-        """In the order of samples; of the images that a run made, or of all."""
+        """The rejections, in the order of samples: of the images that a run made, or of all."""
         made = f"JOIN image i ON {_OF_SAMPLE} AND NOT {_NEWER} JOIN attempt a ON a.id = i.attempt_id AND a.run_id = ?"
         sql, values = f"SELECT {column_list(Rejection._fields, 's')} FROM sample s", () if run_id is None else (run_id,)
         sql = f"{sql} {made if values else ''} WHERE s.state = 'rejected' ORDER BY s.id"
         return [Rejection(*row) for row in self._query(sql, *values)]
 
     def check_warnings(self, run_id: int | None = None) -> list[CheckWarning]:
-        """In the order of samples; of the images that a run made, or of all. An image that a person accepts has none."""
+        """The warnings, in the order of samples: of the images that a run made, or of all. An image that a person
+        accepted has none."""
         of_image = "v.item_id = i.item_id AND v.n = i.n AND v.sha256 = i.sha256"
         made, values = (
             ("", ()) if run_id is None else ("JOIN attempt a ON a.id = i.attempt_id AND a.run_id = ?", (run_id,))
@@ -113,7 +116,7 @@ class AcceptanceReader(Reader):
         return [CheckWarning(*row) for row in self._query(sql, *values)]
 
     def variant_acceptance(self) -> dict[tuple[str, str], Acceptance]:
-        """By model and tags of the items, as the ledger joins them, without those that the manifest no longer has."""
+        """By model and tags of the items, as the ledger joins them, without items that the manifest no longer has."""
         current = "SELECT item_id, n, model, tags FROM sample WHERE state <> 'superseded'"
         counts = "count(*) FILTER (WHERE state = 'succeeded'), count(*) FILTER (WHERE state = 'rejected')"
         sql = f"SELECT model, tags, {counts} FROM sample WHERE state <> 'superseded' GROUP BY model, tags"
@@ -124,6 +127,6 @@ class AcceptanceReader(Reader):
             " GROUP BY s.model, s.tags"
         )
         for model, tags, seconds, *amounts in self._query(sql):
-            known = found.get((model, tags), Acceptance())  # the first question was asked a moment before
+            known = found.get((model, tags), Acceptance())  # the first question was asked a moment earlier
             found[model, tags] = known + Acceptance(0, 0, Money(*amounts), float(seconds))
         return found

@@ -1,4 +1,5 @@
-"""Samples that wait for their first request or for other samples: in memory while they are few, else in a private temporary file."""
+"""The samples that wait for their first request or for other samples: in memory if they are few, else in a private
+temporary file."""
 
 from __future__ import annotations
 
@@ -11,19 +12,20 @@ from typing import Any
 from batchgen.records import Item, Sample
 from batchgen.scheduling.fallback import next_fallback_lane, sample_for_lane
 
-_LATER = ("post", "checks", "judge", "on_reject")  # what is done with an image that is there
+_LATER = ("post", "checks", "judge", "on_reject")  # what is done with an existing image
 _ITEM_FIELDS = tuple(field.name for field in fields(Item) if field.name not in _LATER)
 _TUPLE_FIELDS = ("references", "modalities", "tags", "history", "fallback", "fallback_on")
 
 
 class Backlog:
-    """A first-in first-out queue per lane, higher `priority` first. A million samples take a few megabytes of memory.
+    """A first-in first-out queue for each lane, with higher `priority` first. A million samples take a few megabytes of
+    memory.
 
-    SQLite keeps a database without a name in its page cache and spills it to an anonymous file when it grows.
+    SQLite keeps a database without a name in its page cache and spills it to an anonymous file if it grows.
     """
 
     def __init__(self) -> None:
-        # One thread's alone: two that prepare the same statement at once read each other's answers.
+        # For one thread only: two that prepare the same statement at once read each other's answers.
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("PRAGMA cache_size=-8000")
         self._db.execute("PRAGMA journal_mode=OFF")
@@ -64,7 +66,7 @@ class Backlog:
         return [sample_for_lane(load_sample(body), lane) for _, _, body in rows]
 
     def add_dependent(self, lane: str, sample: Sample, keys: Iterable[str]) -> None:
-        """Keep a sample back until all of `keys`, which are to be made in this run, are made."""
+        """Hold a sample back until all of `keys`, which are to be made in this run, are made."""
         self._last_seq += 1
         self.dependent_count += 1
         wanted = set(keys)
@@ -74,27 +76,28 @@ class Backlog:
         self._db.executemany("INSERT INTO need VALUES (?, ?)", ((key, self._last_seq) for key in wanted))
 
     def put_submitted(self, samples: Iterable[Sample]) -> None:
-        """Keep what is at a batch API until its answer is in: it may have to be asked for again."""
+        """Keep samples that are at a batch API until their answers have come: they may have to be requested again."""
         rows = ((sample.key, dump_sample(sample)) for sample in samples)
         self._db.executemany("INSERT OR REPLACE INTO lent VALUES (?, ?)", rows)
 
     def take_submitted(self, key: str) -> Sample | None:
-        """What was lent under this key, which is forgotten; None when this run does not want it."""
+        """Remove and return the sample submitted under this key; None if this run does not want it."""
         row = self._db.execute("DELETE FROM lent WHERE key = ? RETURNING body", (key,)).fetchone()
         return None if row is None else load_sample(row[0])
 
     def keep(self, item: Item, lane: str) -> None:
-        """An item of which another image may be bought, and the lane where that waits: the first that is said."""
+        """Remember an item of which another image may be bought, and the lane for it. The first call counts."""
         body = dump_sample(Sample(item=item, n=1, fingerprint="", wire=""))
         self._db.execute("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", (item.id, lane, body))
 
     def kept(self, item_id: str) -> tuple[Item, str] | None:
-        """It stays."""
+        """The item and lane remembered for this id."""
         row = self._db.execute("SELECT body, lane FROM kept WHERE id = ?", (item_id,)).fetchone()
         return None if row is None else (load_sample(row[0]).item, row[1])
 
     def move(self, lane: str, other: str) -> int:
-        """All that waits in `lane`, or would wait there once what it needs is made. Answers how many wait now."""
+        """Move everything that waits in `lane`, or will wait there once what it needs is made. Returns how many wait
+        now."""
         number = self._db.execute("UPDATE queue SET lane = ? WHERE lane = ?", (other, lane)).rowcount
         self._db.execute("UPDATE held SET lane = ? WHERE lane = ?", (other, lane))
         self._queued_counts[other] = self.backlog_count(other) + number
@@ -112,7 +115,7 @@ class Backlog:
         return [(load_sample(body), why) for why, body in rows]
 
     def release_dependents(self, key: str) -> list[tuple[str, Sample]]:
-        """(lane, sample) of all that waited for nothing but `key`; they are held no longer."""
+        """Remove and return the samples that waited for nothing but `key`, each with its lane."""
         if not self.dependent_count:
             return []
         waiting = self._db.execute(
@@ -127,7 +130,7 @@ class Backlog:
         return [(lane, load_sample(body)) for _, lane, body in ready]
 
     def drop_dependents(self, key: str) -> list[Sample]:
-        """Samples that waited for `key`, among others; they are held no longer."""
+        """Remove and return the samples that waited for `key`, among others."""
         if not self.dependent_count:
             return []
         rows = self._db.execute(
@@ -138,7 +141,7 @@ class Backlog:
         return [load_sample(body) for _, body in sorted(rows)]
 
     def move_to_fallback(self, lane: str, cause: str, is_available: Callable[[str], bool]) -> int:
-        """Move what has an open fallback for `cause` there, and answer how many. The rest waits for another run."""
+        """Move samples with an open fallback for `cause` there, and return how many. The rest waits for another run."""
         found, json_columns = 0, "json_extract(body, '$[5].fallback'), json_extract(body, '$[5].fallback_on')"
         rows = self._db.execute(
             f"SELECT {json_columns}, min(body) FROM queue WHERE lane = ? GROUP BY 1, 2", (lane,)
@@ -154,7 +157,8 @@ class Backlog:
         return found
 
     def iter_all(self) -> Iterator[tuple[str, Sample, tuple[str, ...]]]:
-        """(lane, sample, keys of what it waits for) of all there is, in the order in which it shall start; it stays."""
+        """(lane, sample, keys of what it waits for) of everything, in the order in which it should start. Nothing is
+        removed."""
         for lane, body in self._db.execute("SELECT lane, body FROM queue ORDER BY late, seq"):
             yield lane, sample_for_lane(load_sample(body), lane), ()
         for seq, lane, body in self._db.execute("SELECT seq, lane, body FROM held ORDER BY seq"):
@@ -179,7 +183,7 @@ def dump_sample(sample: Sample) -> str:
 
 
 def load_sample(body: str) -> Sample:
-    n, images, known, fingerprint, wire, item, *remarks = json.loads(body)  # none in a queue of an earlier version
+    n, images, known, fingerprint, wire, item, *remarks = json.loads(body)  # none in an old queue
     for name in _TUPLE_FIELDS:
         if name in item:
             item[name] = tuple(item[name])

@@ -1,5 +1,5 @@
-"""What every writer of a ledger does inside its own transaction: how an attempt, its images and what it costs become rows, and
-what is said of a picture that has come, or of a request that brings none: whether it still counts, and where it goes."""
+"""What every writer of a ledger does inside its own transaction: writes an attempt, its images and their cost as rows,
+and decides whether an image that has come, or a request without one, still counts, and where the image goes."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ ASKED_SAMPLE_CONFLICT = (
 
 
 def dump_links(reply: Reply, facts: Mapping[str, Any]) -> str:
-    """The links, and what the answer said besides: whoever fetches them has nothing else of it. inline: pictures that came
-    before them, in the answer itself."""
+    """The links as JSON, with everything else the answer said, as whoever downloads them has nothing else of it.
+    inline: the images before them, in the answer itself."""
     usage = dataclasses.asdict(reply.usage) if reply.usage else None
     said = {"links": list(reply.links), "inline": len(reply.images), "usage": usage, "text": reply.text}
     return json.dumps({**said, "facts": {name: value for name, value in facts.items() if name != "wire"}})
 
 
 def record_fetched(db: Connection, attempt: int, numbers: Sequence[int]) -> None:
-    """These pictures of an answer with links are recorded; the others are fetched later."""
+    """Note that these images of an answer with links are recorded; the others are downloaded later."""
     (text,) = db.execute("SELECT links FROM attempt WHERE id = ?", (attempt,)).fetchone()
     found = json.loads(text)
     said = {"links": found} if isinstance(found, list) else found
@@ -65,7 +65,7 @@ def insert_attempt(
     chunk: int | None = None,
     worker: str | None = None,
 ) -> int:
-    """The request and its samples. chunk: the one it belongs to; worker: who sends it, when that is not the run."""
+    """Insert a request and its samples. chunk: the one it belongs to; worker: the sender, if it is not the run."""
     sample, item = request.sample, request.sample.item
     state = "running" if chunk is None else "submitted"
     cursor = db.execute(
@@ -98,7 +98,7 @@ def insert_blocked(db: Connection, samples: Sequence[tuple[Sample, str]]) -> Non
 
 
 def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, picture: SpooledPicture) -> None:
-    """One picture that is durable in the spool and not yet placed."""
+    """Insert an image that is durable in the spool and not moved into place yet."""
     file = picture.file
     db.execute(
         UPSERT_IMAGE,
@@ -110,9 +110,9 @@ def insert_image(db: Connection, attempt: int, item_id: str, fingerprint: str, p
 
 
 def accept_picture(db: Connection, receipt: Receipt, picture: SpooledPicture, at: float) -> bool:
-    """Whether its sample takes the picture: it does when it still waits for one, of just this request. One whose picture was
-    rejected waits for none until somebody asks for it again. The first to come is taken; the question and its answer are one
-    statement, so that of two writers one is the first."""
+    """Whether the sample accepts an image: it does if it still waits for one of exactly this request. One whose image
+    was rejected waits for none until somebody requests it again. The first to come is accepted; question and answer are
+    one statement, so that of two writers one is first."""
     file = picture.file
     taken = db.execute(
         "UPDATE sample SET state = 'succeeded', path = ?, bytes = ?, made_fingerprint = fingerprint, usd = ?,"
@@ -127,8 +127,8 @@ def accept_picture(db: Connection, receipt: Receipt, picture: SpooledPicture, at
 
 
 def classify_unaccepted(db: Connection, receipt: Receipt, picture: SpooledPicture) -> SpooledPicture:
-    """The picture as it counts. A sample that has its picture by another attempt makes this one a draft; one that is asked
-    for differently by now, or not at all, has it in `superseded/`, from where it may come back."""
+    """What an image counts as. If its sample has an image from another attempt, it is a draft; if the sample now has
+    another request, or none, it goes to `superseded/`, from where it may come back."""
     row = db.execute(
         "SELECT fingerprint, state FROM sample WHERE item_id = ? AND n = ?", (receipt.item, picture.n)
     ).fetchone()
@@ -144,13 +144,14 @@ def classify_unaccepted(db: Connection, receipt: Receipt, picture: SpooledPictur
 
 
 def superseded_path(path: str, attempt: int, k: int) -> str:
-    """The name in `superseded/` of a picture that never had its own."""
+    """The name in `superseded/` of an image that never had its own."""
     stem, ending = os.path.splitext(os.path.basename(path))
     return f"{SUPERSEDED}/{stem}.{attempt}.{k}{ending}"
 
 
 def unplaced_duplicates(db: Connection, attempt: int, pictures: Sequence[SpooledPicture]) -> Sequence[SpooledPicture]:
-    """These pictures as they were recorded before, when all of them are still to be placed and these are their very bytes."""
+    """These images as they were recorded before, if all of them still have to be moved into place and have the same
+    bytes."""
     sql = "SELECT k, sha256, path, role FROM image WHERE attempt_id = ? AND placed = 0"
     recorded = {(k, sha256): {"path": path, "role": role} for k, sha256, path, role in db.execute(sql, (attempt,))}
     found = [
@@ -162,7 +163,7 @@ def unplaced_duplicates(db: Connection, attempt: int, pictures: Sequence[Spooled
 
 
 def current_placement(db: Connection, image: RecordedImage) -> RecordedImage:
-    """As it is to be placed now; recorded where that is somewhere else."""
+    """Where an image belongs now, which is recorded if it has changed."""
     current = db.execute(
         "SELECT 1 FROM sample s WHERE s.item_id = ? AND s.n = ? AND s.state <> 'superseded' AND s.made_fingerprint ="
         " (SELECT fingerprint FROM image WHERE attempt_id = ? AND k = ?) AND NOT EXISTS (SELECT 1 FROM image later"
@@ -177,12 +178,12 @@ def current_placement(db: Connection, image: RecordedImage) -> RecordedImage:
     return replace(image, file=replace(image.file, path=path))
 
 
-# --- no picture
+# --- no image
 
 
 def end_sample(db: Connection, attempt: int, item_id: str, n: int, end: tuple[str, str, str], at: float) -> None:
-    """An attempt has brought no picture for this sample. Its (state, reason, message) stays as it is when the sample has its
-    picture from another attempt, when a later one is to bring it, and when nobody asks for this picture any more."""
+    """Record that an attempt brought no image for this sample. The sample keeps its (state, reason, message) if it has
+    an image from another attempt, if a later attempt is to bring it, or if nobody asks for this image any more."""
     db.execute(
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
         " AND state NOT IN ('succeeded', 'rejected', 'superseded') AND fingerprint = (SELECT fingerprint FROM attempt WHERE id = ?)"
@@ -193,8 +194,8 @@ def end_sample(db: Connection, attempt: int, item_id: str, n: int, end: tuple[st
 
 
 def end_attempt(db: Connection, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> bool:
-    """An open request ends, and so do those of its samples that have no picture; it may have been billed. One that has
-    brought some of its pictures has succeeded. False when it has ended meanwhile."""
+    """End an open request and those of its samples that have no image; it may have been billed. A request that brought
+    some of its images has succeeded. Returns False if it had already ended."""
     at = time.time()
     first = db.execute(
         f"UPDATE attempt SET outcome = CASE WHEN {HAS_PICTURES_SQL} THEN 'succeeded' ELSE ? END, reason = ?, message = ?,"

@@ -1,4 +1,4 @@
-"""Chunks on their way: each step of one is durable before the next begins."""
+"""Records chunks in progress: each step of one is durable before the next begins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from batchgen.ledger.requests import IntendedRequest
 
 
 class ChunkWriter:
-    """The writing side. Every call is durable when it returns."""
+    """Writes chunks. Every call is durable when it returns."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def create(self, lane: str, prefix: str, requests: Sequence[IntendedRequest]) -> tuple[Chunk, list[int]]:
-        """A new chunk and the numbers of its attempts. prefix: of the chunk's name; run and chunk follow."""
+        """Create a chunk. Returns it and the numbers of its attempts. prefix: of its name; run and chunk follow."""
         at, run_id = time.time(), self._ledger.run_id
         prices = [request.estimate_usd for request in requests]
         estimate = None if None in prices else sum(usd or 0.0 for usd in prices)
@@ -51,14 +51,14 @@ class ChunkWriter:
         return made, numbers
 
     async def update(self, chunk: Chunk, **values: Any) -> Chunk:
-        """The chunk with these values, among them usually its step."""
+        """Update a chunk with these values, which usually include its step."""
         names = ", ".join(f"{name} = ?" for name in values)
         row = (*values.values(), chunk.id)
         await self._ledger.writer.write(lambda db: db.execute(f"UPDATE chunk SET {names} WHERE id = ?", row))
         return replace(chunk, **values)
 
     async def mark_asked(self, chunk: Chunk) -> Chunk:
-        """A batch is about to be created, and its requests count as sent from now on."""
+        """Note that a batch is about to be created: its requests count as sent from now on."""
         at = time.time()
 
         def change(db: Connection) -> None:
@@ -69,17 +69,18 @@ class ChunkWriter:
         return replace(chunk, step="asked", asked_at=at)
 
     async def adopt(self, chunk: Chunk) -> None:
-        """Its results are in: what it brings and costs counts for this run, whichever had submitted it."""
+        """Count what a chunk brings and costs for this run, whichever run submitted it."""
         row = (self._ledger.run_id, chunk.id)
         sql = "UPDATE attempt SET run_id = ? WHERE chunk = ? AND outcome IS NULL"
         await self._ledger.writer.write(lambda db: db.execute(sql, row))
 
     async def drop(self, chunk: Chunk, message: str) -> None:
-        """It was never created: its attempts end, unbilled, and its samples are wanted again."""
+        """Drop a chunk that was never created: its attempts end unbilled, and its samples are wanted again."""
         await self._ledger.writer.write(lambda db: _drop_chunk(db, chunk.id, message))
 
     def drop_unsent(self, steps: Iterable[str] = UNSENT_STEPS) -> int:
-        """Chunks of earlier runs that have come no further than that. Answers how many samples are wanted again."""
+        """Drop chunks of earlier runs that got no further than these steps. Returns how many samples are wanted
+        again."""
         unsent = [chunk for chunk in self._ledger.reader.open_chunks() if chunk.step in steps]
         message = "the run ended before its batch was created"
         for chunk in unsent:

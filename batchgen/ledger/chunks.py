@@ -1,4 +1,4 @@
-"""Chunks as a ledger has them: samples handed to a batch API together, and how far each chunk has come."""
+"""Reads chunks from a ledger: samples handed to a batch API together, and how far each chunk has come."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from batchgen.ledger.requests import (
 ChunkStep = Literal[
     "recorded", "written", "uploaded", "asked", "created", "ended", "fetched", "collected", "done", "dropped"
 ]
-UNSENT_STEPS = ("recorded", "written", "uploaded")  # nothing was asked for yet, so nothing can have been billed
+UNSENT_STEPS = ("recorded", "written", "uploaded")  # nothing was requested yet, so nothing can have been billed
 CLOSED_STEPS = ("collected", "done", "dropped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """name: its display name at the vendor, unlike any other. step: the last one that is durable.
+    """A chunk. name: its unique display name at the vendor. step: the last one that is durable.
 
-    recorded: its attempts are in the ledger. written: its lines are in a file of ours. uploaded: as `input_file`. asked: a
-    batch is about to be created. created: as `batch`. ended: the vendor is through with it. fetched: its results are in a
-    file of ours. collected: each of its attempts has ended. done: nothing of it is left at the vendor's. dropped: never sent.
-    estimate_usd: None when a price is unknown. state, succeeded, failed: as last seen. Values that end in at are UTC seconds.
+    recorded: its attempts are in the ledger. written: its lines are in a local file. uploaded: as `input_file`. asked:
+    a batch is about to be created. created: as `batch`. ended: the vendor has finished it. fetched: its results are in
+    a local file. collected: each of its attempts has ended. done: nothing is left at the vendor. dropped: never sent.
+    estimate_usd: None if a price is unknown. state, succeeded, failed: as last seen. Values whose names end in `at` are
+    UTC seconds.
     """
 
     id: int
@@ -61,7 +62,7 @@ _NAMES = [field.name for field in fields(Chunk)]
 
 @dataclass(frozen=True, slots=True)
 class ChunkRequest:
-    """One request of a chunk. number: which attempt of its sample."""
+    """One request of a chunk. number: which attempt of its sample it is."""
 
     attempt: OpenAttempt
     chunk: int
@@ -71,21 +72,22 @@ class ChunkRequest:
 
 class ChunkQueries(BaseReader):
     def open_chunks(self) -> list[Chunk]:
-        """In the order in which they were made."""
+        """The open chunks, in the order in which they were created."""
         return self._chunks(f"step NOT IN ({placeholders(CLOSED_STEPS)}) ORDER BY id", *CLOSED_STEPS)
 
     def uncleaned_chunks(self) -> list[Chunk]:
-        """Collected, and perhaps still at the vendor's."""
+        """The chunks that are collected and may still be at the vendor."""
         return self._chunks("step = 'collected' ORDER BY id")
 
     def chunk_lanes(self) -> list[str]:
-        """Lanes with a batch at the vendor's, or on its way there."""
+        """The lanes with a batch at the vendor, or about to be there."""
         sql = "SELECT DISTINCT lane FROM chunk WHERE step NOT IN ('done', 'dropped')"
         return [lane for (lane,) in self._query(sql)]
 
     def batch_durations(self, lane: str, max_count: int) -> list[float]:
-        """Seconds from the creation of each of the last batches of a lane until all its answers were in; until they were
-        collected, where nobody waited for them. One that was cancelled or failed says nothing; one that expired does."""
+        """For each of the last batches of a lane, the seconds from its creation until all answers had come, or until
+        they were collected if nobody waited for them. Batches that were cancelled or failed are left out; one that
+        expired counts."""
         sql = (
             "SELECT (SELECT max(ended_at) FROM attempt WHERE chunk = c.id) - c.created_at FROM chunk c"
             " WHERE c.lane = ? AND c.created_at > 0 AND c.step IN ('collected', 'done')"
@@ -101,7 +103,7 @@ class ChunkQueries(BaseReader):
         return [Chunk(**dict(zip(_NAMES, row, strict=True))) for row in rows]
 
     def chunk_request(self, number: int) -> ChunkRequest | None:
-        """The request that an attempt's number names; None when there is none, or it went out by itself."""
+        """The request with an attempt's number; None if there is none, or if it was not part of a chunk."""
         sql = f"SELECT {OPEN_ATTEMPT_COLUMNS}, chunk, number, outcome FROM attempt WHERE id = ? AND chunk IS NOT NULL"
         row = self._row(sql, number)
         if row is None:
@@ -110,12 +112,12 @@ class ChunkQueries(BaseReader):
         return ChunkRequest(open_attempt_from_row(attempt), chunk, which, outcome is not None)
 
     def unanswered_ids(self, chunk: int, after: int, max_count: int) -> list[int]:
-        """Numbers of a chunk's requests that have not ended, ascending, beyond `after`."""
+        """The numbers of a chunk's requests that have not ended, ascending, greater than `after`."""
         sql = "SELECT id FROM attempt WHERE chunk = ? AND outcome IS NULL AND id > ? ORDER BY id LIMIT ?"
         return [int(number) for (number,) in self._query(sql, chunk, after, max_count)]
 
     def answered_count(self, chunk: int) -> int:
-        """How many of a chunk's requests have got an answer that was no error of the vendor's."""
+        """How many of a chunk's requests have an answer that was not a vendor's error."""
         sql = "SELECT count(*) FROM attempt WHERE chunk = ? AND http_status = 200"
         return int(self._row(sql, chunk)[0])
 

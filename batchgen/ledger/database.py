@@ -1,4 +1,5 @@
-"""What a ledger asks of its database, SQLite or PostgreSQL: connections, the base of all that reads, and SQL that both understand."""
+"""What a ledger needs of its database, SQLite or PostgreSQL: connections, the base of all readers, and SQL that both
+understand."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
-MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # of a lane's key `provider/model`
+MODEL_SQL = "substr(a.lane, instr(a.lane, '/') + 1)"  # from a lane's key `provider/model`
 
 
 class PreparedSql(str):
-    """A statement that is run again and again: a server keeps its plan, where it can."""
+    """A statement that is run repeatedly: a server keeps its plan if it can."""
 
 
 class Cursor(Protocol):
@@ -26,7 +27,7 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """Statements mark their values with `?`. `sqlite3.Connection` is one as it stands."""
+    """A connection whose statements mark their values with `?`. `sqlite3.Connection` is one."""
 
     def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor: ...
 
@@ -40,8 +41,8 @@ Change = Callable[[Connection], Any]
 
 @dataclass(frozen=True, slots=True)
 class LockedChange:
-    """A change that nobody makes at the same time as another that names one of the same locks. One who writes an SQLite
-    file is alone anyway."""
+    """A change that is never made at the same time as another with one of the same locks. A writer of an SQLite file is
+    alone anyway."""
 
     change: Change
     locks: tuple[str, ...]
@@ -52,8 +53,9 @@ class LockedChange:
 
 @dataclass(frozen=True, slots=True)
 class GroupedChange:
-    """A change that is made together with all others of its kind in a transaction, after those that stand alone. kind: answers
-    one value for each that it is given. Whoever makes one waits for it before making another of the same thing."""
+    """A change that is made together with all others of its kind in a transaction, after the single changes. kind:
+    returns one value for each that it is given. Whoever makes one waits for it before making another about the same
+    thing."""
 
     kind: Callable[[Connection, Sequence[Any]], Sequence[Any]]
     value: Any
@@ -63,7 +65,7 @@ class GroupedChange:
 
 
 def run_changes(changes: Sequence[Change], connection: Connection) -> list[Any]:
-    """What the changes answer, in their order."""
+    """Make the changes, and return what they return, in their order."""
     answers: list[Any] = [None] * len(changes)
     groups: dict[Any, list[int]] = {}
     for place, change in enumerate(changes):
@@ -84,16 +86,17 @@ class Database(Connection, Protocol):
     is_remote: bool
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
-        """All of it durable when this returns, or none of it. Raises what a change raises, and the database's errors."""
+        """Make the changes, all of them durable on return, or none. Raises what a change raises, and the database's
+        errors."""
 
 
 def placeholders(values: Sequence[Any]) -> str:
-    """For `IN (…)`, which PostgreSQL does not take empty; nothing is equal to NULL."""
+    """Placeholders for `IN (…)`, which PostgreSQL does not accept empty; nothing is equal to NULL."""
     return ",".join("?" * len(values)) or "NULL"
 
 
 def column_list(names: Iterable[str], table: str = "") -> str:
-    """For a statement. table: as it calls it, where it has several."""
+    """A list of columns for a statement. table: its alias, if there are several tables."""
     return ", ".join(f"{table}.{name}" if table else name for name in names)
 
 
@@ -121,17 +124,17 @@ class BaseReader:
         return iter(self._connection.execute(sql, values))
 
     def _row(self, sql: str, *values: Any) -> Any:
-        """The one row of an answer, None when it has none."""
+        """The one row of an answer, None if there is none."""
         return self._connection.execute(sql, values).fetchone()
 
     def _stream_query(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """The same for an answer that grows with the job."""
+        """The rows of an answer that grows with the job, as they are needed."""
         if isinstance(self._connection, StreamingConnection):
             return self._connection.stream(sql, values)
         return self._query(sql, *values)
 
     def has_work_table(self) -> bool:
-        """Whether the queue of the cluster has ever had anything of this job."""
+        """Whether the cluster's queue has ever had work of this job."""
         if isinstance(self._connection, sqlite3.Connection):
             return False
         return self._row("SELECT to_regclass('work')")[0] is not None

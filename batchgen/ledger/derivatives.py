@@ -1,4 +1,4 @@
-"""What the ledger knows of derivatives: which are there, of which pictures they are to be made, and what became of each."""
+"""What the ledger knows about derivatives: which exist, which images they are made from, and what became of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchgen.ledger.schema import DERIVATIVE_COLUMNS
 
 
 class DerivativeRow(NamedTuple):
-    """One file, by its path in the job folder. state: made | skipped (larger than the picture) | failed."""
+    """A file, by its path in the job folder. state: made | skipped (larger than the image) | failed."""
 
     path: str
     item_id: str
@@ -33,7 +33,7 @@ class DerivativeRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourcePicture:
-    """The picture that a sample has now, and what is known of its making. lane: of the model that served."""
+    """The image that a sample has now, and what is known about its making. lane: of the model that served."""
 
     item_id: str
     n: int
@@ -49,7 +49,7 @@ class SourcePicture:
 
 class DerivativeReader(Reader):
     def pictures(self, item_ids: Sequence[str]) -> dict[str, list[SourcePicture]]:
-        """The pictures of these items' samples, by item. At most 30,000 ids a call."""
+        """The images of these items' samples, by item. At most 30,000 ids a call."""
         sql = (
             "SELECT s.item_id, s.n, i.path, i.sha256, i.format, i.attempt_id, a.run_id, coalesce(a.lane, s.model),"
             " coalesce(a.sent_as, ''), s.wire FROM sample s JOIN image i ON i.item_id = s.item_id AND i.n = s.n"
@@ -65,7 +65,7 @@ class DerivativeReader(Reader):
         return found
 
     def derivatives(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[DerivativeRow]]:
-        """By item and sample."""
+        """The derivatives of these items, by item and sample."""
         found: dict[tuple[str, int], list[DerivativeRow]] = {}
         sql = f"SELECT {column_list(DERIVATIVE_COLUMNS)} FROM derivative WHERE item_id IN ({placeholders(item_ids)})"
         for row in self._query(sql, *item_ids):
@@ -73,12 +73,12 @@ class DerivativeReader(Reader):
         return found
 
     def derivative_hashes(self, paths: Sequence[str]) -> dict[str, str]:
-        """sha256 of what was made, by path, of whichever sample."""
+        """By path, the sha256 of what was made, for whichever sample."""
         sql = f"SELECT path, sha256 FROM derivative WHERE state = 'made' AND path IN ({placeholders(paths)})"
         return dict(self._query(sql, *paths))
 
     def unwanted_derivatives(self) -> list[DerivativeRow]:
-        """Those of samples that the manifest no longer wants, or whose picture was rejected."""
+        """The derivatives of samples that the manifest no longer wants, or whose image was rejected."""
         sql = (
             f"SELECT {column_list(DERIVATIVE_COLUMNS, 'd')} FROM derivative d LEFT JOIN sample s ON s.item_id = d.item_id AND s.n = d.n"
             " WHERE s.state IS NULL OR s.state IN ('superseded', 'rejected')"
@@ -86,25 +86,25 @@ class DerivativeReader(Reader):
         return [DerivativeRow(*row) for row in self._query(sql)]
 
     def expected_derivatives(self) -> Iterable[tuple[str, str, int]]:
-        """(path, sha256, bytes) of all that should lie in the folder."""
+        """(path, sha256, bytes) of everything that should be in the folder."""
         rows = self._stream_query("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
         return ((path, sha256, size) for path, sha256, size in rows)
 
     def derivative_counts(self) -> dict[str, dict[str, int]]:
-        """By name and state."""
+        """The number of derivatives by name and state."""
         found: dict[str, dict[str, int]] = {}
         for name, state, number in self._query("SELECT name, state, count(*) FROM derivative GROUP BY name, state"):
             found.setdefault(name, {})[state] = number
         return found
 
     def derivative_failures(self, max_count: int) -> list[tuple[str, str]]:
-        """(path, why) of some that could not be made."""
+        """(path, reason) of some that could not be made."""
         sql = "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?"
         return [(path, message) for path, message in self._query(sql, max_count)]
 
 
 def upsert_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
-    """The change that writes these rows, each in place of what stood under its path."""
+    """The change that writes these rows, each replacing the one with its path."""
     sql = upsert_sql("derivative", DERIVATIVE_COLUMNS, ("path",))
 
     def change(db: Connection) -> None:
@@ -114,7 +114,7 @@ def upsert_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], 
 
 
 def delete_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:
-    """The change that takes these out, unless their paths are another sample's by now."""
+    """The change that deletes these rows, unless their paths now belong to another sample."""
     keys = [(row.path, row.item_id, row.n) for row in rows]
 
     def change(db: Connection) -> None:

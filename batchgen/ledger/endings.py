@@ -1,4 +1,5 @@
-"""Submissions whose end nobody waits for: when the last image is made, one worker writes what a run writes at its end."""
+"""Records submissions whose end nobody waits for: when the last image is made, one worker writes what a run writes at
+its end."""
 
 from __future__ import annotations
 
@@ -10,19 +11,20 @@ from batchgen.ledger.database import Connection
 from batchgen.ledger.lease import SERVER_NOW, WORKER_IS_ALIVE
 from batchgen.ledger.location import SHARED_SCHEMA
 
-# One of each job: what is submitted later ends all of it. notify: whom to send a message, JSON; left_at: UTC seconds; exit_code: how
-# it ended, once that is written.
+# One row for each job: what is submitted later ends everything. notify: the recipients of a message, JSON. left_at: UTC
+# seconds. exit_code: how it ended, once that is written.
 TABLE = f"{SHARED_SCHEMA}.ending"
 TABLE_DDL = f"""
 CREATE TABLE IF NOT EXISTS {TABLE} (
   schema TEXT PRIMARY KEY, run_id INTEGER NOT NULL, notify TEXT NOT NULL, left_at REAL NOT NULL,
   worker TEXT NOT NULL DEFAULT '', exit_code INTEGER)"""
-LEAVING_S = 600.0  # after which a submitter that has not said that its results are written is taken for dead
+LEAVING_S = 600.0  # then a submitter that has not confirmed its results is taken for dead
 _UNCLAIMED = (
     "e.exit_code IS NULL AND NOT EXISTS"
     f" (SELECT 1 FROM {SHARED_SCHEMA}.worker w WHERE w.name = e.worker AND {WORKER_IS_ALIVE})"
 )
-# Nothing of the job can be made, waits for what is, or is about to be moved to its name. By the queue's index while much waits.
+# Nothing of the job can be made, waits for something that is being made, or is about to be moved into place. Uses the
+# queue's index while much is waiting.
 _OVER = (
     "(SELECT lane FROM {schema}.work WHERE missing = 0 ORDER BY lane LIMIT 1) IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM {schema}.work WHERE images > 0)"
@@ -41,12 +43,12 @@ class Ending(NamedTuple):
 
 
 def _is_there(db: Connection) -> bool:
-    """Not where the server's user may make no table."""
+    """Whether the table exists, which it does not if the server's user may not create tables."""
     return db.execute("SELECT to_regclass(?)", (TABLE,)).fetchone()[0] is not None
 
 
 def leave_to_workers(db: Connection, schema: str, run_id: int, notify: Mapping[str, Any]) -> None:
-    """From now on it is the workers who end what this job has in the queue, when there is anything."""
+    """Let workers end what this job has in the queue, if there is anything."""
     if not _is_there(db) or not db.execute("SELECT 1 FROM work WHERE images > 0 OR missing = 0 LIMIT 1").fetchone():
         return
     db.execute(
@@ -57,7 +59,8 @@ def leave_to_workers(db: Connection, schema: str, run_id: int, notify: Mapping[s
 
 
 def take_back(db: Connection, schema: str, *, forget: bool) -> int | None:
-    """A run ends it itself. forget: also how the last one ended; else answers the exit code with which workers have ended it."""
+    """Take the ending back: a run does it itself. forget: also forget how the last submission ended; otherwise return
+    the exit code with which workers ended it."""
     if not _is_there(db):
         return None
     row = db.execute(f"SELECT exit_code FROM {TABLE} WHERE schema = ? FOR UPDATE", (schema,)).fetchone()
@@ -68,7 +71,7 @@ def take_back(db: Connection, schema: str, *, forget: bool) -> int | None:
 
 
 def due(db: Connection, stale_s: float) -> list[tuple[Ending, bool]]:
-    """Endings of jobs that have nothing left to do, claimed or not, and whether each submitter has left."""
+    """The endings of jobs that have nothing left to do, claimed or not, and whether each submitter has left."""
     sql = f"SELECT schema, run_id, notify FROM {TABLE} WHERE exit_code IS NULL AND to_regclass(schema || '.work') IS NOT NULL"
     found = list[tuple[Ending, bool]]()
     if not _is_there(db):
@@ -82,7 +85,8 @@ def due(db: Connection, stale_s: float) -> list[tuple[Ending, bool]]:
 
 
 def claim(db: Connection, ending: Ending, worker: str, stale_s: float) -> bool:
-    """Whether it is this worker's, and no other's, until it is ended, given back, or the worker falls silent."""
+    """Claim an ending. Returns whether it belongs to this worker alone, until it is ended, given back, or the worker
+    falls silent."""
     sql = f"UPDATE {TABLE} e SET worker = ? WHERE schema = ? AND run_id = ? AND {_UNCLAIMED} RETURNING 1"
     return db.execute(sql, (worker, ending.schema, ending.run_id, stale_s)).fetchone() is not None
 

@@ -1,4 +1,5 @@
-"""Who holds a piece of the cluster's work: claimed in blocks by a worker that is alive, given back, and free again when it falls silent."""
+"""Who holds a piece of the cluster's work: claimed in blocks by a living worker, given back, and free again when the
+worker falls silent."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from batchgen.ledger.database import Connection, placeholders
 from batchgen.ledger.location import SHARED_SCHEMA
 from batchgen.ledger.work_queue import DERIVATIVES_LANE
 
-# id: in the order in which jobs came. A row stands while a job has work in the lane, and may outlast it.
+# id: in the order in which jobs came. A row exists while a job has work in the lane, and may outlast it.
 QUEUE_DDL = f"""
 CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.queue (
   id INTEGER PRIMARY KEY, schema TEXT NOT NULL, lane TEXT NOT NULL, UNIQUE (schema, lane));
@@ -17,8 +18,8 @@ CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.worker (
   name TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, concurrency INTEGER NOT NULL, started_at REAL NOT NULL,
   at REAL NOT NULL, post_processes INTEGER NOT NULL DEFAULT 0);
 """
-# For autoscalers, which may ask before any worker is there: all that a worker could take now or has. By whoever may use the
-# schema; the tables stay closed to them.
+# For autoscalers, which may ask before there is any worker: everything that a worker could take now or has. Anybody
+# with the right to use the schema may ask; the tables stay closed to them.
 DEPTH_FUNCTION = f"{SHARED_SCHEMA}.queue_depth()"
 DEPTH_FUNCTION_DDL = f"""
 CREATE OR REPLACE FUNCTION {DEPTH_FUNCTION} RETURNS BIGINT LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -35,11 +36,11 @@ BEGIN
   END LOOP;
   RETURN total;
 END $$"""
-CHANNEL = "batchgen_work"  # on which workers hear that there is some; what is not heard is found by looking
+CHANNEL = "batchgen_work"  # tells workers that there is work; missed messages are made up for by polling
 SERVER_NOW = "extract(epoch FROM clock_timestamp())"
-# While the server was away nobody could be heard of. ?: seconds of silence after which a worker is taken for dead.
+# While the server was away nobody could be heard. ?: seconds of silence after which a worker is taken for dead.
 WORKER_IS_ALIVE = f"greatest(w.at, extract(epoch FROM pg_postmaster_start_time())) > {SERVER_NOW} - ?"
-SOON_S = 600.0  # work that waits for longer is none to wait for
+SOON_S = 600.0  # work that waits for longer is not waited for
 # The values are those of `Holder.values`.
 _FREE = (
     f"k.missing = 0 AND k.ready_at <= {SERVER_NOW} AND (k.worker = '' OR (k.worker = ? AND k.key <> ALL(?::text[]))"
@@ -49,8 +50,8 @@ _IN_TURN = "ORDER BY k.priority DESC, k.id"
 
 
 class Holder(NamedTuple):
-    """A worker that looks for work. keys: what it is at in a job: what else is claimed in its name was lost on the way.
-    stale_s: of silence, after which another is taken for dead."""
+    """A worker that looks for work. keys: what it works on in a job; anything else claimed in its name was lost on the
+    way. stale_s: seconds of silence after which another worker is taken for dead."""
 
     worker: str
     keys: Collection[str]
@@ -62,7 +63,7 @@ class Holder(NamedTuple):
 
 
 class WaitingWork(NamedTuple):
-    """Where the next free piece of work is: its job, its run, its lane."""
+    """The next free piece of work: its job, its run, its lane."""
 
     schema: str
     run_id: int
@@ -77,7 +78,7 @@ class ClaimedRow(NamedTuple):
 
 
 class QueueDepth(NamedTuple):
-    """Pieces of work: ready to be taken, with a worker, and those that nobody takes before a moment to come."""
+    """Pieces of work: ready to be taken, with a worker, and not to be taken before a later time."""
 
     job: str
     lane: str
@@ -87,8 +88,8 @@ class QueueDepth(NamedTuple):
 
 
 def announce(db: Connection, schema: str) -> None:
-    """Let all workers know of a job's work, which the transaction under way has changed."""
-    # Not DO NOTHING: whoever takes an empty lane off the list waits for this, or this for them.
+    """Tell all workers about a job's work, which the current transaction has changed."""
+    # Not DO NOTHING: whoever removes an empty lane from the list waits for this, or this for them.
     db.execute(
         f"INSERT INTO {SHARED_SCHEMA}.queue (schema, lane) SELECT DISTINCT ?, lane FROM {schema}.work"
         " ON CONFLICT (schema, lane) DO UPDATE SET lane = excluded.lane",
@@ -109,10 +110,10 @@ def next_work(
     full: Collection[str],
     closed: Collection[tuple[str, int, bool]],
 ) -> list[WaitingWork]:
-    """Of each job and lane the piece of work whose turn it is, in the order in which they are to be claimed.
+    """The next piece of work of each job and lane, in the order in which they should be claimed.
 
-    keys: by schema, what the holder is at, in place of its own. full: lanes that it has no room for; closed: what it can make
-    nothing of now: schema, run, and whether derivatives or samples of it.
+    keys: by schema, what the holder works on, replacing its own. full: lanes for which it has no room. closed: what it
+    can make nothing of now: schema, run, and whether derivatives or samples.
     """
     listed = _listed(db, full)
     values: list[object] = []
@@ -131,7 +132,7 @@ def next_work(
 
 
 def claim(db: Connection, holder: Holder, run_id: int, lane: str, max_count: int) -> list[ClaimedRow]:
-    """So much free work of a run is the worker's from here on, those first whose turn it is."""
+    """Claim up to this much free work of a run for the worker, in order."""
     rows = db.execute(
         f"WITH free AS MATERIALIZED (SELECT k.id FROM work k WHERE k.run_id = ? AND k.lane = ? AND {_FREE} {_IN_TURN}"
         " LIMIT ? FOR UPDATE OF k SKIP LOCKED) UPDATE work SET worker = ? FROM free WHERE work.id = free.id"
@@ -143,7 +144,7 @@ def claim(db: Connection, holder: Holder, run_id: int, lane: str, max_count: int
 
 
 def release(db: Connection, worker: str, key: str, delay_s: float) -> None:
-    """Back to whoever takes it up next, and that in so many seconds, whatever the worker's clock says."""
+    """Release work to whoever takes it next, but only in this many seconds by the server's clock."""
     db.execute(
         f"UPDATE work SET worker = '', ready_at = {SERVER_NOW} + ? WHERE key = ? AND worker = ?", (delay_s, key, worker)
     )
@@ -152,7 +153,7 @@ def release(db: Connection, worker: str, key: str, delay_s: float) -> None:
 
 
 def holds(db: Connection, worker: str, key: str) -> bool:
-    """Whether the work is still this worker's; it stays so until the transaction ends."""
+    """Whether the work still belongs to this worker; it stays so until the transaction ends."""
     row = db.execute("SELECT worker FROM work WHERE key = ? FOR UPDATE", (key,)).fetchone()
     return row is not None and row[0] == worker
 
@@ -167,13 +168,13 @@ def has_work(db: Connection, without: Collection[str]) -> bool:
 
 
 def waiting_count(db: Connection) -> int:
-    """Pieces of work that wait for nothing but a worker, or are with one."""
+    """The number of pieces of work that wait only for a worker, or are with one."""
     found = "(SELECT count(*) FROM {schema}.work k WHERE k.lane = ? AND k.missing = 0)"
     return sum(count for (count,) in _in_all_jobs(db, found, ()))
 
 
 def queue_depths(db: Connection) -> list[QueueDepth]:
-    """How much there is of each job in each lane that waits for nothing but a worker, a moment, or its worker. Walks it."""
+    """By job and lane, how much work waits only for a worker or a later time, or is with a worker. Walks the queue."""
     now = f"k.ready_at <= {SERVER_NOW}"
     found = (
         f"(SELECT (SELECT name FROM {SHARED_SCHEMA}.job WHERE schema = '{{schema}}'),"
@@ -192,12 +193,12 @@ def workers_alive(db: Connection, stale_s: float) -> int:
 
 
 def forget_empty_lanes(db: Connection) -> None:
-    """Jobs and lanes that have no work any more leave the list of those where workers look for some."""
+    """Remove jobs and lanes without work from the list of those where workers look."""
     rows = db.execute(
         f"SELECT id, schema, lane, to_regclass(schema || '.work')::text FROM {SHARED_SCHEMA}.queue FOR UPDATE SKIP LOCKED"
     ).fetchall()
     for number, schema, lane, table in rows:
-        # In a statement of its own, which sees what was submitted until the row was locked.
+        # In a statement of its own, which sees what was submitted before the row was locked.
         there = table and db.execute(f"SELECT 1 FROM {schema}.work WHERE lane = ? LIMIT 1", (lane,)).fetchone()
         if not there:
             db.execute(f"DELETE FROM {SHARED_SCHEMA}.queue WHERE id = ?", (number,))
@@ -210,7 +211,7 @@ def _in_all_jobs(db: Connection, query: str, without: Collection[str]) -> Sequen
 
 
 def _listed(db: Connection, without: Collection[str]) -> list[tuple[str, str]]:
-    """(schema, lane) of all jobs, the oldest first. A schema may have been dropped by hand."""
+    """(schema, lane) of all jobs, oldest first. A schema may have been dropped by hand."""
     sql = f"SELECT schema, lane FROM {SHARED_SCHEMA}.queue WHERE to_regclass(schema || '.work') IS NOT NULL"
     if without:
         sql += f" AND lane NOT IN ({placeholders(tuple(without))})"

@@ -1,4 +1,5 @@
-"""The durable record: what was asked, what was sent, how it ended. SQLite; every change is durable when its call returns."""
+"""The durable record of what was requested, what was sent, and how it ended. SQLite; every change is durable when its
+call returns."""
 
 from __future__ import annotations
 
@@ -40,15 +41,16 @@ UPSERT_LANE = upsert_sql("lane", ("key", "parked_until", "message"), ("key",))
 
 
 class Ledger:
-    """The writing side. Open it only behind the job's lock: two writers can corrupt a WAL before SQLite 3.51.3.
+    """Writes a ledger. Open it only behind the job's lock: two writers can corrupt a WAL before SQLite 3.51.3.
 
     A ledger in PostgreSQL has several writers: a run, and workers on other machines.
 
-    Calls named like verbs in the past tense record what has happened; each is one transaction or part of a group of them.
+    Methods named like verbs in the past tense record what has happened; each is one transaction or part of a group of
+    them.
     """
 
     def __init__(self, job_folder: Path, server: LedgerServer | None = None) -> None:
-        """server: where a job that has no ledger yet gets one, and by what it is known there; None: in its folder."""
+        """server: for the ledger of a job that has none yet, with the job's name there; None: in its folder."""
         database = open_for_writing(job_folder, server)
         try:
             self.reader = Reader.open(job_folder, None if server is None else server.url)
@@ -58,11 +60,11 @@ class Ledger:
         self.database = database
         self.writer = Writer(database)
         self.run_id = 0
-        self.worker = ""  # whose attempts these are, when they are not the run's own
+        self.worker = ""  # whose attempts these are, if not the run's own
 
     @classmethod
     def open(cls, folder: str | Path, url: str | None = None) -> Reader:
-        """The ledger of a job folder for reading: `batchgen.Ledger.open("jobs/catalog")`. url: as of `Reader.open`.
+        """Open the ledger of a job folder for reading: `batchgen.Ledger.open("jobs/catalog")`. url: see `Reader.open`.
         Raises LedgerError."""
         return Reader.open(Path(folder), url)
 
@@ -74,7 +76,7 @@ class Ledger:
         return self.writer.submit(change).result()
 
     def flush(self) -> None:
-        """Returns when all that was submitted can be read."""
+        """Wait until everything submitted can be read."""
         self._write_now(lambda db: None)
 
     # --- runs and meta
@@ -83,7 +85,7 @@ class Ledger:
         self._write_now(lambda db: db.executemany(UPSERT_META, list(values.items())))
 
     def run_started(self, pid: int, host: str, version: str, wanted: int = 0, kept: int = 0) -> int:
-        """wanted: samples that this run means to ask for; kept: those that were there already."""
+        """Record that a run started. wanted: samples that it means to request; kept: those that exist already."""
 
         def change(db: Connection) -> int:
             outages = (OUTAGES_META_PREFIX, f"{OUTAGES_META_PREFIX}\U0010ffff")  # those of earlier runs
@@ -108,7 +110,7 @@ class Ledger:
         self._write_now(change)
 
     def manifest_read(self, totals: ManifestTotals) -> None:
-        """What the manifest asks for, as this run has read it."""
+        """Record what the manifest asks for, as this run has read it."""
         self._write_now(lambda db: self._add_to_summary(db, {MANIFEST_FACTS: dataclasses.asdict(totals)}))
 
     def _add_to_summary(self, db: Connection, facts: Mapping[str, Any]) -> None:
@@ -119,14 +121,15 @@ class Ledger:
     # --- an attempt: intended, sent, ended
 
     async def attempt_started(self, request: IntendedRequest) -> int:
-        """Record that a request is about to be sent; durable before this returns. Answers the attempt's number."""
+        """Record that a request is about to be sent, durably, and return the attempt's number."""
         at = time.time()
         return await self.writer.write(lambda db: insert_attempt(db, self.run_id, request, at))
 
     def job_taken(self, attempt: int, sample: Sample, job: PendingJob, facts: Mapping[str, Any]) -> None:
-        """The API answers later, or the job has another question to ask by now: durable before it is waited for.
+        """Record a job that the API answers later, or that now has another question to ask: durable before it is waited
+        for.
 
-        facts: of the request, as `answer.request_facts` gives them.
+        facts: of the request, from `answer.request_facts`.
         """
         at, item_id = time.time(), sample.item.id
         rows = [(AT_VENDOR, at, item_id, n, sample.fingerprint) for n in range(sample.n, sample.n + sample.images)]
@@ -145,7 +148,7 @@ class Ledger:
         self._write_now(change)
 
     async def adopt_job(self, attempt: int) -> None:
-        """What it brings and costs counts for this run, which waits for its end, whichever had sent it."""
+        """Count what a job brings and costs for this run, which waits for it, whoever sent it."""
         await self.writer.write(
             lambda db: db.execute(
                 "UPDATE attempt SET run_id = ?, worker = ? WHERE id = ?", (self.run_id, self.worker or None, attempt)
@@ -153,19 +156,20 @@ class Ledger:
         )
 
     def links_received(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
-        """The answer is a link: durable before the download starts, so that a crash never generates again.
+        """Record links in an answer: durable before the download starts, so that a crash never causes another
+        generation.
 
-        facts: of the request, as `answer.request_facts` gives them.
+        facts: of the request, from `answer.request_facts`.
         """
         self._reopen_with_links(attempt, reply, facts, "outcome IS NULL OR outcome <> 'succeeded'")
 
     def links_recovered(self, attempt: int, reply: Reply, facts: Mapping[str, Any] = EMPTY_MAPPING) -> None:
-        """An answer that was read at last holds links: they are fetched like those of a run that died. Not so links that were
-        known before: what became of them stands."""
+        """Record links in an answer that could only be read later: they are downloaded like those of a run that died.
+        Links that were already known keep their state."""
         self._reopen_with_links(attempt, reply, facts, "links IS NULL OR reason = 'unreadable'")
 
     def _reopen_with_links(self, attempt: int, reply: Reply, facts: Mapping[str, Any], condition: str) -> None:
-        """Also of an attempt that was given up meanwhile: what is behind its links is paid for."""
+        """Reopen an attempt with links, also one that was given up: what is behind its links is paid for."""
         text = dump_links(reply, facts)
         sql = (
             f"UPDATE attempt SET links = ?, outcome = NULL, reason = '', ended_at = NULL WHERE id = ? AND ({condition})"
@@ -173,10 +177,11 @@ class Ledger:
         self._write_now(lambda db: db.execute(sql, (text, attempt)))
 
     def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
-        """The images are whole and durable in the spool. One that is still behind a link keeps the attempt open.
+        """Record images that are whole and durable in the spool. An image that is still behind a link keeps the attempt
+        open.
 
-        Answers the images as they were recorded, which says where they go (`changes.classify_unaccepted`). Of an attempt that has its
-        images already: those that are still to be placed.
+        Returns the images as recorded, which says where they go (`changes.classify_unaccepted`). For an attempt that
+        has its images already, returns those that still have to be moved into place.
         """
         at, attempt, pictures, missing = time.time(), receipt.attempt, receipt.pictures, receipt.missing
         usage = dump_usage(receipt.usage)
@@ -217,8 +222,8 @@ class Ledger:
         return cast("Sequence[SpooledPicture]", self._write_now(change))
 
     def current_placements(self, images: Sequence[RecordedImage]) -> list[RecordedImage]:
-        """Images that were recorded earlier, as they are to be placed now: one whose sample has got another image
-        meanwhile, or is no longer asked for, goes to `superseded/`, as if it had been in its place when that happened."""
+        """Where images that were recorded earlier belong now: if a sample has another image by now, or is no longer
+        wanted, its image goes to `superseded/`, as if it had been in place when that happened."""
 
         def change(db: Connection) -> list[RecordedImage]:
             return [current_placement(db, image) if image.file.role == "image" else image for image in images]
@@ -226,13 +231,13 @@ class Ledger:
         return cast("list[RecordedImage]", self._write_now(change))
 
     def _on_attempt_end(self, db: Connection, usd: Mapping[int, float | None]) -> None:
-        """Goes along with the end of attempts. usd: of each; None when nothing says what it has cost."""
+        """Called with the end of attempts. usd: of each; None if the cost is not stated."""
 
     def record_placed(
         self, attempt: int, moved: Sequence[tuple[str, str]] = (), stamps: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """The images stand under their final names; moved: (old, new) paths of those that made way; stamps: (path, stamp)
-        of those that this process has put there.
+        """Record that the images are in their places. moved: (old, new) paths of images that made way. stamps: (path,
+        stamp) of files that this process put there.
 
         Not waited for: a crash before it is durable is repaired at the next start.
         """
@@ -247,7 +252,7 @@ class Ledger:
         self.writer.enqueue_lazy(change)
 
     def record_stamps(self, stamps: Sequence[tuple[str, int, int]]) -> None:
-        """(stamp, attempt, k) of files that were read and are what the ledger has, whatever their stamps were before."""
+        """Record (stamp, attempt, k) of files that were read and found unchanged, whatever their stamps were before."""
         self._write_now(lambda db: db.executemany("UPDATE image SET stamp = ? WHERE attempt_id = ? AND k = ?", stamps))
 
     async def attempt_failed(
@@ -260,9 +265,9 @@ class Ledger:
         state: str,
         cost: tuple[float | None, str] = (None, ""),
     ) -> None:
-        """state: what becomes of the sample: wanted (it will be tried again), refused, failed, uncertain.
+        """Record a failed request. state: of the sample: wanted (it will be retried), refused, failed, uncertain.
 
-        cost: USD by the usage that the error reports, and where the figure comes from.
+        cost: USD by the usage in the error, and the source of the figure.
         """
         at, item_id = time.time(), sample.item.id
 
@@ -285,7 +290,7 @@ class Ledger:
         await self.writer.write(change)
 
     async def sample_failed(self, sample: Sample, error: ProviderError) -> None:
-        """The samples of a request end without another one: their last failure, recorded before, was their own after all."""
+        """End the samples of a request for good: their last failure, recorded before, was their own after all."""
         at = time.time()
 
         def change(db: Connection) -> None:
@@ -304,12 +309,13 @@ class Ledger:
         return True
 
     def record_blocked(self, samples: Sequence[tuple[Sample, str]]) -> None:
-        """Samples that cannot be asked for because what they need was not made; with the reason in words."""
+        """Record samples that cannot be requested because something they need was not made, with the reason in
+        words."""
         self._write_now(lambda db: insert_blocked(db, samples))
 
     def record_not_tried(self, samples: Sequence[Sample], why: str) -> None:
-        """Samples that a run wanted and did not come to, so that each of its items has a line in the results. What the ledger
-        knows of a sample stays as it is."""
+        """Record samples that a run wanted and did not get to, so that each of its items has a line in the results.
+        What the ledger knows about a sample stays."""
         at = time.time()
         rows = [
             (each.item.id, n, each.item.model, ",".join(each.item.tags), each.fingerprint, each.wire, why, at)
@@ -325,9 +331,10 @@ class Ledger:
     async def download_failed(
         self, attempt: int, sample: Sample, error: ProviderError, cost: tuple[float | None, str] = (None, "")
     ) -> None:
-        """The images were made and none could be fetched: the attempt stays open, and the next run fetches again.
+        """Record that the images were made and none could be downloaded: the attempt stays open, and the next run tries
+        again.
 
-        cost: as `attempt_failed` takes it.
+        cost: see `attempt_failed`.
         """
         at = time.time()
 
@@ -343,11 +350,11 @@ class Ledger:
         await self.writer.write(change)
 
     def end_without_picture(self, attempt: OpenAttempt, outcome: str, reason: str, message: str) -> None:
-        """A request that is still open brings nothing, or nothing more: it may have been billed."""
+        """End an open request without images, or without further ones: it may have been billed."""
         self._write_now(lambda db: end_attempt(db, attempt, outcome, reason, message))
 
     def record_drafts(self, attempt: OpenAttempt, pictures: Sequence[SpooledPicture]) -> None:
-        """Parts of an answer that nobody has as a whole, durable in the spool: kept, and no result."""
+        """Record parts of an incomplete answer that are durable in the spool: they are kept, but are not a result."""
 
         def change(db: Connection) -> None:
             for picture in pictures:
@@ -375,7 +382,7 @@ class Ledger:
         self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{COOLING_META_PREFIX}{lane}", str(until))))
 
     def record_outages(self, outages: Sequence[Outage]) -> None:
-        """All outages of this run, as they stand now; nobody waits for it."""
+        """Record all outages of this run as they are now; nobody waits for it."""
         text = json.dumps([dataclasses.asdict(outage) for outage in outages])
         self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{OUTAGES_META_PREFIX}{self.worker}", text)))
 

@@ -1,5 +1,5 @@
-"""Where the ledger of a job is: in its folder, or on a PostgreSQL server that a small file in the folder names; and what is said
-when it is missing while what it recorded still lies there."""
+"""Where the ledger of a job is: in its folder, or on a PostgreSQL server that a small file in the folder names. Also
+the errors for a ledger that is missing although images or results are there."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from batchgen.settings import LEDGER_VARIABLE as VARIABLE
 from batchgen.settings import Settings
 from batchgen.store.sniff import EXTENSION, is_picture
 
-MAX_NAMED = 3  # pictures in a message
+MAX_NAMED = 3  # images in a message
 POINTER_FILE = "ledger.json"
 SHARED_SCHEMA = "batchgen"  # the schema of what all jobs of a server share
-_MIGRATION_LOCK_ID = 7_161_988_002  # of `pg_advisory_xact_lock`: any number that nobody else uses
+_MIGRATION_LOCK_ID = 7_161_988_002  # of `pg_advisory_xact_lock`: any number that nothing else uses
 JOB_TABLE_DDL = f"""
 CREATE SCHEMA IF NOT EXISTS {SHARED_SCHEMA};
 CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.job (
@@ -48,13 +48,13 @@ CREATE TABLE IF NOT EXISTS {SHARED_SCHEMA}.job (
 """
 _JOB_TABLE_EXISTS = f"SELECT to_regclass('{SHARED_SCHEMA}.job')"
 _SELECT_JOB = f"SELECT id, schema FROM {SHARED_SCHEMA}.job WHERE output = ?"
-# What SQLite has and PostgreSQL calls otherwise.
+# PostgreSQL's names for what SQLite has.
 INSTR_DDL = "CREATE FUNCTION instr(text, text) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT strpos($1, $2)';"
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerServer:
-    """Where a new ledger goes. name: of the job; output: by which the server knows it, see `job_identity`."""
+    """Where a new ledger goes. name: the job's; output: identifies it on the server, see `job_identity`."""
 
     url: str
     name: str
@@ -63,7 +63,7 @@ class LedgerServer:
 
 @dataclass(frozen=True, slots=True)
 class LedgerPointer:
-    """What the job folder knows of its ledger on a server; never a password."""
+    """What the job folder knows about its ledger on a server; never a password."""
 
     server: str
     schema: str
@@ -71,7 +71,7 @@ class LedgerPointer:
 
 
 def job_identity(output: str) -> str:
-    """How a server tells jobs apart: by where their pictures go. A folder is one of this host."""
+    """How a server tells jobs apart: by where their images go. A folder is one on this host."""
     return output if "://" in output else f"{socket.gethostname()}:{os.path.abspath(output)}"
 
 
@@ -80,7 +80,7 @@ def has_ledger(job_folder: Path) -> bool:
 
 
 def read_pointer(job_folder: Path) -> LedgerPointer | None:
-    """Raises LedgerError when the file is there and cannot be understood."""
+    """The pointer, None if there is none. Raises LedgerError if the file cannot be understood."""
     path = _pointer_path(job_folder)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -92,14 +92,14 @@ def read_pointer(job_folder: Path) -> LedgerPointer | None:
 
 
 def configured_url(job_folder: Path) -> str | None:
-    """What BATCHGEN_LEDGER says, in the environment or in `.env` beside the job folder. Raises as `ledger_url`."""
+    """BATCHGEN_LEDGER from the environment, or from `.env` beside the job folder. Raises what `ledger_url` does."""
     return ledger_url(Settings.load(job_folder.absolute().parent))
 
 
 def ledger_url(settings: Settings) -> str | None:
-    """The address of the server that has the ledgers, as BATCHGEN_LEDGER says; None when it says nothing.
+    """The address of the server that has the ledgers, from BATCHGEN_LEDGER; None if that is not set.
 
-    One in `.env`, which may be a stranger's, gets nothing of the user's own. Raises SettingsError.
+    An address in `.env`, which may be a stranger's, is used without anything of the user's own. Raises SettingsError.
     """
     if (found := settings.find(VARIABLE)) is None:
         return None
@@ -110,7 +110,7 @@ def ledger_url(settings: Settings) -> str | None:
 
 
 def validated_url(text: str, name: str = VARIABLE) -> str:
-    """The address of a PostgreSQL server. Raises SettingsError, which never holds the password."""
+    """The address of a PostgreSQL server. Raises SettingsError, which never contains the password."""
     if not is_unambiguous_url(text):
         raise SettingsError(
             f"{name}: not the address of a ledger; write postgresql://user@host:5432/database, and %40 %2F %3F %23 for @ / ? #"
@@ -120,8 +120,8 @@ def validated_url(text: str, name: str = VARIABLE) -> str:
 
 
 def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
-    """url: of the server, for a caller who knows it better than the folder. Raises LedgerError when there is no ledger, or it
-    cannot be read."""
+    """A connection for reading. url: the server's, for a caller who knows it better than the folder. Raises LedgerError
+    if there is no ledger, or it cannot be read."""
     if (pointer := read_pointer(job_folder)) is None:
         if not ledger_path(job_folder).is_file():
             raise lost_ledger_in(job_folder) or LedgerError(f"no ledger in {job_folder}: nothing has run here yet")
@@ -130,7 +130,8 @@ def open_for_reading(job_folder: Path, url: str | None = None) -> Connection:
 
 
 def open_registered(server: LedgerServer) -> Connection | None:
-    """For reading, the ledger that a server has for a job whose folder does not know of it. Raises LedgerError."""
+    """A connection for reading to the ledger that a server has for a job whose folder does not say so. Raises
+    LedgerError."""
     with contextlib.closing(PostgreSQL(server.url, SHARED_SCHEMA, application_name_for("reads"))) as database:
         if database.execute(_JOB_TABLE_EXISTS).fetchone()[0] is None:
             return None
@@ -139,9 +140,10 @@ def open_registered(server: LedgerServer) -> Connection | None:
 
 
 def server_snapshot_id(job_folder: Path) -> str | None:
-    """The state of a server: changes with every commit, those of other jobs too. None for a ledger in the folder.
+    """An identifier of a server's state, which changes with every commit, also those of other jobs. None for a ledger
+    in the folder.
 
-    Source: PostgreSQL, `pg_current_snapshot`: two that are the same see the same. Raises LedgerError.
+    Source: PostgreSQL, `pg_current_snapshot`: equal snapshots see the same. Raises LedgerError.
     """
     if (pointer := read_pointer(job_folder)) is None:
         return None
@@ -151,7 +153,8 @@ def server_snapshot_id(job_folder: Path) -> str | None:
 
 
 def ledger_identity(job_folder: Path) -> object:
-    """Tells the ledger of a folder from one that was built in its place; None when there is none. Raises LedgerError."""
+    """An identifier that distinguishes the ledger of a folder from one that was built in its place; None if there is
+    none. Raises LedgerError."""
     if (pointer := read_pointer(job_folder)) is not None:
         return pointer.schema
     path = ledger_path(job_folder)
@@ -170,7 +173,7 @@ def _open_pointed(url: str, pointer: LedgerPointer) -> Connection:
 
 
 def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Database:
-    """The database of the job's ledger, made or brought up to date. Raises LedgerError."""
+    """The database of the job's ledger, created or brought up to date. Raises LedgerError."""
     pointer = read_pointer(job_folder)
     if pointer is None and server is None:
         return open_file_for_writing(ledger_path(job_folder))
@@ -190,7 +193,7 @@ def open_for_writing(job_folder: Path, server: LedgerServer | None = None) -> Da
 
 
 def register_job(database: PostgreSQL, server: LedgerServer) -> LedgerPointer:
-    """The job that the server knows by its output, made when there is none."""
+    """The job that the server identifies by its output, created if necessary."""
     job, made_at = str(uuid.uuid4()), time.time()
     schema = f"batchgen_job_{re.sub(r'[^a-z0-9]+', '_', server.name.lower())[:24].strip('_')}_{job[:8]}"
 
@@ -231,11 +234,11 @@ def migrate(database: PostgreSQL, pointer: LedgerPointer) -> None:
 
 
 def create_shared_tables(database: Database, statements: Sequence[str], last_table: str) -> None:
-    """Make the tables that all jobs of the server share, unless `last_table` of them is there. Raises LedgerError."""
+    """Create the tables that all jobs of the server share, unless `last_table` exists. Raises LedgerError."""
 
     def change(db: Connection) -> None:
         lock_schema_changes(db)
-        # Even CREATE INDEX IF NOT EXISTS waits for all who write to its table, and they for it.
+        # Even CREATE INDEX IF NOT EXISTS waits for everybody who writes to its table, and they for it.
         if db.execute(f"SELECT to_regclass('{SHARED_SCHEMA}.{last_table}')").fetchone()[0] is not None:
             return
         for statement in (f"CREATE SCHEMA IF NOT EXISTS {SHARED_SCHEMA}", *statements):
@@ -245,7 +248,7 @@ def create_shared_tables(database: Database, statements: Sequence[str], last_tab
 
 
 def server_address(job_folder: Path, server: LedgerServer | None) -> str | None:
-    """The address of the server that holds the job's ledger, with what it takes to be let in; None for a file."""
+    """The address of the server that has the job's ledger, with credentials; None for a file."""
     pointer = read_pointer(job_folder)
     if server is not None or pointer is None:
         return server.url if server is not None else None
@@ -273,7 +276,7 @@ def open_schema(url: str, schema: str, reconnect_timeout_s: float | None = None)
 
 
 def lock_schema_changes(db: Connection) -> None:
-    """Until the end of the transaction nobody else makes or changes tables of this server."""
+    """Keep everybody else from creating or changing tables of this server until the end of the transaction."""
     db.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATION_LOCK_ID,))
 
 
@@ -286,7 +289,7 @@ def _pointer_path(job_folder: Path) -> Path:
 
 
 def _write_pointer(job_folder: Path, pointer: LedgerPointer) -> None:
-    """Durable, and whole from the first moment."""
+    """Write the pointer: durable, and whole from the first moment."""
     path = _pointer_path(job_folder)
     if path.is_file():
         return
@@ -307,8 +310,8 @@ def _write_pointer(job_folder: Path, pointer: LedgerPointer) -> None:
 
 
 def _trusted_url(job_folder: Path, pointer: LedgerPointer) -> str:
-    """Address of the server that the settings name: the job folder may be a stranger's, and libpq would send a password of the
-    user's to the server that it names. Raises LedgerError."""
+    """The address of the server from the settings: the job folder may be a stranger's, and libpq would send a password
+    of the user's to the server that it names. Raises LedgerError."""
     if (given := configured_url(job_folder)) is None:
         raise LedgerError(
             f"the ledger of {job_folder} is on a server that is named only in this folder: if you trust it, set {VARIABLE} to"
@@ -317,11 +320,11 @@ def _trusted_url(job_folder: Path, pointer: LedgerPointer) -> str:
     return given
 
 
-# --- a ledger that is missing while what it recorded still lies there
+# --- a ledger that is missing although images or results are there
 
 
 def lost_ledger_error(folder: str | Path, found: str, job: str) -> LedgerError:
-    """found: what lies there, in words; job: as `batchgen verify` takes it."""
+    """found: what is there, in words; job: the argument for `batchgen verify`."""
     return LedgerError(
         f"there is no ledger in {folder}, but {found}. Either the ledger is lost or .batchgen/ was not copied along; a run would"
         " buy again what is there already. Put .batchgen/ back, name the server if the ledger is on one (--ledger), or build a"
@@ -336,14 +339,14 @@ def verify_arguments(manifest: str, output: str | Path, usual: str | Path) -> st
 
 
 def list_some(paths: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """The first few paths, and how many more there are."""
     more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
     return f"{', '.join(paths[:MAX_NAMED])}{more}"
 
 
 def evidence_of_a_run(folder: Path) -> str:
-    """What in a folder says that a run has paid for something there, in words; empty when nothing does. Raises StoreError as
-    `has_result_lines` does."""
+    """What in a folder shows that a run has paid for something there, in words; empty if nothing does. Raises
+    StoreError like `has_result_lines`."""
     if has_result_lines(folder):
         return f"{RESULTS_FILE} there says what a run has made"
     for path in sorted(folder.glob(f"{STATE_FOLDER}/spool*/*")):
@@ -363,7 +366,7 @@ def lost_ledger_in(folder: Path, job: str = "") -> LedgerError | None:
 
 
 def no_ledger_error(folder: Path, explanation: str, job: str = "") -> LedgerError:
-    """The error for a command that needs a ledger. explanation: what is said of a folder in which nothing has run."""
+    """The error for a command that needs a ledger. explanation: for a folder in which nothing has run."""
     if (lost := lost_ledger_in(folder, job)) is not None:
         return lost
     pictures = sorted(_picture_names(folder))

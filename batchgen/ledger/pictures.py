@@ -1,4 +1,4 @@
-"""The pictures of a ledger: where they lie, what stands beside them, and which of them are the latest."""
+"""The images of a ledger: where they are, what belongs beside them, and which of them are the latest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LATEST_OF_PATH_SQL = "row_number() OVER (PARTITION BY i.path ORDER BY i.attempt_
 
 @dataclass(frozen=True, slots=True)
 class SpooledPicture:
-    """One checked picture of an attempt, in the spool and on its way. n: the sample it belongs to; k: its number in the answer."""
+    """A checked image of an attempt, in the spool or on its way. n: the sample it belongs to; k: its number in the
+    answer."""
 
     n: int
     k: int
@@ -28,7 +29,7 @@ class SpooledPicture:
 
 @dataclass(frozen=True, slots=True)
 class UndeliveredSample:
-    """A sample that an answer with pictures brought none for, and how it ends."""
+    """A sample for which an answer with images brought none, and how it ends."""
 
     n: int
     reason: str
@@ -38,8 +39,9 @@ class UndeliveredSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What an attempt has brought, as the ledger takes it. missing: withheld, not as asked for, or still behind a link.
-    sent_at: UTC seconds; usd: of the attempt; beside: texts that belong beside the pictures, by file ending."""
+    """What an attempt has brought, in the form that the ledger records. missing: withheld, not as requested, or still
+    behind a link. sent_at: UTC seconds. usd: of the attempt. beside: texts that belong beside the images, by file
+    ending."""
 
     attempt: int
     item: str
@@ -68,7 +70,7 @@ class RecordedImage:
 
 
 class CurrentPicture(NamedTuple):
-    """What a sample shows. stamp: of its file when it was placed or last read, None: never."""
+    """The image that a sample shows. stamp: of its file when it was put in place or last read, None: never."""
 
     attempt: int
     k: int
@@ -80,12 +82,12 @@ class CurrentPicture(NamedTuple):
 
 class ImageQueries(BaseReader):
     def sidecar_texts(self, attempt: int) -> dict[str, str]:
-        """The texts that belong beside the pictures of a request, by file ending."""
+        """The texts that belong beside the images of a request, by file ending."""
         row = self._row("SELECT beside FROM attempt WHERE id = ?", attempt)
         return dict(json.loads(row[0])) if row and row[0] else {}
 
     def all_sidecar_texts(self) -> list[tuple[str, dict[str, str]]]:
-        """(path of a picture, texts that belong beside it, by file ending) of all that have any."""
+        """(path of an image, texts that belong beside it, by file ending) of all images that have any."""
         sql = (
             f"SELECT path, beside FROM (SELECT i.path, a.beside, {LATEST_OF_PATH_SQL} FROM image i JOIN attempt a"
             " ON a.id = i.attempt_id WHERE i.role = 'image') last WHERE place = 1"
@@ -93,11 +95,11 @@ class ImageQueries(BaseReader):
         return [(path, json.loads(texts)) for path, texts in self._stream_query(sql) if texts]
 
     def unplaced(self) -> list[RecordedImage]:
-        """Pictures of runs whose settling was recorded and whose placing was not."""
+        """Images of runs that were recorded as settled but not as in place."""
         return self._unplaced_where("a.worker IS NULL")
 
     def unplaced_by_workers(self) -> list[RecordedImage]:
-        """The same of workers, which may be just placing them."""
+        """Images of workers that were recorded as settled but not as in place. They may be about to be moved."""
         return self._unplaced_where("a.worker IS NOT NULL")
 
     def _unplaced_where(self, condition: str) -> list[RecordedImage]:
@@ -109,16 +111,16 @@ class ImageQueries(BaseReader):
         return [_recorded_image(row) for row in self._query(sql)]
 
     def images(self) -> Iterator[RecordedImage]:
-        """Every picture that was ever recorded; of those that name one path, the later attempt's first."""
+        """Every image that was ever recorded; of those with the same path, the later attempt's first."""
         sql = f"SELECT {column_list(_RECORDED_COLUMNS)} FROM image ORDER BY attempt_id DESC, k"
         return map(_recorded_image, self._stream_query(sql))
 
     def recorded_files(self) -> Iterator[tuple[str, int]]:
-        """(path, bytes) of every picture that was ever recorded, as it last lay."""
+        """(path, bytes) of every image that was ever recorded, with its last path."""
         return self._stream_query("SELECT path, bytes FROM image")
 
     def earlier_image(self, item_id: str, n: int, fingerprint: str) -> RecordedImage | None:
-        """A picture bought before for exactly this request, wherever it lies now."""
+        """An image bought before for exactly this request, wherever it is now."""
         sql = (
             f"SELECT {column_list(_RECORDED_COLUMNS)} FROM image"
             " WHERE item_id = ? AND n = ? AND fingerprint = ? AND role = 'image' AND placed = 1 ORDER BY attempt_id DESC LIMIT 1"
@@ -127,7 +129,7 @@ class ImageQueries(BaseReader):
         return None if row is None else _recorded_image(row)
 
     def current_picture(self, item_id: str, n: int) -> RecordedImage | None:
-        """The picture that a sample has now; None while it has none, or none that counts, as one that was rejected."""
+        """The image that a sample has now; None if it has none that counts, such as one that was rejected."""
         sql = (
             f"SELECT {column_list(_RECORDED_COLUMNS, 'i')} FROM sample s JOIN image i"
             " ON i.item_id = s.item_id AND i.n = s.n AND i.role = 'image'"
@@ -138,7 +140,7 @@ class ImageQueries(BaseReader):
         return None if row is None else _recorded_image(row)
 
     def current_pictures(self) -> Iterator[CurrentPicture]:
-        """The pictures of all samples that have one, placed or not, in the order of the samples."""
+        """The images of all samples that have one, in place or not, in the order of the samples."""
         sql = (
             "SELECT i.attempt_id, i.k, i.path, i.sha256, i.bytes, i.stamp FROM sample s JOIN image i ON i.item_id = s.item_id"
             f" AND i.n = s.n AND i.role = 'image' AND i.path = s.path WHERE s.state IN ({placeholders(HAS_IMAGE)})"
@@ -154,7 +156,7 @@ class ImageQueries(BaseReader):
             yield latest
 
     def received_at(self, item_id: str, n: int, fingerprint: str) -> float:
-        """UTC seconds at which the latest picture for exactly this request came; 0.0 when there is none."""
+        """UTC seconds at which the latest image for exactly this request came; 0.0 if there is none."""
         sql = (
             "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id WHERE i.item_id = ? AND i.n = ?"
             " AND i.fingerprint = ? AND i.role = 'image'"
@@ -162,12 +164,12 @@ class ImageQueries(BaseReader):
         return float(self._row(sql, item_id, n, fingerprint)[0] or 0.0)
 
     def images_by_model(self) -> Iterator[tuple[Any, ...]]:
-        """(AI model, role, pictures received) in all runs."""
+        """(AI model, role, images received) in all runs."""
         sql = f"SELECT {MODEL_SQL}, role, count(*) FROM image i JOIN attempt a ON a.id = i.attempt_id GROUP BY 1, 2"
         return self._query(sql)
 
     def image_count_of_run(self, run_id: int) -> int:
-        """Pictures that a run has brought, drafts not counted."""
+        """The number of images that a run has brought, without drafts."""
         sql = (
             "SELECT count(*) FROM image JOIN attempt ON attempt.id = image.attempt_id"
             " WHERE attempt.run_id = ? AND role = 'image'"
@@ -175,7 +177,7 @@ class ImageQueries(BaseReader):
         return int(self._row(sql, run_id)[0])
 
     def newest_paths(self, run_id: int, max_count: int) -> list[str]:
-        """The images that a run made last, the newest first."""
+        """The paths of the images that a run made last, newest first."""
         sql = (
             "SELECT image.path FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND role = 'image' ORDER BY attempt_id DESC, k DESC LIMIT ?"
@@ -183,7 +185,7 @@ class ImageQueries(BaseReader):
         return [path for (path,) in self._query(sql, run_id, max_count)]
 
     def flagged(self, run_id: int, max_count: int) -> list[tuple[str, tuple[str, ...]]]:
-        """(path, flags) of images of a run that are other than asked for."""
+        """(path, flags) of a run's images that are not as requested."""
         sql = (
             "SELECT image.path, flags FROM image JOIN attempt ON attempt.id = image.attempt_id WHERE attempt.run_id = ?"
             " AND flags <> '' ORDER BY attempt_id, k LIMIT ?"
@@ -197,9 +199,10 @@ class ImageQueries(BaseReader):
         return int(self._row(sql, run_id)[0])
 
     def expected_files(self) -> Iterator[tuple[str, str, int, bool]]:
-        """(path, sha256, bytes, whether it is its sample's latest image) of all that should lie in the folder, by path.
+        """(path, sha256, bytes, whether it is its sample's latest image) of everything that should be in the folder, by
+        path.
 
-        Where two rows name one path, the later attempt wrote what stands there.
+        If two rows have the same path, the later attempt wrote the file.
         """
         sql = (
             "SELECT path, sha256, bytes, role <> 'image' OR NOT EXISTS (SELECT 1 FROM image newer WHERE newer.item_id = last.item_id"

@@ -179,7 +179,7 @@ def _gcloud_file(environ: Mapping[str, str]) -> Path | None:
     return Path(folder, "application_default_credentials.json") if folder else None
 
 
-# Tokens from google-auth, whose HTTP requests batchgen sends
+# --- tokens from google-auth, whose HTTP requests batchgen sends
 
 
 def _fetch_with(credentials: Any, where: str) -> Fetch:
@@ -252,7 +252,7 @@ async def _answer_of(ask: Ask, base_url: str, asked: Request) -> Response:
     return await ask(base_url, asked)
 
 
-# The metadata server of Google's machines
+# --- the metadata server of Google's machines
 
 
 def _metadata_login(environ: Mapping[str, str]) -> Login | None:

@@ -84,7 +84,7 @@ class Dispatcher(DispatchState):
         self.shared_budget_full = False
         self._wake()
 
-    # Taking and giving back
+    # --- taking and giving back
 
     async def take(self) -> Ticket | None:
         """Wait for the next sample that may start or has to be given up. Returns None if there is nothing more."""

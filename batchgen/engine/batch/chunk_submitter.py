@@ -61,7 +61,7 @@ class ChunkSubmitter:
         self._file_checked: set[int] = set()  # chunks whose file was looked for, and may be uploaded once more
         self.exhausted_budget = ""  # the budget without room: day, month; empty for the run's own
 
-    # Recorded: the samples of a chunk and their money
+    # --- recorded: the samples of a chunk and their money
 
     async def record_chunk(self, lane: str, limits: ChunkLimits) -> Chunk | None:
         """Record the next chunk of a lane. Returns None if nothing waits, or if no budget has room."""
@@ -128,7 +128,7 @@ class ChunkSubmitter:
             samples = samples[:half]
         return [], None
 
-    # Written: one line for each
+    # --- written: one line for each
 
     async def _write_lines(self, chunk: Chunk, samples: Sequence[Sample], numbers: Sequence[int]) -> Chunk:
         context = self._context
@@ -156,7 +156,7 @@ class ChunkSubmitter:
             return chunk
         return await context.chunks.update(chunk, step="written")
 
-    # Uploaded
+    # --- uploaded
 
     async def upload(self, chunk: Chunk) -> Chunk:
         """Upload a chunk's file. An upload that broke off, in this run or an earlier one, is resumed. Raises
@@ -180,7 +180,7 @@ class ChunkSubmitter:
             remote = await context.run.uploads.resume_upload(to, file, url, granularity, offset)
         return await context.chunks.update(chunk, step="uploaded", input_file=remote.name, upload_url="")
 
-    # Requested and created
+    # --- requested and created
 
     async def create(self, chunk: Chunk) -> Chunk:
         """Request a batch, at most once as far as anybody can tell: if in doubt, it is looked for before it is
@@ -255,7 +255,7 @@ class ChunkSubmitter:
         )
         return chunk
 
-    # Dropped
+    # --- dropped
 
     async def drop_chunk(self, chunk: Chunk, why: str) -> None:
         """Drop a chunk that was never created. `requeue_samples` puts its samples back."""

@@ -61,7 +61,7 @@ class ResultCollector:
         self._outcomes = outcomes
         self._submitter = submitter
 
-    # Fetched: the results are in a local file
+    # --- fetched: the results are in a local file
 
     async def fetch(self, chunk: Chunk) -> Chunk:
         """Download the results. A download that broke off is resumed, in this run or the next; one that brought
@@ -135,7 +135,7 @@ class ResultCollector:
             error = context.codec(chunk.lane).read_error(response)
             raise DownloadFailed(f"its results could not be fetched: {error.message}", http_status=response.status)
 
-    # Collected: every request of the chunk has ended
+    # --- collected: every request of the chunk has ended
 
     async def collect(self, chunk: Chunk) -> Chunk:
         context, counts = self._context, ChunkCounts()
@@ -256,7 +256,7 @@ class ResultCollector:
                     )
                     counts.again, counts.ended = counts.again + again, counts.ended + (not again)
 
-    # Done: nothing is left at the vendor
+    # --- done: nothing is left at the vendor
 
     async def delete_remote_files(self, chunk: Chunk) -> Chunk:
         """Delete the vendor's files. What cannot be deleted now is tried again by the next run; it expires within weeks

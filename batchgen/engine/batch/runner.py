@@ -122,7 +122,7 @@ class BatchRunner:
             for lane in self._outstanding.lanes:
                 await self._submit_waiting(lane)
 
-    # Waiting
+    # --- waiting
 
     async def _wait_for_next_poll(self) -> None:
         """Wait until the next poll is due, something was added, or it is time to fall back."""
@@ -138,7 +138,7 @@ class BatchRunner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._outstanding.grown.wait(), max(0.01, min(waits)) if waits else None)
 
-    # Submitting
+    # --- submitting
 
     async def _submit_waiting(self, lane: str) -> None:
         while self._outstanding.waiting_count(lane) and self._may_open_chunk(lane) and not self._dispatcher.stop_reason:
@@ -154,7 +154,7 @@ class BatchRunner:
     def _may_open_chunk(self, lane: str) -> bool:
         return len(self._chunks) < MAX_OPEN_BATCHES and self._not_before.get(lane, 0.0) <= time.time()
 
-    # One chunk, as far as it goes now
+    # --- one chunk, as far as it goes now
 
     async def _advance(self, number: int) -> None:
         """Take a chunk through its steps until it has to wait, but not before its next poll is due."""
@@ -267,7 +267,7 @@ class BatchRunner:
         )
         return await self._context.chunks.update(chunk, step="ended", state="gone")
 
-    # Problems with a chunk as a whole
+    # --- problems with a chunk as a whole
 
     async def _on_quota_full(self, chunk: Chunk, full: EnqueuedQuotaFull) -> None:
         """Wait for what is out, as there is no room for enqueued work. A chunk that is refused with nothing out is too
@@ -326,7 +326,7 @@ class BatchRunner:
         await self._submitter.drop_chunk(chunk, why)
         del self._chunks[chunk.id]
 
-    # The fallback
+    # --- the fallback
 
     def _close_if_due(self) -> None:
         """Stop submitting once a new batch would be late. What is out is paid for, so it is waited for."""

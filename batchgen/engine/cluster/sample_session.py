@@ -129,7 +129,7 @@ class SampleSession(Session[ClaimedSample]):
             self._worker.note(f"{left} image(s) wait in {self._parts.store.spool} for {self._parts.store.url}")
         await self._closing_stack.aclose()
 
-    # One sample
+    # --- one sample
 
     async def _claim(self, lane: str, max_count: int) -> list[ClaimedSample]:
         """Claim samples for a lane; none if nothing more of the submission may start, because its time is up or it was

@@ -171,7 +171,7 @@ class Worker:
 
         stack.push_async_callback(end)
 
-    # Housekeeping
+    # --- housekeeping
 
     async def _work_until_stopped(self, joined: JoinedQueue) -> None:
         looked_s = tidied_s = -math.inf
@@ -227,7 +227,7 @@ class Worker:
                 os.utime(self._options.health_file)
             await asyncio.sleep(POLL_S)
 
-    # Work
+    # --- work
 
     def _slots(self, lane: str) -> int:
         # More than are in flight: some wait for their quota.
@@ -309,7 +309,7 @@ class Worker:
             return await asyncio.to_thread(DerivativeSession, context, schema, run, facts, self._render_pool)
         return await open_sample_session(context, schema, run, facts, joined.shared)
 
-    # The end
+    # --- the end
 
     async def _shutdown(self) -> None:
         for opening in self._opening.values():

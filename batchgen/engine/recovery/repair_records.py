@@ -196,7 +196,7 @@ def sent_request(line: ResultLine, entry: ManifestEntry | None, path: str, n: in
     return recorded, wire if recorded == sample_fingerprint else UNKNOWN_WIRE
 
 
-# Rows
+# --- rows
 
 
 def record_picture(
