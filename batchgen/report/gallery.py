@@ -144,7 +144,7 @@ class PageParts:
         )
 
 
-GALLERY_SCRIPTS = ("elements", "reviews", "verdicts", "gallery", "pages", "viewer", "export", "runs", "start")
+GALLERY_SCRIPTS = ("elements", "reviews", "gallery", "viewer", "export", "runs", "start")
 GALLERY = PageParts(styles=("gallery",), bodies=("gallery", "people"), scripts=GALLERY_SCRIPTS)
 
 
