@@ -38,10 +38,8 @@ def cut_by_key(image: Image.Image, background: str) -> Image.Image:
     distance = _distance(image, key)
     radius = max(2, max(image.size) // 40)  # the widest soft edge
     around = distance.point(lambda value: 255 * (value < KEY_DISTANCE)).filter(ImageFilter.BoxBlur(radius))
-    background_mask, subject_mask = (
-        around.point(lambda value: 255 * (value == 255)),
-        around.point(lambda value: 255 * (value == 0)),
-    )
+    background_mask = around.point(lambda value: 255 * (value == 255))
+    subject_mask = around.point(lambda value: 255 * (value == 0))
     if ImageStat.Stat(background_mask).mean[0] < 255 * MIN_KEY:
         raise ValueError(f"less than {MIN_KEY:.0%} of the image is a background of {_hex(key)}")
     behind = _spread(image, background_mask, radius)

@@ -36,9 +36,8 @@ PREFIXES = {
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 PACKET_MAX_BYTES = 60_000  # fits into one segment of a JPEG, with some room
 C2PA_LOST = "the original carries a C2PA manifest, which cannot be kept in a re-encoded file"
-_UNSAFE = re.compile(
-    "[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # not a Char of XML 1.0, or a control character
+# Not a Char of XML 1.0, or a control character.
+_UNSAFE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LONG_PROPERTIES = ("Prompt", "System", "Settings")  # cut if a packet would not fit
 
 
@@ -64,11 +63,9 @@ def packet(
         if len(made) <= PACKET_MAX_BYTES or longest < 64:
             break
         longest //= 2
-    return (
-        made
-        if existing is None or len(made) <= PACKET_MAX_BYTES
-        else packet(facts, embed, source_type, keeps_c2pa=keeps_c2pa)
-    )
+    if existing is None or len(made) <= PACKET_MAX_BYTES:
+        return made
+    return packet(facts, embed, source_type, keeps_c2pa=keeps_c2pa)
 
 
 def _build_packet(

@@ -286,11 +286,7 @@ class SampleBuilder:
             yield self._sample(row, pictures.get(key, ()), made.get(key, ()), said.get(key, ()))
 
     def _sample(
-        self,
-        row: SampleRow,
-        pictures: Sequence[PictureRow],
-        made: Sequence[DerivativeFileRow],
-        said: Sequence[Verdict],
+        self, row: SampleRow, pictures: Sequence[PictureRow], made: Sequence[DerivativeFileRow], said: Sequence[Verdict]
     ) -> SampleView:
         wire = _parse_object(row.wire)
         prompt = wire.pop("prompt", "")

@@ -21,15 +21,8 @@ from batchgen.scheduling.stop_reason import StopReason
 
 OUT_STATES = frozenset({"submitted", "with_workers"})
 RETRIED_WORDS = {"failed": "failed", "refused": "was refused", "uncertain": "is uncertain", "rejected": "was rejected"}
-LIST_BLOCKS = (
-    "why",
-    "blocked",
-    "rejected",
-    "uncertain",
-    "newest",
-    "unlike",
-    "next",
-)  # lists in Markdown, the others rows of a table
+# Lists in Markdown; the others are rows of a table.
+LIST_BLOCKS = ("why", "blocked", "rejected", "uncertain", "newest", "unlike", "next")
 LABEL_COLUMNS = 10
 MAX_BATCHES = 10
 BINDING_WORDS = {

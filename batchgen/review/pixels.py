@@ -51,10 +51,7 @@ def twin(image: CheckImage, options: Mapping[str, Any], asked: Asked) -> Finding
     if _levels(image) <= BLANK_RANGE:
         return Finding()
     seen = image.opaque_thumbnail
-    details: dict[str, Any] = {
-        "hash": f"{perceptual_hash(seen):016x}",
-        "fields": _fields(seen).hex(),
-    }
+    details: dict[str, Any] = {"hash": f"{perceptual_hash(seen):016x}", "fields": _fields(seen).hex()}
     fields = print_of(seen)
     for path, reference in image.reference_prints():
         away = max(map(abs, map(int.__sub__, fields, reference)))
