@@ -1,7 +1,7 @@
-"""Starts of a worker of the cluster, which takes its places in a quota in blocks: as many at once as it uses in a second.
+"""The starts of a cluster worker, which takes its places in a quota in blocks: as many at once as it uses in a second.
 
-A block holds places that are free now and those that become free within a second. What a worker does not use it gives back;
-what one that has died had taken comes back with the window, and its money with it.
+A block contains places that are free now and those that become free within a second. What a worker does not use it
+gives back; what a dead worker had taken comes back with the window, and its money with it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from batchgen.scheduling.window import NotBefore, QuotaDenied, Reserved, Reserve
 
 AHEAD_S = 1.0
 MAX_BLOCK = 100
-UNUSED = "unused\t"  # before a worker's name, of money that no request has been sent for yet
-# Places that may be used now, and those that leave the window within `ahead` seconds; none where refusals bind it or others wait
-# for their turn. A statement sees what was done before it, so the lock is the one before.
+UNUSED = "unused\t"  # before a worker's name, for money that no request has been sent for yet
+# Places that may be used now, and those that leave the window within `ahead` seconds; none if refusals bind it or
+# others wait for their turn. A statement sees what was done before it, so the lock comes first.
 TAKE_SQL = """
 WITH given AS (SELECT ?::text AS quota, ?::float8 AS period, ?::float8 AS ahead, ?::bigint AS rate, ?::bigint[] AS places,
   extract(epoch FROM clock_timestamp())::float8 AS now),
@@ -68,7 +68,7 @@ FORGET_UNUSED_SQL = (
 
 
 class Place(NamedTuple):
-    """That may be used from `at` on, in UTC seconds of the server. used: requests in the window before it."""
+    """A place that may be used from `at` on, in UTC seconds of the server. used: requests in the window before it."""
 
     number: int
     at: float
@@ -76,7 +76,7 @@ class Place(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """A request whose headers left. usd: that it keeps back."""
+    """A request whose headers left. usd: what it reserves."""
 
     place: int
     quota: str
@@ -86,7 +86,7 @@ class Sent(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A request that has ended. usd: that it has cost."""
+    """A request that has ended. usd: what it cost."""
 
     place: int
     usd: float
@@ -94,16 +94,16 @@ class Settled(NamedTuple):
 
 
 class BlockStartLog(SharedStartLog):
-    """For a lane that only its requests per minute bind, if anything does."""
+    """The start log of a lane that is limited by nothing but its requests per minute, if at all."""
 
     def __init__(self, store: QuotaDatabase, quota: str, period_s: float, terms: StartLimits) -> None:
         super().__init__(store, quota, period_s, terms)
         self._ahead_s = min(AHEAD_S, period_s / 10)
         self._block: deque[Place] = deque()
-        self._in_use: dict[int, tuple[Place, float]] = {}  # with the USD it keeps back; not sent yet
+        self._in_use: dict[int, tuple[Place, float]] = {}  # with the USD they reserve; not sent yet
         self._used_s: deque[float] = deque(maxlen=MAX_BLOCK)  # when places were used, in monotonic seconds
         self._rate: int | None = None
-        self._open_s = -math.inf  # when nothing but the rate bound it, in monotonic seconds
+        self._open_s = -math.inf  # when only the rate last limited it, in monotonic seconds
         self._timer: asyncio.TimerHandle | None = None
         self._taking: asyncio.Future[QuotaDenied | None] | None = None
 
@@ -113,7 +113,7 @@ class BlockStartLog(SharedStartLog):
         self._rate = rate
         self._give_back([place for place in self._block if self._is_stale(place)])
         if not self._block:
-            # By one for all who ask meanwhile; and what was taken is there, whoever has lost patience.
+            # One request serves everybody who waits; what was taken is kept even if they have given up.
             if self._taking is None or self._taking.done():
                 self._taking = asyncio.ensure_future(self._take_block(rate, usd))
             if (denied := await asyncio.shield(self._taking)) is not None:
@@ -129,7 +129,7 @@ class BlockStartLog(SharedStartLog):
         return Reserved(place.number, place.used)
 
     async def current_denial(self) -> QuotaDenied | None:
-        """Who has just taken places knows that none is."""
+        """None: whoever has just taken places knows that nothing keeps it from starting."""
         return None if time.monotonic() - self._open_s < self._ahead_s else await super().current_denial()
 
     def _block_size(self, rate: int | None) -> int:
@@ -139,14 +139,14 @@ class BlockStartLog(SharedStartLog):
         return max(1, min(math.ceil(0.6 * used) + 1, int(self._share(rate))))
 
     def _share(self, rate: int | None) -> float:
-        """Places that become free while a block is used."""
+        """The number of places that become free while a block is used."""
         return MAX_BLOCK if rate is None else min(rate * self._ahead_s / self._period_s, MAX_BLOCK)
 
     async def _take_block(self, rate: int | None, usd: float) -> QuotaDenied | None:
         places, is_open = await self._store.await_server(asyncio.to_thread(self._take, rate, usd))
         if not places and is_open and self._share(rate) >= 1:
-            return NotBefore(self._ahead_s / 4)  # others have taken all that leave the window that soon
-        if not places:  # refusals bind it, or each waits for its turn
+            return NotBefore(self._ahead_s / 4)  # others have taken all that leave the window so soon
+        if not places:  # refusals limit it, or everybody waits for a turn
             answer = await super().reserve(rate, usd)
             if not isinstance(answer, Reserved):
                 return cast("QuotaDenied", answer)
@@ -160,7 +160,7 @@ class BlockStartLog(SharedStartLog):
             self._timer = asyncio.get_running_loop().call_later(self._ahead_s, self._give_back_stale)
 
     def _take(self, rate: int | None, usd: float) -> tuple[list[Place], bool]:
-        """And whether nothing but the rate keeps it from more. For a thread."""
+        """Take places. Returns them, and whether only the rate keeps it from more. Call it in a thread."""
         terms, numbers = self._terms, [self._store.new_start_id() for _ in range(self._block_size(rate))]
         values = (
             *(self._quota, self._period_s, self._ahead_s, UNBOUND if rate is None else rate, numbers, QUEUED_START_S),
@@ -176,13 +176,13 @@ class BlockStartLog(SharedStartLog):
         return places, bool(rows[0][3])
 
     def _write(self, connection: Connection, quota_slot: int, usd: float, now: float) -> None:
-        """A single place, when blocks are not to be had. The day counts it once it is sent."""
+        """Take a single place, if blocks are not available. The day counts it once it is sent."""
         self._write_start(connection, quota_slot, usd, now, f"{UNUSED}{self._terms.worker}")
 
     def _purge_rows(self, connection: Connection, values: Sequence[object]) -> None:
         connection.execute(FORGET_UNUSED_SQL, (*values, UNUSED))
 
-    # --- what becomes of a place
+    # --- what happens to a place
 
     def _is_stale(self, place: Place) -> bool:
         return self._store.clock() > place.at + self._ahead_s
@@ -224,7 +224,7 @@ class BlockStartLog(SharedStartLog):
 
 
 def _record(connection: Connection, said: Sequence[Sent | Settled]) -> list[None]:
-    """What was sent first: it may be what has ended, too."""
+    """Record what was sent first: it may have ended already."""
     if sent := [each for each in said if isinstance(each, Sent)]:
         places, at, quotas = [each.place for each in sent], [each.at for each in sent], [each.quota for each in sent]
         terms = [each.terms for each in sent]
@@ -232,7 +232,7 @@ def _record(connection: Connection, said: Sequence[Sent | Settled]) -> list[None
         whose = [each.account for each in terms], [each.spend_scope for each in terms], [each.worker for each in terms]
         connection.execute(SENT_SQL, (places, quotas, at))
         connection.execute(IN_USE_SQL, (places, at, usd, jobs, *whose))
-        # Last, for it is one row for all workers, and each waits for whoever has written it.
+        # Last, because it is one row for all workers, and each waits for whoever has written it.
         connection.execute(COUNT_OF_DAY_SQL, (quotas, [quota_day_start(each) for each in at], jobs))
     ended = [each for each in said if isinstance(each, Settled)]
     if spent := [each for each in ended if each.usd]:
@@ -243,6 +243,6 @@ def _record(connection: Connection, said: Sequence[Sent | Settled]) -> list[None
 
 
 def start_log(store: QuotaDatabase, quota: str, period_s: float, terms: StartLimits) -> SharedStartLog:
-    """A lane's starts as all processes have written them down, in blocks where that keeps what binds it."""
+    """A lane's starts as recorded by all processes, in blocks if the lane's limits allow that."""
     in_blocks = store.is_remote and terms.worker and not terms.has_limits
     return (BlockStartLog if in_blocks else SharedStartLog)(store, quota, period_s, terms)

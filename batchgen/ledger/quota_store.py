@@ -1,5 +1,5 @@
-"""What all who share a quota or a budget have started, spent and reserved: this user's processes on this host, in one small
-SQLite file, or all of a PostgreSQL server, on any machine."""
+"""The starts, spending and reservations of everybody who shares a quota or a budget: this user's processes on this
+host, in one small SQLite file, or all clients of a PostgreSQL server on any machine."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ from batchgen.scheduling.window import (
 )
 
 TEN_MINUTES_S = 600.0
-STAMP_TOLERANCE_S = 0.05  # a tenth of the window's margin: a stamp older by less than this is as good as a new one
-STAMP_LAG = 1 / 60  # of the window: who counts by a stamp that is about to change is not far off
-QUEUED_START_S = 0.25  # how long a turn is kept for a process that does not come: it has died or has nothing to start
+STAMP_TOLERANCE_S = 0.05  # a tenth of the window's margin: a stamp older by less is as good as a new one
+STAMP_LAG = 1 / 60  # of the window: counting by a stamp that is about to change is not far off
+QUEUED_START_S = 0.25  # how long a turn is kept for a process that does not come
 POLL_MAX_S = 1.0  # while waiting for the quota: a place may have become free, or the lane been parked
-PURGE_EVERY_S = 1.0  # between two times that what has left the window is deleted
+PURGE_EVERY_S = 1.0  # between deletions of what has left the window
 
 
 class SharedStartLog:
-    """The starts of one lane: a sliding log of `period_s`, and money, that every process asks before it sends.
+    """The starts of one lane: a sliding log of `period_s`, and money, which every process asks before it sends.
 
-    A process that has to wait is given a turn in the log, behind the turns of others, and asks again when it comes. A turn
-    is an order and reserves nothing: what was sent is counted again then.
+    A process that has to wait gets a turn in the log, behind the turns of others, and asks again when it comes. A turn
+    is only an order and reserves nothing: what was sent is counted again then.
     """
 
     def __init__(self, store: QuotaDatabase, quota: str, period_s: float, terms: StartLimits) -> None:
@@ -70,7 +70,7 @@ class SharedStartLog:
         self._pending_writes: dict[int, tuple[Future[object], float]] = {}
         self._reserved_at: dict[int, float] = {}  # of reservations that were waited for
         self._purged_at = 0.0
-        self._queued_start: tuple[int, float] | None = None  # number and instant
+        self._queued_start: tuple[int, float] | None = None  # number and time
         self._own_lock = (f"quota {quota}",)
         store.lag_at_most(period_s * STAMP_LAG)
         account = f"account {terms.spend_scope} {terms.account}"
@@ -78,10 +78,11 @@ class SharedStartLog:
         self._locks += (account,) if terms.usd_per_10_min else ()
 
     async def reserve(self, rate: int | None, usd: float = 0.0) -> ReserveResult:
-        """A place and USD, else what stands against it. A day or a budget that is used up is said before any wait.
+        """Reserve a place and USD, or return what prevents it. A day or budget that is used up is reported before any
+        waiting.
 
-        A lane that nothing binds is not made to wait: what it reserves is written down for the others, on its way to
-        them when this returns and there after `written`. Raises LedgerError when a server stays away.
+        A lane without limits does not have to wait: what it reserves is written for the others, on its way to them on
+        return and visible after `wait_until_visible`. Raises LedgerError if a server stays away.
         """
         if rate is None and not self._terms.has_limits:
             return self._reserve_without_waiting(usd)
@@ -100,7 +101,7 @@ class SharedStartLog:
     async def wait_until_visible(self, quota_slot: int) -> None:
         reserved = self._pending_writes.get(quota_slot)
         if reserved is not None and not reserved[0].done():
-            await self._store.transact(lambda connection: None, None)  # what was put in before it is done before it
+            await self._store.transact(lambda connection: None, None)  # what was put in before is done before this
 
     def _reserve(self, connection: Connection, rate: int | None, usd: float) -> ReserveResult | None:
         now, terms = self._store.backend.transaction_at, self._terms
@@ -143,12 +144,12 @@ class SharedStartLog:
     # --- the window
 
     def _count(self, connection: Connection, now: float) -> tuple[Any, ...]:
-        """Starts in the window, with the turns that come before this one's; and the row of what is held."""
+        """The starts in the window, with the turns before this one's, and the row of refusals."""
         row: tuple[Any, ...] = connection.execute(COUNT_SQL, (*self._window(now), self._quota)).fetchone()
         return row
 
     def _window(self, now: float) -> tuple[str, float, float, float, float]:
-        # Stamps beyond a whole period ahead were made before the clock was set back, and would block for as long.
+        # Stamps more than a period ahead were made before the clock was set back, and would block for that long.
         until = now + self._period_s
         if self._queued_start is not None and self._queued_start[1] <= now - QUEUED_START_S:
             self._queued_start = None
@@ -161,12 +162,12 @@ class SharedStartLog:
         )
 
     def _queue_wait_s(self, connection: Connection, rate: int, now: float) -> float:
-        """How long to wait for this one's turn, which is the first instant that keeps the window after all before it."""
+        """How long to wait for this turn, the first moment that keeps the window after all turns before it."""
         oldest = float(connection.execute(LAST_START_SQL, (*self._window(now), rate - 1)).fetchone()[0])
         at = oldest + self._period_s
         if self._queued_start is None or abs(self._queued_start[1] - at) > STAMP_TOLERANCE_S:
             self._leave_queue(connection)
-            if at < now + self._period_s:  # else more wait than a window holds
+            if at < now + self._period_s:  # or more wait than a window holds
                 self._queued_start = -self._store.new_start_id(), at
                 connection.execute("INSERT INTO start VALUES (?, ?, ?)", (self._queued_start[0], self._quota, at))
         return min(max(0.001, at - now), POLL_MAX_S)
@@ -187,9 +188,10 @@ class SharedStartLog:
         connection.execute(sql, values)
 
     def _spend_wait_s(self, connection: Connection, usd: float, now: float) -> float:
-        """How long until the account's USD of ten minutes have room for `usd`; 0 when they have.
+        """How long until the account's USD of ten minutes have room for `usd`; 0 if they have.
 
-        Spend counts from when its answer was in, as the vendor can count it no earlier; while in flight, from its start.
+        Spending counts from when the answer came, as the vendor cannot count it earlier; while in flight, from the
+        start.
         """
         most = self._terms.usd_per_10_min
         if most is None:
@@ -270,12 +272,12 @@ def _current_hold(now: float, row: Sequence[Any]) -> QuotaDenied | None:
     cooled, parked, why, *_ = row
     if parked is not None and parked > now:
         return Parked(parked - now, why)
-    # Longer than any cooling: it was written before the clock was set back.
+    # Longer than any cooldown: it was written before the clock was set back.
     return NotBefore(cooled - now, "cooling") if cooled is not None and 0 < cooled - now < REQUEST_MAX_S else None
 
 
 def _allowed_rate(rate: int, now: float, row: Sequence[Any]) -> int:
-    """The rate, or less while others' refusals have shown less."""
+    """The rate, or less while refusals of others have shown less."""
     *_, lowered_to, rises = row
     return rate if lowered_to is None else max(1, int(min(rate, recovered_rate(lowered_to, now - rises, rate))))
 
@@ -291,13 +293,13 @@ class QuotaStore(QuotaDatabase):
         self.execute_soon(sql, at, at, usd, job, account, spend_scope)
 
     def delete_reservations(self, job: str, spend_scope: str = "", worker: str = "") -> None:
-        """What a worker of the job, or earlier runs of it, reserved and never settled. Only for processes
-        known to be dead, and before the job's ledger is asked: that knows what became of each request."""
+        """Delete what a worker of the job, or earlier runs of it, reserved and never settled. Only for processes known
+        to be dead, and before the job's ledger is asked, which knows what became of each request."""
         sql = "DELETE FROM spending WHERE job = ? AND purse = ? AND worker = ? AND ended IS NULL"
         self.execute_soon(sql, job, spend_scope, worker)
 
     def delete_lost_reservations(self, job: str, spend_scope: str = "") -> None:
-        """The same of all workers whose requests can be in flight no longer."""
+        """Delete the reservations of all workers that are too old for their requests to be in flight."""
         sql = "DELETE FROM spending WHERE job = ? AND purse = ? AND worker <> '' AND ended IS NULL AND at < ?"
         self.execute_soon(sql, job, spend_scope, self.clock() - REQUEST_MAX_S)
 
@@ -310,13 +312,13 @@ class QuotaStore(QuotaDatabase):
         spend_scope: str = "",
         settled: bool = False,
     ) -> float:
-        """USD that all jobs, or one, have spent since then, and reserved unless only what is settled is asked for."""
+        """USD that all jobs, or one, have spent since then, and reserved unless only settled amounts are wanted."""
         return await self.transact(
             lambda connection: spent(connection, at, job, account, spend_scope, settled=settled), 0.0
         )
 
     def sent_today(self, quota: str, job: str, requests: int) -> None:
-        """The job's ledger knows of so many requests since midnight Pacific."""
+        """Note that the job's ledger knows of this many requests since midnight Pacific."""
         sql = (
             "INSERT INTO daily VALUES (?, ?, ?, ?) ON CONFLICT (quota, day, job) DO UPDATE SET requests ="
             " CASE WHEN daily.requests > excluded.requests THEN daily.requests ELSE excluded.requests END"
@@ -330,8 +332,8 @@ class QuotaStore(QuotaDatabase):
 
 
 def read_spent(location: QuotaLocation, at: float) -> float:
-    """USD of all jobs since then, for read-only commands; 0 when nothing is kept yet. Raises LedgerError when there is one
-    that cannot be read."""
+    """USD of all jobs since then, for read-only commands; 0 if nothing is stored yet. Raises LedgerError if the file
+    cannot be read."""
     if isinstance(location, str):
         return _read_spent_on_server(location, at)
     if not isinstance(location, Path) or not (location / FILE_NAME).exists():
@@ -353,10 +355,10 @@ def _read_spent_on_server(url: str, at: float) -> float:
 
 
 def open_quota_store(location: QuotaLocation, note: Callable[[str], None], *, counts_money: bool = False) -> QuotaStore:
-    """Quota and spend in the state folder, or on a server. Without a folder that can be used it is kept in memory, with a note,
-    unless budgets have to count what other jobs spend.
+    """Open quota and spending in the state folder, or on a server. Without a usable folder they are kept in memory,
+    with a note, unless budgets have to count what other jobs spend.
 
-    Raises LedgerError when the server cannot be reached, or such a budget could not be kept.
+    Raises LedgerError if the server cannot be reached, or such a budget could not be kept.
     """
     if location is None and counts_money:
         raise no_budget_store_error(None)

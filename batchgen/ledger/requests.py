@@ -1,4 +1,4 @@
-"""The requests of a ledger: what was sent, how it ended, and what it cost."""
+"""The requests in a ledger: what was sent, how it ended, and what it cost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from batchgen.records import JUDGE_SUFFIX, PendingJob, Sample, Usage, sample_key
 
 IN_BATCH_REASON = "in a batch"
 MAYBE_BILLED_SQL = "(maybe_billed <> 0 AND usd IS NULL)"  # may have been billed, and does not say what it used
-# Billed, and nobody knows how much: it brought a picture, or says what it used, and a price for that is missing.
+# Billed, but nobody knows how much: it brought an image, or says what it used, and a price for that is missing.
 UNPRICED_SQL = "(usd IS NULL AND coalesce(maybe_billed, 0) = 0 AND (outcome = 'succeeded' OR usage <> '{}'))"
-JOB_INPUT = "job_input"  # among the facts of a request: by which its job is found again in its vendor's list
-RECENT_LATENCIES = 2000  # requests whose time is looked at
-LATE_REASON = "late"  # the reason of a request whose sample had its picture from another one before
+JOB_INPUT = "job_input"  # among the facts of a request: finds its job in its vendor's list
+RECENT_LATENCIES = 2000  # requests whose latency is considered
+LATE_REASON = "late"  # the reason of a request whose sample already had an image from another one
 # For `open_attempt_from_row`.
 OPEN_ATTEMPT_COLUMNS = "id, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts"
 BILLED_SQL = (
@@ -41,12 +41,12 @@ LATEST_IMAGE_SQL = (
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """USD, and the requests whose price nobody knows.
+    """USD, and the requests whose price is unknown.
 
-    spent: charged by usage or the vendor's word. estimated: not known for sure, because usage was not said or a factor of
-    the price is a guess; guessed: the part of it for which that is so. unknown: requests that were billed and have no price.
-    maybe: may have been charged for requests without an answer or a picture that do not say what they used; maybe_unknown:
-    those of them without a price. searched: requests whose searches are part of what was spent, at the full price.
+    spent: charged by usage or the vendor's word. estimated: not known for certain, because usage was not stated or a
+    factor of the price is a guess; guessed: the part with a guess. unknown: billed requests without a price. maybe:
+    what may have been charged for requests without an answer or an image that do not say what they used; maybe_unknown:
+    those of them without a price. searched: requests whose searches are included in what was spent, at the full price.
     """
 
     spent: float = 0.0
@@ -61,9 +61,9 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class LinkedAnswer:
-    """An answer that came with links. links: those whose pictures are still to be fetched, by the picture's number in the
-    answer; recorded: numbers of the pictures that are not; pictures: how many there are. usage and text: what it said
-    besides; facts: of its request, as `answer.request_facts` gave them, empty in ledgers of earlier versions."""
+    """An answer with links. links: those whose images still have to be downloaded, by the image's number in the answer.
+    recorded: the numbers of the other images. pictures: how many there are. usage and text: what else it said. facts:
+    of its request, from `answer.request_facts`, empty in ledgers of earlier versions."""
 
     links: Mapping[int, str]
     recorded: frozenset[int]
@@ -83,8 +83,8 @@ class Fenced(BatchgenError):
 
 @dataclass(frozen=True, slots=True)
 class IntendedRequest:
-    """A request that is about to be sent. number: which one of its sample it is; sent_as: how it departs from its item, in
-    words; facts: what settling its answer needs, for one whose answer may come another day."""
+    """A request that is about to be sent. number: which request of its sample it is. sent_as: how it differs from its
+    item, in words. facts: needed to settle its answer, if that may come another day."""
 
     sample: Sample
     lane: str
@@ -96,8 +96,8 @@ class IntendedRequest:
 
 @dataclass(frozen=True, slots=True)
 class OpenAttempt:
-    """A request that was recorded and whose end was not. answer: what came, when its pictures are behind links; job: what
-    came when its API answers later; facts: what settling its answer needs to know."""
+    """A request without a recorded end. answer: what came, if its images are behind links. job: if its API answers
+    later. facts: needed to settle its answer."""
 
     id: int
     item_id: str
@@ -118,14 +118,15 @@ class OpenAttempt:
 
     @property
     def is_with_vendor(self) -> bool:
-        """Whether its API has taken it, to answer later."""
+        """Whether its API has accepted it as a job."""
         return self.job is not None and not self.links
 
 
 @dataclass(frozen=True, slots=True)
 class SurplusRequest:
-    """A request that was or may have been billed and holds no sample's latest picture. later: who replaced its picture;
-    linked: its answer came with links. set_aside: its image was reviewed, and is a draft since."""
+    """A request that was or may have been billed and is not the source of any sample's latest image. later: the attempt
+    that replaced its image. linked: its answer came with links. set_aside: its image was reviewed, and has been a draft
+    since."""
 
     key: str
     run_id: int
@@ -143,7 +144,7 @@ class SurplusRequest:
 
 class AttemptQueries(BaseReader):
     def attempts(self, run_id: int | None = None) -> dict[str, int]:
-        """Requests by outcome; `open` for those not ended, `submitted` for those of them whose API answers later."""
+        """The number of requests by outcome; `open` if not ended, `submitted` if their API answers later."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
         unended = "CASE WHEN chunk IS NULL AND job IS NULL THEN 'open' ELSE 'submitted' END"
         sql = f"SELECT coalesce(outcome, {unended}), count(*) FROM attempt {where} GROUP BY 1"
@@ -153,48 +154,49 @@ class AttemptQueries(BaseReader):
         return int(self._row("SELECT coalesce(max(id), 0) FROM attempt")[0])
 
     def open_attempts(self) -> list[OpenAttempt]:
-        """Those that this run or one before it sent by itself; what a chunk or a worker has in the air is theirs."""
+        """The open requests that this run or one before it sent by itself; those of chunks and workers are not
+        included."""
         return self._attempts_where("outcome IS NULL AND chunk IS NULL AND worker IS NULL")
 
     def open_jobs(self) -> list[OpenAttempt]:
-        """Of all processes: requests that their API has taken and not answered yet."""
+        """The requests of all processes that their API has accepted as jobs and not answered."""
         return self._attempts_where("outcome IS NULL AND job IS NOT NULL AND links IS NULL")
 
     def job_lanes(self) -> list[str]:
-        """Lanes of requests that their API has taken and not answered yet."""
+        """The lanes of requests that their API has accepted as jobs and not answered."""
         sql = "SELECT DISTINCT lane FROM attempt WHERE outcome IS NULL AND job IS NOT NULL"
         return [lane for (lane,) in self._query(sql)]
 
     def open_counts_of_others(self, worker: str) -> dict[str, int]:
-        """Requests of all other workers that have not ended, jobs included, by lane."""
+        """By lane, the number of requests of all other workers that have not ended, including jobs."""
         sql = "SELECT lane, count(*) FROM attempt WHERE outcome IS NULL AND chunk IS NULL AND worker <> ? GROUP BY 1"
         return dict(self._query(sql, worker))
 
     def job_ids(self, since: float) -> list[str]:
-        """As their vendors name them, of jobs that were asked for since then, in UTC seconds."""
+        """The vendors' ids of jobs requested since then, in UTC seconds."""
         sql = "SELECT job FROM attempt WHERE job IS NOT NULL AND started_at >= ?"
         return [str(json.loads(job)["id"]) for (job,) in self._query(sql, since)]
 
     def unanswered_requests(self, lane: str) -> list[OpenAttempt]:
-        """Of this process and all workers: requests that may be a job by now, and nobody knows which."""
+        """The requests, of this process and all workers, that may be jobs by now without anybody knowing which."""
         return self._attempts_where("outcome IS NULL AND lane = ? AND job IS NULL AND facts IS NOT NULL", lane)
 
     def attempt(self, number: int) -> OpenAttempt | None:
-        """The same of one request, ended or not."""
+        """One request, ended or not."""
         return next(iter(self._attempts_where("id = ?", number)), None)
 
     def _attempts_where(self, condition: str, *values: Any) -> list[OpenAttempt]:
-        """In the order of their start."""
+        """The requests that meet a condition, in the order of their start."""
         sql = f"SELECT {OPEN_ATTEMPT_COLUMNS} FROM attempt WHERE {condition} ORDER BY id"
         return [open_attempt_from_row(row) for row in self._query(sql, *values)]
 
     def recent_sends(self, lane: str, since: float) -> list[float]:
-        """UTC seconds at which requests of a lane were sent, or recorded when the sending was not noted."""
+        """UTC seconds at which a lane's requests were sent, or recorded if the sending was not noted."""
         sql = "SELECT coalesce(sent_at, started_at) FROM attempt WHERE lane = ? AND started_at >= ? ORDER BY 1"
         return [row[0] for row in self._query(sql, lane, since)]
 
     def sent_count_since(self, lane: str, at: float) -> int:
-        """Requests of a lane that left, or may have left, since then."""
+        """The number of a lane's requests that left, or may have left, since then."""
         sql = (
             "SELECT count(*) FROM attempt WHERE lane = ? AND started_at >= ?"
             " AND (sent_at IS NOT NULL OR outcome IS NULL OR outcome <> 'failed')"
@@ -202,8 +204,8 @@ class AttemptQueries(BaseReader):
         return int(self._row(sql, lane, at)[0])
 
     def recent_latencies(self) -> Iterator[tuple[str, str, str, float]]:
-        """(lane, usage and `wire` as JSON, seconds from sent to answered) of what was answered with images of late; without
-        batches."""
+        """(lane, usage and `wire` as JSON, seconds from sent to answered) of recent requests that brought images,
+        without batches."""
         sql = (
             "SELECT a.lane, coalesce(a.usage, '{}'), s.wire, a.ended_at - a.sent_at FROM attempt a"
             " JOIN sample s ON s.item_id = a.item_id AND s.n = a.n WHERE a.outcome = 'succeeded' AND a.chunk IS NULL"
@@ -212,7 +214,7 @@ class AttemptQueries(BaseReader):
         return self._query(sql, RECENT_LATENCIES)
 
     def max_accepted_per_minute(self, lane: str, since: float) -> int:
-        """The most requests of a lane sent in one minute by the clock, none if any of late was refused for the quota."""
+        """The most requests of a lane sent in one calendar minute; none if any was recently refused for the quota."""
         sql = (
             "SELECT CASE WHEN sum(refused) > 0 THEN 0 ELSE coalesce(max(number), 0) END FROM (SELECT count(*) AS number,"
             " count(*) FILTER (WHERE reason = 'rate_limited') AS refused FROM attempt WHERE lane = ? AND started_at >= ?"
@@ -221,7 +223,7 @@ class AttemptQueries(BaseReader):
         return int(self._row(sql, lane, since)[0])
 
     def sample_count_by_outcome(self, run_id: int) -> dict[str, int]:
-        """How many samples a run left with which outcome of their last request, not counting those to a judge."""
+        """The number of a run's samples by the outcome of their last request, without questions to a judge."""
         sql = (
             "SELECT coalesce(outcome, 'open'), count(*) FROM (SELECT outcome, row_number() OVER (PARTITION BY item_id, n"
             f" ORDER BY id DESC) AS place FROM attempt WHERE run_id = ? AND item_id NOT LIKE '%{JUDGE_SUFFIX}') ends"
@@ -234,20 +236,20 @@ class AttemptQueries(BaseReader):
         return Money(*self._row(f"SELECT {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} {where}", *values))
 
     def money_by_model(self, run_id: int | None = None) -> dict[str, Money]:
-        """Of one run, or of all."""
+        """The money of one run, or of all, by model."""
         where, values = _of_run("run_id", run_id)
         sql = f"SELECT {MODEL_SQL}, {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} {where} GROUP BY 1 ORDER BY 1"
         return {model: Money(*amounts) for model, *amounts in self._query(sql, *values)}
 
     def money_by_run(self) -> dict[int, tuple[int, Money]]:
-        """Of each run its requests that have ended, and their money."""
+        """For each run, the number of requests that have ended, and their money."""
         sql = f"SELECT run_id, count(*), {MONEY_COLUMNS} FROM attempt a WHERE {COUNTED_SQL} GROUP BY 1 ORDER BY 1"
         return {run_id: (requests, Money(*amounts)) for run_id, requests, *amounts in self._query(sql)}
 
     def spent_since(self, at: float, lanes: Sequence[str] | None = None) -> float:
-        """USD of requests begun since then: charged, estimated, and what may have been billed without a picture.
+        """USD of requests begun since then: charged, estimated, and what may have been billed without an image.
 
-        lanes: of these alone.
+        lanes: only of these.
         """
         of_lanes = "" if lanes is None else f" AND lane IN ({placeholders(lanes)})"
         sql = (
@@ -257,7 +259,7 @@ class AttemptQueries(BaseReader):
         return float(self._row(sql, at, *(lanes or ()))[0])
 
     def unpriced_count_since(self, at: float) -> int:
-        """Requests begun since then that were or may have been billed, and have no price."""
+        """The number of requests begun since then that were or may have been billed and have no price."""
         sql = f"SELECT count(*) FROM attempt WHERE started_at >= ? AND ({UNPRICED_SQL} OR ({MAYBE_BILLED_SQL} AND estimate_usd IS NULL))"
         return int(self._row(sql, at)[0])
 
@@ -280,19 +282,19 @@ class AttemptQueries(BaseReader):
         return self._query(sql)
 
     def billed_request_count(self, run_id: int | None = None) -> int:
-        """Requests that were billed, may have been, or are not settled; of one run or of all."""
+        """The number of requests that were billed, may have been, or are not settled; of one run or of all."""
         where, values = _of_run("a.run_id", run_id)
         return int(self._row(f"SELECT count(*) FROM attempt a WHERE {BILLED_SQL} {where}", *values)[0])
 
     def picture_request_count(self, run_id: int | None = None) -> int:
-        """Requests that hold the latest picture of a sample."""
+        """The number of requests that are the source of a sample's latest image."""
         if run_id is None:
             return int(self._row(f"SELECT count(DISTINCT i.attempt_id) FROM image i WHERE {LATEST_IMAGE_SQL}")[0])
         holds = f"EXISTS (SELECT 1 FROM image i WHERE i.attempt_id = a.id AND {LATEST_IMAGE_SQL})"
         return int(self._row(f"SELECT count(*) FROM attempt a WHERE a.run_id = ? AND {holds}", run_id)[0])
 
     def surplus_requests(self, run_id: int | None = None) -> Iterator[SurplusRequest]:
-        """Those of the billed ones that do not, in the order in which they were sent."""
+        """The billed requests that are not, in the order in which they were sent."""
         where, values = _of_run("a.run_id", run_id)
         covers = "i.item_id = a.item_id AND i.n >= a.n AND i.n < a.n + a.images AND i.role = 'image'"
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
@@ -311,12 +313,12 @@ class AttemptQueries(BaseReader):
 
 
 def _of_run(column: str, run_id: int | None) -> tuple[str, tuple[int, ...]]:
-    """A further condition, and what is bound in it; none for all runs."""
+    """A further condition and its values; none for all runs."""
     return ("", ()) if run_id is None else (f"AND {column} = ?", (run_id,))
 
 
 def open_attempt_from_row(row: Sequence[Any]) -> OpenAttempt:
-    """row: OPEN_ATTEMPT_COLUMNS."""
+    """An open attempt. row: OPEN_ATTEMPT_COLUMNS."""
     attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd, links, job, facts = row
     return OpenAttempt(
         *(attempt, item_id, n, images, lane, fingerprint, stem, started_at, estimate_usd),
@@ -327,7 +329,8 @@ def open_attempt_from_row(row: Sequence[Any]) -> OpenAttempt:
 
 
 def parse_linked_answer(text: str) -> LinkedAnswer:
-    """As `Ledger.links_received` wrote it, and earlier versions: a bare list, or nothing but links, usage and text."""
+    """An answer as `Ledger.links_received` wrote it; earlier versions wrote a bare list, or only links, usage and
+    text."""
     found = json.loads(text)
     parsed: dict[str, Any] = {"links": found} if isinstance(found, list) else found
     recorded, inline = frozenset(parsed.get("recorded", ())), parsed.get("inline", 0)

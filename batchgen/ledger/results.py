@@ -1,4 +1,5 @@
-"""`results.jsonl`: one line per item for people and `jq`, written from the ledger and rebuilt from it at any time."""
+"""`results.jsonl`: one line per item for people and `jq`, written from the ledger, from which it can be rebuilt at any
+time."""
 
 from __future__ import annotations
 
@@ -30,14 +31,14 @@ STATES_WORST_FIRST = (  # states of an item
     "succeeded",
     "superseded",
 )
-MAX_LINES_CHECKED = 50  # to know the file again
+MAX_LINES_CHECKED = 50  # enough to recognise the file
 LINE_MAX_BYTES = 4_000_000
-_LINE_START = b'{"id": '  # of every line of ours
+_LINE_START = b'{"id": '  # of every line that batchgen writes
 
 
 def item_line(samples: list[Result]) -> dict[str, Any]:
-    """The samples of one item as one object. state: the worst of them; usd: None as long as one price is unknown; accepted: whether
-    all of them are."""
+    """The samples of one item as one object. state: the worst of them. usd: None if any price is unknown. accepted:
+    whether all of them are."""
     first, said = samples[0], verdict_records(samples)
     worst = min(samples, key=lambda sample: STATES_WORST_FIRST.index(sample.state))
     prices = [sample.usd for sample in samples if sample.state in HAS_IMAGE]
@@ -64,7 +65,7 @@ def item_line(samples: list[Result]) -> dict[str, Any]:
 
 
 def verdict_records(samples: Iterable[Result]) -> list[dict[str, Any]]:
-    """What was said of the images of these samples, as JSON; n: of the sample, left out of the first."""
+    """What was said about the images of these samples, as JSON. n: the sample's number, left out for the first."""
     fields = ("by", "name", "ruling", "reason", "message", "score")
     return [
         {
@@ -78,7 +79,7 @@ def verdict_records(samples: Iterable[Result]) -> list[dict[str, Any]]:
 
 
 def group_by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
-    """Consecutive samples of one item together."""
+    """Consecutive samples grouped by item."""
     group: list[Result] = []
     for sample in samples:
         if group and group[0].id != sample.id:
@@ -92,18 +93,19 @@ def group_by_item(samples: Iterable[Result]) -> Iterator[list[Result]]:
 class ResultsFile:
     """Appends an item's line whenever one of its samples ends; `compact` leaves exactly one line per item.
 
-    A line may stand twice while a run goes on (the later one holds). A crash leaves at worst a torn last line; the next
-    run sees that the file was not closed tidily and rebuilds it.
+    A line may occur twice while a run is going on (the later one counts). A crash leaves at worst a torn last line; the
+    next run sees that the file was not closed properly and rebuilds it.
     """
 
     def __init__(self, job_folder: Path, reader: SampleQueries) -> None:
         self._path = job_folder / RESULTS_FILE
         self._reader = reader
-        self._is_untidy = False  # until it is built again: lines stand twice, or as they ended
+        self._is_untidy = False  # lines may occur twice or in the order in which samples ended
         self._fd = -1
 
     def open(self, *, compacted: bool) -> None:
-        """compacted: what the ledger says of how the last run left the file. Raises StoreError, also for a user's own file."""
+        """Open the file. compacted: what the ledger says about how the last run left it. Raises StoreError, also for a
+        user's own file."""
         has_result_lines(self._path.parent)
         if not compacted:
             self.rebuild()
@@ -114,9 +116,9 @@ class ResultsFile:
             raise disk_error(error, str(self._path)) from error
 
     def append(self, sample: Sample, result: Result | None = None) -> None:
-        """The line of the sample's item as it stands now. result: the result itself, when the caller has it at hand.
+        """Append the current line of the sample's item. result: the result itself, if the caller has it.
 
-        Safe from several threads: a line is one write. Raises StoreError.
+        Several threads may call it: a line is one write. Raises StoreError.
         """
         if result is not None and sample.item.count == 1:
             self._append([result])
@@ -124,7 +126,7 @@ class ResultsFile:
             self.append_item(sample.item.id)
 
     def append_item(self, item_id: str) -> None:
-        """The item's line as the ledger has it. Raises StoreError."""
+        """Append the item's line from the ledger. Raises StoreError."""
         self._append(self._reader.results_of_item(item_id))
 
     def _append(self, samples: list[Result]) -> None:
@@ -145,8 +147,8 @@ class ResultsFile:
             self._fd = -1
 
     def compact(self, item_ids: ItemIds = tuple, *, rebuild: bool = False) -> None:
-        """One line per item from here on, in the order of `item_ids`, and durable, so that the ledger may say so; cheap when
-        nothing was written."""
+        """Leave one line per item, in the order of `item_ids`, durably, so that the ledger may say so. Cheap if nothing
+        was written."""
         rebuild = rebuild or self._is_untidy
         try:
             if not rebuild:
@@ -160,10 +162,10 @@ class ResultsFile:
         sync_folder(str(self._path.parent))
 
     def rebuild(self, item_ids: ItemIds = tuple) -> None:
-        """Write the file again from the ledger, in the order of `item_ids`, beside the old one, and rename it. Superseded items
-        have no line. Raises StoreError, also for a user's own file."""
+        """Write the file again from the ledger, in the order of `item_ids`, beside the old one, and rename it.
+        Superseded items have no line. Raises StoreError, also for a user's own file."""
         has_result_lines(self._path.parent)
-        temporary = self._path.with_name(f".{RESULTS_FILE}.new")  # always the same, so that a crash leaves none behind
+        temporary = self._path.with_name(f".{RESULTS_FILE}.new")  # always the same, so that a crash leaves at most one
         try:
             fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | NO_FOLLOW, FILE_MODE)
             with os.fdopen(fd, "w", encoding="utf-8", newline="\n") as file:
@@ -177,8 +179,9 @@ class ResultsFile:
 
 
 def results_order(job_folder: Path, meta: Callable[[str], str | None]) -> ItemIds:
-    """The order in which everything shows the items: the manifest's, as the last run that ended tidily has left it in
-    `results.jsonl`. meta: of the ledger. Without such a file, and while a run goes on, no items: then it is the ledger's."""
+    """The order in which everything shows the items: the manifest's, as the last run that ended properly left it in
+    `results.jsonl`. meta: of the ledger. Without such a file, and while a run is going on, no items: then the ledger's
+    order counts."""
     if (meta("results_tidy"), meta("results_order")) != ("yes", "manifest"):
         return tuple
 
@@ -192,7 +195,8 @@ def results_order(job_folder: Path, meta: Callable[[str], str | None]) -> ItemId
 
 
 def is_result_line(found: object) -> TypeGuard[dict[str, Any]]:
-    """Whether this, read from JSON, is a line of ours: an item with its state, its cost, and as many hashes as files."""
+    """Whether a JSON value is a line that batchgen wrote: an item with its state, its cost, and as many hashes as
+    files."""
     if (
         not isinstance(found, dict)
         or not isinstance(found.get("id"), str)
@@ -206,10 +210,10 @@ def is_result_line(found: object) -> TypeGuard[dict[str, Any]]:
 
 
 def has_result_lines(job_folder: Path) -> bool:
-    """Whether the job folder has a `results.jsonl` that says what a run has made. One of ours may also be empty, or hold
-    half a line or zeros after a crash.
+    """Whether the job folder has a `results.jsonl` that says what a run has made. One that batchgen wrote may also be
+    empty, or contain half a line or zeros after a crash.
 
-    Raises StoreError when something stands there that is not ours: it would be written over.
+    Raises StoreError if the file is somebody else's: it would be overwritten.
     """
     path = job_folder / RESULTS_FILE
     try:
@@ -234,12 +238,12 @@ def has_result_lines(job_folder: Path) -> bool:
 
 
 def begins_like_ours(head: bytes) -> bool:
-    """Whether a file that begins so may be written over as a `results.jsonl` of ours."""
+    """Whether a file with this beginning is a `results.jsonl` that batchgen may overwrite."""
     return not head or head.startswith(_LINE_START)
 
 
 def foreign_file_error(path: Path) -> StoreError:
-    """The error for somebody else's file under a name that we would write."""
+    """The error for somebody else's file under a name that batchgen would write."""
     return StoreError(
         f"{path} was not written by batchgen and would be written over: rename it, or choose another --output."
         " Nothing was sent"

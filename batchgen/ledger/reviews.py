@@ -1,5 +1,5 @@
-"""What people say of images: first a line in the job folder's `.batchgen/reviews.jsonl`, which anybody may add to while a run has the
-ledger, then a verdict in the ledger, once whoever holds the job's lock takes the lines in."""
+"""What people say about images: first a line in the job folder's `.batchgen/reviews.jsonl`, which can be added while a
+run has the ledger, then a verdict in the ledger, once whoever holds the job's lock reads the lines."""
 
 from __future__ import annotations
 
@@ -47,17 +47,18 @@ if TYPE_CHECKING:
 
 JOURNAL = "reviews.jsonl"
 NAME_MAX_CHARS, COMMENT_MAX_CHARS, MAX_STARS = 60, 1000, 5
-ABSORBED_META_KEY = "reviews"  # how far the journal was taken in
+ABSORBED_META_KEY = "reviews"  # how much of the journal was read
 LOCK_TIMEOUT_S = 30.0
 LINE_MAX_BYTES = 20_000
-TICK_S = 1e-6  # between two lines, so that of two people one is the later
+TICK_S = 1e-6  # between two lines, so that of two people one is later
 IDS_PER_QUERY = 5000
 R = TypeVar("R", bound=Reader)
 SampleKey = tuple[str, int]
 
 
 class JournalPart(NamedTuple):
-    """verdicts: in the order of their lines. mark: how far it was read. unreadable: lines that were cut off by a crash."""
+    """A part of the journal. verdicts: in the order of their lines. mark: how far it was read. unreadable: lines cut
+    off by a crash."""
 
     verdicts: Sequence[Verdict]
     mark: str
@@ -65,7 +66,7 @@ class JournalPart(NamedTuple):
 
 
 class StateChange(NamedTuple):
-    """What becomes of a sample whose image has this hash. at: UTC seconds of the word that makes it so."""
+    """The new state of a sample whose image has this hash. at: UTC seconds of the verdict that causes it."""
 
     sha256: str
     before: ReviewState
@@ -75,8 +76,8 @@ class StateChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What the journal has and the ledger has not. verdicts: the latest of each person of each image; changes: by sample, where its
-    state is another one for it. mark, unreadable: as of `JournalPart`."""
+    """What the journal has and the ledger does not. verdicts: each person's latest on each image. changes: by sample,
+    if its state changes. mark, unreadable: see `JournalPart`."""
 
     verdicts: Sequence[Verdict] = ()
     changes: Mapping[SampleKey, StateChange] = field(default_factory=dict)
@@ -85,7 +86,7 @@ class Pending:
 
 
 def make_review(name: str, item_id: str, n: int, sha256: str, ruling: str, stars: int, comment: str) -> Verdict:
-    """Of a person, fit to be shown anywhere. stars: 0 for none. Raises ValueError in words."""
+    """A person's verdict, sanitized. stars: 0 for none. Raises ValueError in words."""
     comment = "\n".join(map(sanitize, comment.strip().splitlines()))
     if len(comment) > COMMENT_MAX_CHARS:
         raise ValueError(f"comment: {len(comment):,} characters, and {COMMENT_MAX_CHARS:,} are the most")
@@ -107,7 +108,7 @@ def make_review(name: str, item_id: str, n: int, sha256: str, ruling: str, stars
 
 
 def clean_name(name: str) -> str:
-    """Of a person, fit to be shown anywhere. Raises ValueError in words."""
+    """A person's name, sanitized. Raises ValueError in words."""
     name = sanitize(" ".join(name.split()))
     if not name or len(name) > NAME_MAX_CHARS:
         raise ValueError(f"name: expected 1 to {NAME_MAX_CHARS} characters")
@@ -118,8 +119,8 @@ def clean_name(name: str) -> str:
 
 
 def append_reviews(folder: Path, reviews: Sequence[Verdict]) -> list[Verdict]:
-    """Add these lines to the journal of a job folder, all in one write, and answer them with their times. Durable when it returns.
-    Raises StoreError, and then none of them count."""
+    """Append these lines to the journal of a job folder, all in one write, and return them with their times. Durable on
+    return. Raises StoreError, and then none of them count."""
     path = folder / STATE_FOLDER / JOURNAL
     with _journal_locked(folder):
         is_new = not path.exists()
@@ -135,14 +136,15 @@ def append_reviews(folder: Path, reviews: Sequence[Verdict]) -> list[Verdict]:
 
 @contextlib.contextmanager
 def _journal_locked(folder: Path) -> Iterator[None]:
-    """Nobody else writes into the journal. Raises StoreError, also for what the disk refuses meanwhile."""
-    from filelock import FileLock  # it brings asyncio, for which those who only read need not wait
+    """Keep everybody else from writing to the journal. Raises StoreError, also for what the disk refuses in the
+    meantime."""
+    from filelock import FileLock  # it brings asyncio, which readers do not need
 
     path = folder / STATE_FOLDER / JOURNAL
     try:
         with FileLock(f"{path}.lock", mode=PRIVATE_MODE, timeout=LOCK_TIMEOUT_S):
             yield
-    except OSError as error:  # a Timeout of the lock is one
+    except OSError as error:  # also a Timeout of the lock
         raise disk_error(error, str(path)) from error
 
 
@@ -155,7 +157,7 @@ def _append(fd: int, reviews: Sequence[Verdict]) -> list[Verdict]:
     written = [replace(review, at=round(at + number * TICK_S, 6)) for number, review in enumerate(reviews)]
     data = b"".join(map(_line, written))
     if tail and not tail.endswith(b"\n"):
-        data = b"\n" + data  # a crash has cut the last line off: it stays alone
+        data = b"\n" + data  # a crash cut off the last line: it stays alone
     try:
         if os.write(fd, data) < len(data):
             raise OSError(errno.ENOSPC, "half a line")
@@ -194,7 +196,8 @@ def _parse_line(line: bytes) -> Verdict | None:
 
 
 def read_reviews(folder: Path, mark: str = "", *, to_end: bool = False) -> JournalPart:
-    """The journal from a mark on. to_end: nobody writes, so a last line without an end was cut off; else it is left for later."""
+    """Read the journal from a mark on. to_end: nobody is writing, so a last line without an end was cut off; otherwise
+    it is left for later."""
     path = folder / STATE_FOLDER / JOURNAL
     try:
         with open(path, "rb") as file:
@@ -215,22 +218,23 @@ def read_reviews(folder: Path, mark: str = "", *, to_end: bool = False) -> Journ
 
 
 def journal_size(folder: Path) -> int:
-    """Bytes; it grows with every line."""
+    """The size in bytes, which grows with every line."""
     with contextlib.suppress(OSError):
         return (folder / STATE_FOLDER / JOURNAL).stat().st_size
     return 0
 
 
 def latest_reviews(reviews: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    """The last of each person of each image. One that takes back is kept: it is news for a ledger that has an earlier one."""
+    """Each person's last verdict on each image. A withdrawal is kept: it matters to a ledger that has an earlier
+    verdict."""
     return tuple({(each.item_id, each.n, each.sha256, each.name): each for each in reviews}.values())
 
 
-# --- into the ledger, and into what is read of it
+# --- into the ledger, and into what is read from it
 
 
 def pending_reviews(folder: Path, reader: Reader, *, to_end: bool = False) -> Pending:
-    """to_end: as of `read_reviews`. Raises StoreError, LedgerError."""
+    """What the ledger lacks. to_end: see `read_reviews`. Raises StoreError, LedgerError."""
     part = read_reviews(folder, reader.meta(ABSORBED_META_KEY) or "", to_end=to_end)
     new, known = latest_reviews(part.verdicts), VerdictReader.from_reader(reader)
     fresh: dict[SampleKey, list[Verdict]] = {}
@@ -248,8 +252,8 @@ def pending_reviews(folder: Path, reader: Reader, *, to_end: bool = False) -> Pe
 def _state_change(
     sha256: str, before: ReviewState, known: Iterable[Verdict], fresh: Iterable[Verdict]
 ) -> StateChange | None:
-    """None when nothing new was said of the image that the sample has now, or it makes no difference. Stars and comments alone make
-    none: then the state is as checks and judge have left it."""
+    """None if nothing new was said about the image that the sample has now, or if it changes nothing. Stars and
+    comments alone change nothing: the state stays as checks and judge have left it."""
     old = {(each.by, each.name): each for each in known if each.sha256 == sha256}
     new = {(each.by, each.name): each for each in fresh if each.sha256 == sha256}
     together = list({**old, **new}.values())
@@ -260,11 +264,13 @@ def _state_change(
 
 
 def absorb_reviews(folder: Path, ledger: Ledger) -> Pending:
-    """Take the new lines of the journal into the ledger, in one transaction: each is a verdict, and an image that a person rejects no
-    longer counts, one that a person accepts does. Only for who holds the job's lock. Answers what was new.
+    """Record the new lines of the journal in the ledger, in one transaction: each is a verdict, and an image no longer
+    counts if a person rejects it, and counts if a person accepts it. Only for whoever holds the job's lock. Returns
+    what was new.
 
-    Lines that were taken in already may come again, as after a repair: they end as they did. Blocks for some milliseconds. Raises
-    LedgerError, StoreError."""
+    Lines that were recorded already may come again, as after a repair, with the same result. Blocks for some
+    milliseconds. Raises LedgerError, StoreError.
+    """
     if not (folder / STATE_FOLDER / JOURNAL).exists():
         return Pending()
     with _journal_locked(folder):
@@ -286,8 +292,8 @@ def absorb_reviews(folder: Path, ledger: Ledger) -> Pending:
 
 
 def reviewed(reader: R, folder: Path) -> R:
-    """The reader, whose answers now hold what the journal has and the ledger has not: samples are rejected or accepted, and verdicts
-    are there. For one that only looks. Raises StoreError, LedgerError."""
+    """The reader, whose answers now include what the journal has and the ledger does not: verdicts, and samples
+    rejected or accepted by them. For read-only use. Raises StoreError, LedgerError."""
     pending = pending_reviews(folder, reader)
     if not pending.verdicts:
         return reader
@@ -308,7 +314,7 @@ def reviewed(reader: R, folder: Path) -> R:
 
 
 def open_history(folder: Path) -> HistoryReader:
-    """Of a job, with what the journal says besides. Raises StoreError, LedgerError."""
+    """The history of a job, including the journal. Raises StoreError, LedgerError."""
     return reviewed(HistoryReader.open(folder), folder)
 
 
@@ -324,8 +330,8 @@ def _fill_overlay(connection: Connection, pending: Pending) -> None:
 
 
 def _overlay_ddl(main: str, temp: str, *, has_verdicts: bool) -> Iterator[str]:
-    """Views of a connection's own that stand before the tables, as those for older ledgers do. A sample that has another state by now
-    keeps that one."""
+    """Views of one connection that hide the tables, like those for older ledgers. A sample that has changed its state
+    since keeps that."""
     yield VERDICT_DDL.replace("CREATE TABLE verdict", "CREATE TEMP TABLE review").strip().rstrip(";")
     yield (
         "CREATE TEMP TABLE review_state (item_id TEXT NOT NULL, n INTEGER NOT NULL, was TEXT NOT NULL, state TEXT NOT NULL,"

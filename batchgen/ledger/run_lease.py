@@ -1,4 +1,5 @@
-"""One run per job behind a pooler, where no lock outlasts a transaction: a row that its holder renews, and that ends when it does not."""
+"""Ensures one run per job behind a pooler, where no lock outlasts a transaction: with a row that its holder renews and
+that expires otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from contextlib import suppress
 from batchgen.errors import JobLocked, LedgerError
 from batchgen.ledger.database import Connection
 
-LEASE_S = 60.0  # after which a run that died without a word holds its job no longer
+LEASE_S = 60.0  # then a run that died no longer holds its job
 _SERVER_NOW = "extract(epoch FROM clock_timestamp())"
 _TABLE = "batchgen.run_lease"
 _TABLE_DDL = (
@@ -22,8 +23,8 @@ _HOLDER_SQL = f"SELECT holder FROM {_TABLE} WHERE number = ? AND until > {_SERVE
 
 
 class RunLease:
-    """holder: how the server calls whoever has it. Each transaction of its connection renews it first, so that nothing is written
-    once another run has it."""
+    """A lease on a job. holder: the server's name for whoever has it. Each transaction of its connection renews it
+    first, so that nothing is written once another run has it."""
 
     def __init__(self, number: int, holder: str) -> None:
         self._number = number
@@ -32,7 +33,8 @@ class RunLease:
         self._stop = threading.Event()
 
     def acquire(self, db: Connection) -> str | None:
-        """None, or who has it. The caller holds the advisory lock of the same number until the end of the transaction."""
+        """Acquire the lease. Returns None, or who has it. The caller holds the advisory lock of the same number until
+        the end of the transaction."""
         db.execute(_TABLE_DDL)
         taken = db.execute(
             f"INSERT INTO {_TABLE} AS l VALUES (?, ?, ?, {_SERVER_NOW} + ?) ON CONFLICT (number) DO UPDATE SET"
@@ -43,17 +45,17 @@ class RunLease:
         return None if taken is not None else _holder(db, self._number) or ""
 
     def renew(self, db: Connection) -> None:
-        """Raises JobLocked when it is another's by now."""
+        """Renew the lease. Raises JobLocked if it now belongs to another run."""
         sql = f"UPDATE {_TABLE} SET until = {_SERVER_NOW} + ? WHERE number = ? AND token = ? RETURNING 1"
         if db.execute(sql, (LEASE_S, self._number, self._token)).fetchone() is None:
             raise JobLocked(f"another run has taken this job over{describe_holder(_holder(db, self._number) or '')}")
 
     def keep(self, renew: Callable[[], object]) -> None:
-        """Renew it also while nothing is written, until `stop`."""
+        """Keep renewing the lease until `stop`, also while nothing is written."""
 
         def run() -> None:
             while not self._stop.wait(LEASE_S / 4):
-                with suppress(LedgerError):  # whoever writes next hears of it
+                with suppress(LedgerError):  # whoever writes next is told
                     renew()
 
         threading.Thread(target=run, name="lease of a run", daemon=True).start()
@@ -66,13 +68,13 @@ class RunLease:
 
 
 def describe_holder(application_name: str) -> str:
-    """Who that is, for people; empty when it is nobody whom we know."""
+    """The holder in words; empty if it is not a process of batchgen."""
     match = re.fullmatch(r"batchgen \w+ (\d+) (.+)", application_name)
     return f" (process {match[1]} on {match[2]})" if match else ""
 
 
 def holder_of_lease(db: Connection, number: int) -> str | None:
-    """Who has a job by such a row; None when nobody has."""
+    """Who has a job by such a row; None if nobody has."""
     if db.execute("SELECT to_regclass(?)", (_TABLE,)).fetchone()[0] is None:
         return None
     return _holder(db, number)

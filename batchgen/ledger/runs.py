@@ -1,4 +1,4 @@
-"""The runs of a ledger, the lanes that they parked, what they noted, and what workers still have of the last one."""
+"""The runs in a ledger, the lanes they parked, what they noted, and what workers still have of the last one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchgen.ledger.schema import COOLING_META_PREFIX, OUTAGES_META_PREFIX
 if TYPE_CHECKING:
     from batchgen.events import Outage
 
-WORKER_SILENT_AFTER_S = 30.0  # a worker that has not been heard of for so long is taken for dead
+WORKER_SILENT_AFTER_S = 30.0  # then a worker that was not heard of is taken for dead
 MAX_RUNS_SEARCHED = 100  # one that was killed has no end
 ALL_RUNS = 2**31 - 1
 MANIFEST_FACTS = "manifest"  # in a run's summary
@@ -25,7 +25,7 @@ _DECLARED_RPD = "the requests a day that the manifest declares are used up: "
 
 
 class ParkedLane(NamedTuple):
-    """until: UTC seconds; message: why, in words."""
+    """A parked lane. until: UTC seconds; message: the reason in words."""
 
     until: float
     message: str
@@ -36,7 +36,8 @@ class ParkedLane(NamedTuple):
 
     @property
     def is_by_declared_rpd(self) -> bool:
-        """Whether it was the manifest's own figure, not the vendor. The table has no column for that, so the message says it."""
+        """Whether the manifest's own figure parked it, not the vendor. The table has no column for that, so the message
+        says it."""
         return self.message.startswith(_DECLARED_RPD)
 
 
@@ -49,7 +50,7 @@ class RunRow:
     host: str
     exit_code: int | None
     stopped_by: str
-    wanted: int  # samples that the run meant to ask for
+    wanted: int  # samples that the run meant to request
     kept: int
     summary: str = "{}"  # JSON: what it read in its manifest, and how it ended
 
@@ -60,7 +61,7 @@ class RunRow:
 
 
 class FileState(StrEnum):
-    """How a file stands against the version that was read."""
+    """A file compared with the version that was read."""
 
     SAME = auto()
     CHANGED = auto()
@@ -69,8 +70,8 @@ class FileState(StrEnum):
 
 
 class FileVersion(NamedTuple):
-    """Which version of a manifest's file was read, so that a later look can tell whether it is still the same. The stamp spares reading
-    the file again: only one with another stamp is compared by its hash."""
+    """The version of a manifest's file that was read, so that a later look can tell whether it has changed. The stamp
+    saves reading the file again: only if it differs, the hashes are compared."""
 
     bytes: int
     mtime_ns: int
@@ -78,7 +79,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """None when there is no such file, or it cannot be read."""
+        """None if there is no such file, or it cannot be read."""
         try:
             stat = path.stat()
             with open(path, "rb") as file:
@@ -101,9 +102,9 @@ class FileVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ManifestTotals:
-    """What the manifest asked for when a run read it. images: all of it; left_out: those that were never tried and that this
-    run was not to make, by why: limit, only or not_asked (of a retry). outdated: images of an earlier version of their item
-    that it was not to make either. limit: of --limit. file: None for a manifest that is no file."""
+    """What the manifest asked for when a run read it. images: in total. left_out: those never tried that this run was
+    not to make, by reason: limit, only or not_asked (of a retry). outdated: images of an earlier version of their item
+    that it was not to make either. limit: of --limit. file: None if the manifest is not a file."""
 
     images: int
     left_out: Mapping[str, int]
@@ -113,12 +114,12 @@ class ManifestTotals:
 
     @classmethod
     def from_record(cls, facts: Mapping[str, Any]) -> Self:
-        """facts: as the run's summary holds them."""
+        """The totals from a run's summary."""
         return cls(**{**facts, "file": FileVersion(*facts["file"]) if facts["file"] else None})
 
 
 class ReadManifest(NamedTuple):
-    """Which run read the manifest last, and what it found. at: UTC seconds."""
+    """The last run that read the manifest, and what it found. at: UTC seconds."""
 
     run_id: int
     at: float
@@ -127,8 +128,8 @@ class ReadManifest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """samples: handed over and not ended; taken: of these, with a worker; workers: that are alive, whatever they do;
-    stopped_by, message: why the last submission starts nothing more, empty while it goes on."""
+    """The state of the queue. samples: submitted and not ended; taken: those with a worker. workers: alive, whatever
+    they do. stopped_by, message: why the last submission starts nothing more, empty while it goes on."""
 
     samples: int
     taken: int
@@ -143,19 +144,19 @@ class RunQueries(BaseReader):
         return None if row is None else str(row[0])
 
     def parked(self) -> dict[str, ParkedLane]:
-        """Lanes that start nothing for now."""
+        """The lanes that start nothing for now."""
         return {key: ParkedLane(*row) for key, *row in self._query("SELECT key, parked_until, message FROM lane")}
 
     def cooling_lanes(self) -> dict[str, float]:
-        """Lane -> UTC seconds until which it waits for its quota, as last noted; long past ones included."""
+        """Lane -> UTC seconds until which it waits for its quota, as last noted, including past ones."""
         return {key: float(until) for key, until in self._meta_by_prefix(COOLING_META_PREFIX)}
 
     def outages(self) -> list[Outage]:
-        """What was down in the last run, the earliest first; of a run that died also what was down then."""
+        """What was down in the last run, earliest first; for a run that died also what was down at that moment."""
         found = [facts for _, text in self._meta_by_prefix(OUTAGES_META_PREFIX) for facts in json.loads(text)]
         if not found:
             return []
-        from batchgen.events import Outage  # a fifth of what `status` takes, which seldom finds one
+        from batchgen.events import Outage  # a fifth of the time of `status`, which seldom needs it
 
         return sorted((Outage(**facts) for facts in found), key=lambda outage: outage.since)
 
@@ -168,7 +169,7 @@ class RunQueries(BaseReader):
         return next(iter(self.runs(1)), None)
 
     def runs(self, max_count: int = ALL_RUNS) -> list[RunRow]:
-        """The last ones, the newest first."""
+        """The last runs, newest first."""
         sql = (
             "SELECT id, started_at, ended_at, pid, host, exit_code, coalesce(stopped_by, ''), coalesce(wanted, 0),"
             " coalesce(kept, 0), coalesce(summary, '{}') FROM run ORDER BY id DESC LIMIT ?"
@@ -179,13 +180,13 @@ class RunQueries(BaseReader):
         return next((run for run in self.runs(MAX_RUNS_SEARCHED) if run.exit_code is not None), None)
 
     def last_discrepancies(self) -> dict[str, Any] | None:
-        """What the last run that compared its images with the ledger found; None when none did."""
+        """What the last run found that compared its images with the ledger; None if none did."""
         sql = "SELECT summary FROM run WHERE summary IS NOT NULL ORDER BY id DESC LIMIT ?"
         found = (json.loads(text).get("discrepancies") for (text,) in self._query(sql, MAX_RUNS_SEARCHED))
         return next(filter(None, found), None)
 
     def last_read_manifest(self) -> ReadManifest | None:
-        """None when no run noted it: those of earlier versions did not."""
+        """The last reading of the manifest; None if no run noted it, as in earlier versions."""
         for run in self.runs(MAX_RUNS_SEARCHED):
             if facts := json.loads(run.summary).get(MANIFEST_FACTS):
                 return ReadManifest(run.id, run.started_at, ManifestTotals.from_record(facts))
@@ -197,11 +198,11 @@ class RunQueries(BaseReader):
         return None if row[0] is None else float(row[0])
 
     def queue_status(self) -> QueueStatus | None:
-        """None for a job that was never handed over."""
+        """The state of the queue, None for a job that was never submitted."""
         if not self.has_work_table():
             return None
         sql = "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('work') AND attname IN ('worker', 'claim')"
-        (worker,) = self._row(sql)  # claim: as long as no worker of this version has been here
+        (worker,) = self._row(sql)  # claim: until a worker of this version has been here
         sql = f"SELECT coalesce(sum(images), 0), coalesce(sum(images) FILTER (WHERE {worker} <> ''), 0) FROM work"
         samples, taken = self._row(sql)
         alive = f"SELECT count(*) FROM {SHARED_SCHEMA}.worker WHERE at > extract(epoch FROM clock_timestamp()) - ?"
@@ -211,11 +212,12 @@ class RunQueries(BaseReader):
 
 
 def last_submitting_run(db: Connection, *, ended_too: bool = False) -> int | None:
-    """The last run that has work in the queue; None when nothing is there. ended_too: then the last run of all, if it has submitted
-    any: workers may have come to the end of it a moment ago."""
+    """The last run with work in the queue, None if there is none. ended_too: then the last run of all, if it has
+    submitted anything: workers may have finished it a moment ago."""
     if db.execute("SELECT to_regclass('work')").fetchone()[0] is None:
         return None
-    # 0: of `batchgen post`, which is no run. Derivatives that wait for a picture are there for its sample's sake.
+    # 0 stands for `batchgen post`, which is not a run. Derivatives that wait for an image are there because of its
+    # sample.
     row = db.execute("SELECT max(run_id) FROM work WHERE run_id > 0 AND (images > 0 OR missing = 0)").fetchone()
     if row[0] is None and ended_too:
         row = db.execute("SELECT max(run_id) FROM submission WHERE run_id = (SELECT max(id) FROM run)").fetchone()

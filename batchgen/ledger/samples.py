@@ -1,4 +1,4 @@
-"""The samples of a ledger: their states, their results, and what stands in their way."""
+"""The samples in a ledger: their states, their results, and what prevents them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NOTABLE = (  # also what was read in an image that is as it should be
     "(v.by <> 'check' OR v.ruling <> 'accept' OR v.details LIKE '%\"boxes\"%')"
     " AND (v.ruling <> 'none' OR v.score IS NOT NULL OR v.message <> '')"
 )
-ItemIds = Callable[[], Iterable[str]]  # of a manifest, in its order, from the first one at each call
-AT_VENDOR = "at_vendor"  # as the reason of a sample that is submitted: its API has taken the request and answers later
-WITH_WORKERS = "with_workers"  # as the reason of a sample that is submitted, when it is not in a batch
+ItemIds = Callable[[], Iterable[str]]  # the ids of a manifest, in its order, from the first at each call
+AT_VENDOR = "at_vendor"  # the reason of a submitted sample: its API has accepted the request and answers later
+WITH_WORKERS = "with_workers"  # the reason of a submitted sample that is not in a batch
 
 
 class SampleQueries(BaseReader):
     def counts(self) -> dict[str, int]:
-        """Samples by state."""
+        """The number of samples by state."""
         return dict(self._query("SELECT state, count(*) FROM sample GROUP BY state"))
 
     def counts_by_model(self) -> dict[str, dict[str, int]]:
@@ -43,14 +43,14 @@ class SampleQueries(BaseReader):
         return table
 
     def results(self, states: Sequence[str] = ()) -> Iterator[Result]:
-        """Samples in the order in which they first appeared, streamed; all states unless some are named."""
+        """The samples in the order in which they first appeared, streamed; of all states unless some are given."""
         where = f"WHERE state IN ({placeholders(states)})" if states else ""
         rows = self._stream_query(f"SELECT {_RESULT_SQL} FROM sample {where} ORDER BY id", *states)
         return self._results_in_pages(rows)
 
     def results_by_item(self, states: Sequence[str], item_ids: ItemIds = tuple) -> Iterator[Result]:
-        """The same with the samples of an item beside each other: items in the order of `item_ids`, then those that it does
-        not name, in the order of their first sample. Memory does not grow with the items as long as it names all."""
+        """The samples grouped by item: items in the order of `item_ids`, then the others in the order of their first
+        sample. Memory does not grow with the items if it contains all."""
         in_states, found, ids = f"state IN ({placeholders(states)})", 0, iter(item_ids())
         while page := list(islice(ids, PAGE_ROWS)):
             place = {item_id: number for number, item_id in enumerate(page)}
@@ -72,12 +72,12 @@ class SampleQueries(BaseReader):
         return self._results(list(rows))
 
     def _results_in_pages(self, rows: Iterator[tuple[Any, ...]]) -> Iterator[Result]:
-        """`sample` rows with their pictures, some hundreds to a question: a server may be far away."""
+        """The results of `sample` rows, with their images, some hundreds per query: a server may be far away."""
         while page := list(islice(rows, PAGE_ROWS)):
             yield from self._results(page)
 
     def _results(self, rows: Sequence[tuple[Any, ...]]) -> list[Result]:
-        """The same of a few. A sample that has no valid picture now lists none."""
+        """The results of a few rows. A sample without a valid image lists none."""
         made = sorted({row[0] for row in rows if row[2] in HAS_IMAGE})
         pictures: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
         derivatives: dict[tuple[str, int, str], list[str]] = {}
@@ -116,15 +116,16 @@ class SampleQueries(BaseReader):
         return found
 
     def queued_samples(self, item_ids: Sequence[str]) -> list[tuple[str, int, int]]:
-        """(item id, n, images) of what of these the queue of the cluster has, in flight or not."""
+        """(item id, n, images) of these items' samples in the cluster's queue, in flight or not."""
         if not self.has_work_table():
             return []
         sql = f"SELECT item_id, n, images FROM work WHERE item_id IN ({placeholders(item_ids)})"
         return list(self._query(sql, *item_ids))
 
     def notable_verdicts(self, item_ids: Sequence[str] | None = None) -> dict[tuple[str, int], list[Verdict]]:
-        """By item and sample, the earliest first: without the checks that found nothing, of which every image has several, and what
-        was taken back and left neither stars nor words. item_ids: of these items alone, at most 30,000."""
+        """Verdicts by item and sample, oldest first, without checks that found nothing, of which every image has
+        several, and without withdrawals that left neither stars nor words. item_ids: only these items, at most
+        30,000."""
         of_items = "" if item_ids is None else f" AND v.item_id IN ({placeholders(item_ids)})"
         sql = f"SELECT {VERDICT_SQL} FROM verdict v WHERE {_NOTABLE}{of_items} ORDER BY v.at"
         return verdicts_by_sample(self._query(sql, *(item_ids or ())))
@@ -134,7 +135,7 @@ class SampleQueries(BaseReader):
         return "" if row is None else str(row[0])
 
     def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
-        """(item id, n, path of its picture) of every sample that is not superseded."""
+        """(item id, n, path of its image) of every sample that is not superseded."""
         sql = "SELECT item_id, n, path FROM sample WHERE state <> 'superseded'"
         yield from ((item_id, n, path) for item_id, n, path in self._stream_query(sql))
 
@@ -142,7 +143,7 @@ class SampleQueries(BaseReader):
         return int(self._row("SELECT count(*) FROM sample WHERE state <> 'superseded'")[0])
 
     def failure_reasons(self, max_count: int = 3) -> list[tuple[str, int, str]]:
-        """The commonest reasons why samples have no picture: (reason, how many, one of the vendor's messages)."""
+        """The most common reasons for samples without an image: (reason, how many, one of the vendor's messages)."""
         sql = (
             "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain', 'blocked')"
             " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?"
@@ -150,12 +151,12 @@ class SampleQueries(BaseReader):
         return [(reason, number, message) for reason, number, message in self._query(sql, max_count)]
 
     def blocked_samples(self, max_count: int) -> list[tuple[str, str]]:
-        """(key, what it waits for in words) of samples that need the picture of another one."""
+        """(key, what it waits for in words) of samples that need another one's image."""
         sql = "SELECT item_id, n, message FROM sample WHERE state = 'blocked' ORDER BY id LIMIT ?"
         return [(sample_key(item_id, n), message) for item_id, n, message in self._query(sql, max_count)]
 
     def uncertain_samples(self, max_count: int) -> list[tuple[str, float | None]]:
-        """(key, USD that may have been charged, None unknown) of samples whose request was never answered."""
+        """(key, USD that may have been charged, None if unknown) of samples whose request was never answered."""
         sql = (
             "SELECT s.item_id, s.n, (SELECT CASE WHEN count(*) = count(a.estimate_usd) THEN"
             " sum(a.estimate_usd / a.images) END FROM attempt a WHERE a.item_id = s.item_id"
@@ -210,7 +211,7 @@ def _result(
 
 
 def sidecars(files: Sequence[ImageFile], endings: Iterable[str]) -> tuple[str, ...]:
-    """Paths of what stands beside a sample's picture, the first of its files."""
+    """The paths of the files beside a sample's image, which is the first of its files."""
     return tuple(os.path.splitext(files[0].path)[0] + ending for ending in endings) if files else ()
 
 

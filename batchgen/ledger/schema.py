@@ -17,7 +17,7 @@ from batchgen.store.spool import file_identity, sync_folder
 
 VERSION = 8
 FILE_NAME = "ledger.sqlite"
-OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, as JSON
+OUTAGES_META_PREFIX = "outages "  # in `meta`, before a worker's name or nothing: what was down in the last run, JSON
 UPSERT_META = upsert_sql("meta", ("key", "value"), ("key",))
 COOLING_META_PREFIX = "cooling "  # in `meta`, before a lane's key: UTC seconds until which it waits for its quota
 STATE_FOLDER = ".batchgen"  # inside the job folder: ledger, lock, spool
@@ -33,7 +33,7 @@ CREATE TABLE chunk (
   ended_at REAL NOT NULL DEFAULT 0);
 CREATE INDEX attempt_of_chunk ON attempt (chunk) WHERE chunk IS NOT NULL;
 """
-# What was made of a picture, tried or left out. recipe and source_sha256: of what; width: 0 when it has none.
+# What was made from an image, tried or left out. recipe and source_sha256: from what. width: 0 if it has none.
 DERIVATIVE_DDL = """
 CREATE TABLE derivative (
   path TEXT PRIMARY KEY, item_id TEXT NOT NULL, n INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
@@ -46,7 +46,8 @@ DERIVATIVE_COLUMNS = (
     *("width", "height", "mtime_ns", "message"),
 )
 
-# What checks, judge and people said of images: one row for whoever says it of an image, the latest. `records.Verdict` has its columns.
+# What checks, the judge and people said about images: the latest of each about each image. The columns are those of
+# `records.Verdict`.
 VERDICT_DDL = """
 CREATE TABLE verdict (
   item_id TEXT NOT NULL, n INTEGER NOT NULL, sha256 TEXT NOT NULL, by TEXT NOT NULL, name TEXT NOT NULL, basis TEXT NOT NULL,
@@ -105,10 +106,10 @@ CREATE INDEX image_unplaced ON image (attempt_id) WHERE placed = 0;
 CREATE TABLE lane (key TEXT PRIMARY KEY, parked_until REAL NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 """
 
-# What each version added. sent_as: how the request departed from its item, in words; beside: texts kept beside its
-# pictures, JSON by file ending; chunk: the one it was sent with; facts: what settling its answer needs, JSON; worker: who
-# sent it, when that was not the run itself; stamp: of the placed file, NULL when it was never read;
-# job: that its API has taken and answers later, JSON.
+# What each version added. sent_as: how the request differed from its item, in words. beside: texts kept beside its
+# images, JSON by file ending. chunk: the one it was sent with. facts: needed to settle its answer, JSON. worker: the
+# sender, if not the run itself. stamp: of the file in its place, NULL if it was never read. job: accepted by its API,
+# which answers later, JSON.
 MIGRATIONS = {
     1: "ALTER TABLE attempt ADD COLUMN sent_as TEXT; ALTER TABLE attempt ADD COLUMN beside TEXT;",
     2: DERIVATIVE_DDL,
@@ -130,7 +131,7 @@ _CORRUPTION_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError:
-    """What SQLite found wrong, with the way out when the file itself is damaged."""
+    """The error for what SQLite found wrong, with the remedy if the file itself is damaged."""
     where = f" {path}" if path else ""
     if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _CORRUPTION_CODES:
         return LedgerError(
@@ -141,14 +142,14 @@ def unreadable_error(error: sqlite3.Error, path: str | Path = "") -> LedgerError
 
 
 def _repair_command(path: str | Path) -> str:
-    """path: of the ledger, empty when it is not known."""
+    """The command that rebuilds a ledger. path: the ledger's, empty if unknown."""
     job = shlex.quote(str(Path(path).absolute().parent.parent)) if path else "JOB"
     return f"`batchgen verify {job} --repair`"
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raises LedgerError for what SQLite finds wrong."""
+    """Turn SQLite's errors into LedgerError."""
     try:
         yield
     except sqlite3.Error as error:
@@ -156,7 +157,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def check_after_crash(path: Path) -> None:
-    """Look at every page, but only when the last run did not end in order. Changes nothing. Raises LedgerError."""
+    """Check every page, but only if the last run did not end properly. Changes nothing. Raises LedgerError."""
     if not path.is_file() or not path.stat().st_size:
         return
     with _readable(path):
@@ -182,24 +183,25 @@ def ledger_path(job_folder: Path) -> Path:
 
 
 def check_is_same_file(path: Path, identity: tuple[int, int] | None) -> None:
-    """identity: of the file that was opened at `path`. Raises LedgerGone."""
+    """Check that the file at `path` is still the one that was opened. identity: of that one. Raises LedgerGone."""
     if file_identity(path) != identity:
         raise LedgerGone(f"{path} has gone: it was deleted, moved or replaced while it was in use")
 
 
 class SQLiteConnection(sqlite3.Connection):
-    """A connection that writes. SQLite itself goes on writing into a file that was deleted or moved, and says nothing."""
+    """A connection that writes. SQLite itself silently goes on writing into a file that was deleted or moved."""
 
     is_remote = False
     _guarded_path: Path | None = None
     _guarded_identity: tuple[int, int] | None = None
 
     def guard_file(self, path: Path) -> None:
-        """From now on nothing is written once another file, or none, stands at `path`, which this connection has open."""
+        """Refuse to write once another file, or none, is at `path`, which this connection has open."""
         self._guarded_path, self._guarded_identity = path, file_identity(path)
 
     def transact(self, changes: Sequence[Change]) -> list[Any]:
-        """All of it durable when this returns, or none of it. Raises what a change raises, LedgerGone and sqlite3.Error."""
+        """Make the changes, all of them durable on return, or none. Raises what a change raises, LedgerGone and
+        sqlite3.Error."""
         if self._guarded_path is not None:
             check_is_same_file(self._guarded_path, self._guarded_identity)
         self.execute("BEGIN IMMEDIATE")
@@ -214,7 +216,7 @@ class SQLiteConnection(sqlite3.Connection):
 
 
 class FetchedRows:
-    """An answer that is here as a whole."""
+    """An answer that was fetched as a whole."""
 
     rowcount = -1
 
@@ -234,15 +236,16 @@ class FetchedRows:
 class SQLiteReadingConnection(sqlite3.Connection):
     """A connection that only reads, for several threads.
 
-    As long as one statement of a connection has not come to its end, all others see the file as it was when that one began. So an
-    answer is fetched as a whole, one after another: what has just been committed is seen. A long one gets a connection of its own.
-    has_views: made for this connection alone, through which long answers are wanted too. Raises LedgerError.
+    While one statement of a connection has not finished, all others see the file as it was when that one began. So an
+    answer is fetched as a whole, one after another, and whatever has just been committed is seen. A long one gets a
+    connection of its own. has_views: views were made for this connection alone, and long answers are wanted through
+    them too. Raises LedgerError.
     """
 
     has_views = False
 
     def __init__(self, path: Path) -> None:
-        # No cache: a statement that is being stepped through is not to be handed to another thread.
+        # No cache: a statement that is still running must not be given to another thread.
         uri = f"{path.absolute().as_uri()}?mode=ro"
         super().__init__(
             uri, uri=True, isolation_level=None, timeout=10.0, check_same_thread=False, cached_statements=0
@@ -255,7 +258,8 @@ class SQLiteReadingConnection(sqlite3.Connection):
             return FetchedRows(super().execute(sql, values).fetchall())
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
-        """The rows as they are asked for. Within a transaction, which is a snapshot anyway, no other connection is needed."""
+        """The rows, as they are needed. Within a transaction, which is a snapshot anyway, no other connection is
+        used."""
         with _readable(self._path):
             if self.in_transaction or self.has_views:
                 yield from super().execute(sql, values)
@@ -266,9 +270,9 @@ class SQLiteReadingConnection(sqlite3.Connection):
 
 
 def open_file_for_writing(path: Path) -> SQLiteConnection:
-    """The one read-write connection. Creates the file with mode 0600, for it holds prompts.
+    """The one read-write connection. Creates the file with mode 0600, because it contains prompts.
 
-    Raises LedgerError when it is damaged, of another version, or on a network file system, where SQLite's WAL is unsafe.
+    Raises LedgerError if it is damaged, of another version, or on a network file system, where SQLite's WAL is unsafe.
     """
     if (kind := network_file_system(path.parent)) is not None:
         raise LedgerError(
@@ -301,7 +305,8 @@ def open_file_for_writing(path: Path) -> SQLiteConnection:
 
 
 def _create(path: Path) -> None:
-    """As a whole: who looks meanwhile, or after a power cut, finds none or all of it. Raises OSError, StoreError and sqlite3.Error."""
+    """Create the file as a whole: at any time, and after a power cut, there is none or all of it. Raises OSError,
+    StoreError and sqlite3.Error."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -312,7 +317,8 @@ def _create(path: Path) -> None:
 
 
 def open_file_for_reading(path: Path) -> SQLiteReadingConnection:
-    """A read-only connection, safe beside a running writer. Raises LedgerError when there is no ledger or it is damaged."""
+    """A read-only connection, safe beside a running writer. Raises LedgerError if there is no ledger or it is
+    damaged."""
     with _readable(path):
         connection = SQLiteReadingConnection(path)
     with _closing_on_failure(connection, path):
@@ -322,7 +328,7 @@ def open_file_for_reading(path: Path) -> SQLiteReadingConnection:
 
 
 def compatibility_views(version: int) -> Iterator[str]:
-    """For reading an older file: what later versions added, empty."""
+    """Views for reading an older file, in which what later versions added is empty."""
     for table, additions in _ADDED_COLUMNS.items():
         if added := [name for since, names in additions.items() if version <= since for name in names]:
             columns = ", ".join(f"NULL AS {name}" for name in added)
@@ -368,9 +374,9 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def network_file_system(folder: Path) -> str | None:
-    """The type of the network file system `folder` is on, None when it is local or the system does not tell.
+    """The type of the network file system that `folder` is on, None if it is local or unknown.
 
-    Source: proc(5), /proc/self/mounts; the longest mount point that holds the folder wins.
+    Source: proc(5), /proc/self/mounts; the longest mount point that contains the folder counts.
     """
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:

@@ -1,4 +1,5 @@
-"""Before a run may write to a ledger on a server: the server is up, and no run on any host has the job."""
+"""What happens before a run may write to a ledger on a server: the server has to be up, and no run on any host may have
+the job."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ RETRY_MAX_S = 5.0
 
 
 async def wait_until_reachable(url: str, notify: Callable[[str], None], timeout_s: float = math.inf) -> None:
-    """Returns when the server lets us in. notify: hears at once, and once a minute, why it does not.
+    """Wait until the server accepts connections. notify: called at once, and once a minute, with the reason why not.
 
-    Raises LedgerUnreachable after `timeout_s`, and at once what else connecting raises. May be cancelled at any time.
+    Raises LedgerUnreachable after `timeout_s`, and at once any other connection error. May be cancelled at any time.
     """
     until_s, wait_s, notify_at_s = time.monotonic() + timeout_s, 0.1, -math.inf
     while True:
@@ -44,7 +45,7 @@ async def wait_until_reachable(url: str, notify: Callable[[str], None], timeout_
 
 
 async def _try_connect(url: str) -> None:
-    """In a thread that nobody waits for at the end: an address or a name may take long to give no answer."""
+    """Try to connect, in a thread that nobody waits for at the end: an address or a name may take long to fail."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[None] = loop.create_future()
 
@@ -66,11 +67,12 @@ async def _try_connect(url: str) -> None:
 
 
 class ServerLock:
-    """One run per job across hosts: a lock on the server that goes with the connection that writes, beside the folder's.
+    """Ensures one run per job across hosts: a lock on the server that belongs to the connection that writes, besides
+    the folder's lock.
 
-    Held from `acquire` until `release`, or until the ledger is closed. A ledger in a file has no need of it.
+    Held from `acquire` until `release`, or until the ledger is closed. A ledger in a file does not need it.
 
-    A connection that was lost takes it again before anything else is written; when another run was quicker, nothing is.
+    After a reconnect it is taken again before anything else is written; if another run was quicker, nothing is.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -78,7 +80,8 @@ class ServerLock:
         self._server = ledger.database if isinstance(ledger.database, PostgreSQL) else None
 
     def acquire(self) -> None:
-        """Raises JobLocked, naming the process and host of who has it when the server tells, and LedgerError."""
+        """Acquire the lock. Raises JobLocked, naming the holder's process and host if the server tells, and
+        LedgerError."""
         if self._server is None:
             return
         server, number = self._server, _advisory_lock_id(self._server.schema)
@@ -92,5 +95,5 @@ class ServerLock:
 
 
 def _advisory_lock_id(schema: str) -> int:
-    """Of a schema, for `pg_advisory_lock`: 64 bits with a sign."""
+    """The number of a schema's lock for `pg_advisory_lock`: 64 bits, signed."""
     return int.from_bytes(hashlib.sha256(schema.encode()).digest()[:8], signed=True)

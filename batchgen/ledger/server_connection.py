@@ -1,5 +1,5 @@
-"""Addresses of PostgreSQL servers, what of one may be shown and what of the user's own goes to it; and connections: how one is
-opened, what its values are like, and what is said when it fails."""
+"""Addresses of PostgreSQL servers (what may be shown of one, and what of the user's own is sent to it), and
+connections: how they are opened, how values are converted, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import psycopg
 
 URL_SCHEMES = ("postgresql", "postgres")
-# What of an address may be shown: libpq's parameters that say where, and none that lets anybody in.
+# What may be shown of an address: libpq's parameters that say where, and none that authenticate.
 _SHOWABLE_PARAMETERS = frozenset(
     {"host", "hostaddr", "port", "dbname", "user", "service", "sslmode", "sslrootcert", "target_session_attrs"}
 )
-# What libpq would add of the user's own to an address, switched off: variables, password file, certificate, Kerberos.
-# What an address has itself wins over all of them. Source: PostgreSQL 17, 32.1.2, 32.15 to 32.17.
+# Switches off what libpq would add to an address from the user's own: variables, password file, certificate, Kerberos.
+# What the address contains takes precedence. Source: PostgreSQL 17, 32.1.2, 32.15 to 32.17.
 _USER_DEFAULTS_OFF = {
     "hostaddr": "",
     "options": "",
@@ -32,15 +32,15 @@ _USER_DEFAULTS_OFF = {
     "require_auth": "password,md5,scram-sha-256,none",
 }
 _ALLOWED_IN_ENV_FILE = frozenset({"sslmode", "target_session_attrs"})
-_MIN_LIBPQ_VERSION = 16  # the first that knows `sslcertmode` and `require_auth`
-_NETWORK_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")  # no socket of this machine
+_MIN_LIBPQ_VERSION = 16  # the first that supports `sslcertmode` and `require_auth`
+_NETWORK_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d+)?")  # not a socket on this machine
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^/?#@:\[\],]*)(?::\d*)?"
 _ADDRESS = re.compile(rf"(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*")
-MIN_SERVER_VERSION = 13  # the first that says what became of a transaction by the number of `pg_current_xact_id`
-# A peer that is gone without a word is noticed within half a minute: libpq, "keepalives", "tcp_user_timeout".
+MIN_SERVER_VERSION = 13  # the first that tells how a transaction ended, by `pg_current_xact_id`
+# A peer that silently disappeared is noticed within half a minute: libpq, "keepalives", "tcp_user_timeout".
 KEEPALIVE_OPTIONS = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 CONNECT_OPTIONS = {"autocommit": True, "connect_timeout": 10, **KEEPALIVE_OPTIONS}
-# What waiting does not mend, in the words of English servers and libpq.
+# What waiting does not fix, in the words of English servers and libpq.
 _PERMANENT_ERROR = re.compile(
     r"authentication failed|no password supplied|does not exist|permission denied|no pg_hba\.conf entry"
     r"|not permitted to log in|invalid port number"
@@ -56,7 +56,7 @@ def is_postgresql_url(text: str) -> bool:
 
 
 def is_unambiguous_url(url: str) -> bool:
-    """Whether libpq and we find the same parts in it. A password with one of `@/?#` in it has to be percent-encoded."""
+    """Whether libpq and batchgen parse it alike. A password that contains any of `@/?#` has to be percent-encoded."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -67,9 +67,9 @@ def is_unambiguous_url(url: str) -> bool:
 
 
 def without_user_defaults(url: str, source: str) -> str:
-    """The same address with nothing of the user's own offered to its server, for one that a stranger may have named.
+    """An address without any of the user's own credentials, for one that a stranger may have written.
 
-    It has to hold all that it takes. Raises LedgerError, which names its `source`.
+    It has to contain everything itself. Raises LedgerError, which names its `source`.
     """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
@@ -91,7 +91,7 @@ def without_user_defaults(url: str, source: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """The address without a password, fit to be shown and noted."""
+    """The address without a password, fit to be shown and stored."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -104,7 +104,7 @@ def redacted(url: str) -> str:
 
 
 def passwords_in_url(url: str) -> set[str]:
-    """The secrets of an address, as they stand there and as they are meant."""
+    """The secrets in an address, as written there and decoded."""
     if not is_postgresql_url(url):
         return set()
     login = url.partition("://")[2].rpartition("@")[0]
@@ -117,7 +117,7 @@ def passwords_in_url(url: str) -> set[str]:
 
 
 def load_psycopg() -> Any:
-    """The package that speaks to a server, which is an extra. Raises UsageError without it."""
+    """The package psycopg, an extra. Raises UsageError without it."""
     try:
         import psycopg
     except ImportError:
@@ -126,8 +126,8 @@ def load_psycopg() -> Any:
 
 
 def connect(url: str, application: str) -> psycopg.Connection[Any]:
-    """Raises LedgerUnreachable when the server cannot be reached now, LedgerError when it never will be by this address or is
-    too old, UsageError without the package that speaks to it."""
+    """Connect. Raises LedgerUnreachable if the server cannot be reached now, LedgerError if it never will be by this
+    address or is too old, UsageError without psycopg."""
     psycopg = load_psycopg()
     try:
         connection = psycopg.connect(
@@ -143,8 +143,8 @@ def connect(url: str, application: str) -> psycopg.Connection[Any]:
 
 
 def is_pooled(connection: psycopg.Connection[Any]) -> bool:
-    """Whether a pooler (PgBouncer) stands before the server, which may lend another of its processes to each transaction. It
-    names none of them when it lets a client in."""
+    """Whether there is a pooler (PgBouncer) before the server, which may use another server process for each
+    transaction. It names none of them when it accepts a client."""
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return row is not None and int(row[0]) != connection.info.backend_pid
 
@@ -154,7 +154,7 @@ def connect_error(url: str, error: Exception) -> LedgerError:
     for password in sorted(hideable(passwords_in_url(url)), key=len, reverse=True):
         said = said.replace(password, "***")
     remedy = ""
-    if "password" in said:  # as English servers and libpq say it; in another language what they say stands alone
+    if "password" in said:  # in English; the words of other languages are shown alone
         remedy = f". A password comes from {LEDGER_VARIABLE}, PGPASSWORD or ~/.pgpass"
     elif "database" in said and "does not exist" in said:
         remedy = ". Make the database first (createdb), or name another"
@@ -178,7 +178,7 @@ def database_error(error: Exception, connection: psycopg.Connection[Any]) -> Led
 
 
 def _adapt(connection: psycopg.Connection[Any]) -> None:
-    """Values as SQLite has them: yes and no are 1 and 0, a sum is a plain number, no text holds a zero byte."""
+    """Convert values as SQLite does: booleans are 1 and 0, sums are plain numbers, and no text contains a zero byte."""
     import psycopg
     from psycopg.adapt import Dumper, Loader
 
@@ -204,12 +204,13 @@ def _adapt(connection: psycopg.Connection[Any]) -> None:
 
 
 def application_name_for(activity: str) -> str:
-    """What the server calls a connection of this process."""
+    """The name of a connection of this process on the server."""
     return f"batchgen {activity} {os.getpid()} {socket.gethostname()}"
 
 
 @functools.cache
 def retryable_errors() -> tuple[type[Exception], ...]:
-    """What PostgreSQL asks to be tried again: chapter 13.5, "Serialization Failure Handling"."""
+    """The errors after which PostgreSQL wants a transaction to be repeated: chapter 13.5, "Serialization Failure
+    Handling"."""
     errors = load_psycopg().errors
     return (errors.SerializationFailure, errors.DeadlockDetected)

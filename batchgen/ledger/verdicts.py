@@ -1,5 +1,5 @@
-"""What checks, judge and people said of images, what that makes of their samples, and the images made for one sample as it is asked
-for now, of which one has its name; the others lie in drafts/."""
+"""What checks, the judge and people said about images, what that means for their samples, and the candidates of a
+sample: the images made for its current request, of which one has its name and the others are in drafts/."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from batchgen.ledger.samples import VERDICT_SQL, verdict_from_row, verdicts_by_s
 from batchgen.ledger.schema import VERDICT_COLUMNS, VERDICT_KEY
 from batchgen.records import HAS_IMAGE, Answer, ImageFile, Verdict, judge_id
 
-PERSON = "person"  # as the reason of a sample that a person has rejected
+PERSON = "person"  # the reason of a sample that a person has rejected
 _UPSERT = upsert_sql("verdict", VERDICT_COLUMNS, VERDICT_KEY)
-# Of two rows that name one path, the later attempt wrote what stands there.
+# If two rows have the same path, the later attempt wrote the file.
 _CURRENT_SHA256 = (
     "(SELECT i.sha256 FROM image i WHERE i.item_id = {0}.item_id AND i.n = {0}.n AND i.path = {0}.path"
     " ORDER BY i.attempt_id DESC, i.k LIMIT 1)"
@@ -28,7 +28,8 @@ _CURRENT_SHA256 = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """attempt, k: the request that brought it, and its number in the answer. verdicts: all that was said of it."""
+    """An image made for a sample. attempt, k: the request that brought it, and its number in the answer. verdicts:
+    everything said about it."""
 
     item_id: str
     n: int
@@ -40,8 +41,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Of one sample, the earliest first. state, fingerprint, wire, lane: of the sample, and by which lane its image came. current:
-    the one that has the sample's name, None while another one is being made."""
+    """The candidates of one sample, oldest first. state, fingerprint, wire: the sample's. lane: the one its image came
+    from. current: the one that has the sample's name, None while another is being made."""
 
     state: str
     fingerprint: str
@@ -51,7 +52,7 @@ class Candidates:
     current: Candidate | None
 
     def with_verdicts(self, verdicts: Sequence[Verdict]) -> Candidates:
-        """The same, once these are said of the current one too."""
+        """The candidates with these verdicts added to the current one."""
         if self.current is None:
             return self
         current = replace(self.current, verdicts=(*self.current.verdicts, *verdicts))
@@ -60,16 +61,17 @@ class Candidates:
 
 
 class VerdictReader(Reader):
-    """A reader's questions about verdicts, and about the images they are on."""
+    """Queries about verdicts, and about the images they are on."""
 
     def verdicts(self, item_ids: Sequence[str]) -> dict[tuple[str, int], list[Verdict]]:
-        """All that was said of any image of these items' samples, by item and sample, the earliest first. At most 30,000 ids a call."""
+        """Everything said about any image of these items' samples, by item and sample, oldest first. At most 30,000 ids
+        a call."""
         sql = f"SELECT {VERDICT_SQL} FROM verdict v WHERE v.item_id IN ({placeholders(item_ids)}) ORDER BY v.at"
         return verdicts_by_sample(self._query(sql, *item_ids))
 
     def reviewable(self, item_ids: Sequence[str]) -> dict[tuple[str, int], tuple[str, ReviewState]]:
-        """Hash of the image that a sample has now, and how the sample stands, of those of these items that have one. At most
-        30,000 ids a call."""
+        """For those of these items' samples that have an image, its hash, and the sample's state. At most 30,000 ids a
+        call."""
         sql = (
             f"SELECT s.item_id, s.n, {_CURRENT_SHA256.format('s')}, s.state, s.reason, s.message FROM sample s"
             f" WHERE s.item_id IN ({placeholders(item_ids)}) AND s.state IN ({placeholders(HAS_IMAGE)})"
@@ -77,13 +79,13 @@ class VerdictReader(Reader):
         return {(row[0], row[1]): (row[2], ReviewState(*row[3:])) for row in self._query(sql, *item_ids, *HAS_IMAGE)}
 
     def all_verdicts(self) -> Iterator[Verdict]:
-        """In the order of items and samples."""
+        """All verdicts, in the order of items and samples."""
         rows = self._stream_query(f"SELECT {VERDICT_SQL} FROM verdict v ORDER BY v.item_id, v.n, v.at")
         return map(verdict_from_row, rows)
 
     def candidates(self, item_id: str, n: int) -> Candidates:
-        """Without images for a sample that has none by now. A draft of which nobody has said anything is none: it came for
-        another reason."""
+        """The candidates of a sample, without images if it has none now. A draft that nobody has said anything about is
+        not one: it came for another reason."""
         sample = self._row("SELECT state, path, fingerprint, wire FROM sample WHERE item_id = ? AND n = ?", item_id, n)
         if sample is None:
             return Candidates("superseded", "", "{}", "", (), None)
@@ -103,7 +105,7 @@ class VerdictReader(Reader):
             if file.role == "image" or verdicts:
                 images.append(Candidate(item_id, n, attempt, k, file, verdicts))
                 lane = by
-                if file.role == "image" and file.path == path:  # one that has made way may not be noted elsewhere yet
+                if file.role == "image" and file.path == path:  # not yet noted elsewhere
                     latest = images[-1]
         current = None if latest is None or state not in HAS_IMAGE else latest
         return Candidates(state, fingerprint, wire, lane, tuple(images), current)
@@ -118,7 +120,7 @@ class VerdictReader(Reader):
         return self._query(sql, *item_ids, *HAS_IMAGE)
 
     def twin_verdicts(self) -> Iterator[Verdict]:
-        """What the check `twin` has said of the images that samples have."""
+        """What the check `twin` said about the images that samples have."""
         sql = (
             f"SELECT {VERDICT_SQL} FROM verdict v JOIN sample s ON s.item_id = v.item_id AND s.n = v.n JOIN image i"
             " ON i.item_id = s.item_id AND i.n = s.n AND i.path = s.path AND i.sha256 = v.sha256"
@@ -127,12 +129,12 @@ class VerdictReader(Reader):
         return map(verdict_from_row, self._stream_query(sql))
 
     def was_maybe_judged(self, image: Candidate, basis: str) -> bool:
-        """Whether the judge was asked and nobody knows what it answered."""
+        """Whether the judge was asked and its answer is unknown."""
         sql = "SELECT 1 FROM attempt WHERE item_id = ? AND n = ? AND fingerprint = ? AND maybe_billed <> 0 LIMIT 1"
         return self._row(sql, judge_id(image.item_id), image.n, basis) is not None
 
     def unreviewed(self, run_id: int) -> list[tuple[str, int]]:
-        """Samples whose image came in the run before this one, and of which no check, judge or person has said anything."""
+        """Samples whose image came in the previous run, and about which no check, judge or person has said anything."""
         sql = (
             "SELECT s.item_id, s.n FROM attempt a JOIN image i ON i.attempt_id = a.id AND i.role = 'image'"
             " JOIN sample s ON s.item_id = i.item_id AND s.n = i.n AND s.path = i.path"
@@ -143,7 +145,8 @@ class VerdictReader(Reader):
 
 
 def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]:
-    """The change that writes these, each in place of what the same check, judge or person had said of the same image."""
+    """The change that writes these verdicts, each replacing the previous one of the same check, judge or person on the
+    same image."""
 
     def change(db: Connection) -> None:
         db.executemany(_UPSERT, [verdict_row(verdict) for verdict in verdicts])
@@ -154,8 +157,8 @@ def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]
 def set_review_state(
     item_id: str, n: int, sha256: str, state: Literal["succeeded", "rejected"], reason: str = "", message: str = ""
 ) -> Callable[[Connection], bool]:
-    """The change that makes a sample's image count, or not. It returns whether anything changed, and leaves alone a sample
-    whose image is another one by now, or which is asked for again or ended without an image."""
+    """The change that makes a sample's image count, or not. It returns whether anything changed, and leaves a sample
+    alone that has another image by now, is requested again, or ended without an image."""
     sql = (
         "UPDATE sample SET state = ?, reason = ?, message = ?, updated_at = ? WHERE item_id = ? AND n = ?"
         f" AND state IN ({placeholders(HAS_IMAGE)}) AND (state <> ? OR reason <> ? OR message <> ?)"
@@ -171,7 +174,7 @@ def set_review_state(
 
 
 def record_answer(answer: Answer, verdict: Verdict, usd_source: str, sent_at: float) -> Callable[[Connection], None]:
-    """The change that ends a request to a judge, with what it says of the image."""
+    """The change that ends a request to a judge, with its verdict."""
 
     def change(db: Connection) -> None:
         db.execute(
@@ -188,7 +191,7 @@ def record_answer(answer: Answer, verdict: Verdict, usd_source: str, sent_at: fl
 
 
 class ReviewState(NamedTuple):
-    """What is said of an image makes this of its sample."""
+    """The state of a sample that follows from what was said about its image."""
 
     state: Literal["succeeded", "rejected"]
     reason: str = ""
@@ -196,14 +199,15 @@ class ReviewState(NamedTuple):
 
 
 def last_ruling(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """By which people accept or reject one image: of two people the later word counts, of two of the same time the one that stands
-    later. None when nobody rules."""
+    """The last ruling of people on one image: of two people the later one counts, at the same time the one that comes
+    later. None if nobody ruled."""
     rulings = [each for each in verdicts if each.by == "person" and each.ruling in ("accept", "reject")]
     return max(reversed(rulings), key=lambda each: each.at, default=None)
 
 
 def review_state(verdicts: Sequence[Verdict]) -> ReviewState:
-    """All verdicts on one image: a person outranks the judge and the checks, of which each may reject."""
+    """The state from all verdicts on one image: a person outranks the judge and the checks, each of which may
+    reject."""
     ruling = last_ruling(verdicts) or next((each for each in verdicts if each.ruling == "reject"), None)
     if ruling is None or ruling.ruling == "accept":
         return ReviewState("succeeded")
@@ -228,7 +232,7 @@ def verdict_row(verdict: Verdict) -> tuple[Any, ...]:
 
 
 def set_aside(image: Candidate, path: str, reason: str, message: str) -> Callable[[Connection], None]:
-    """The change that makes a sample's image, which lies at `path` by now, a draft, and the sample one that is wanted again."""
+    """The change that makes a sample's image, which is now at `path`, a draft, and lets the sample be wanted again."""
 
     def change(db: Connection) -> None:
         _make_draft(db, image, path)
@@ -242,8 +246,8 @@ def set_aside(image: Candidate, path: str, reason: str, message: str) -> Callabl
 
 
 def replace_current(image: Candidate, draft_path: str, chosen: Candidate) -> Callable[[Connection], None]:
-    """The change that makes another candidate the sample's image. It still lies where it was made a draft: `move_image` goes
-    with its move. image: the sample's until now, which lies at `draft_path`."""
+    """The change that makes another candidate the sample's image. It is still in drafts/: `move_image` records its
+    move. image: the sample's previous image, now at `draft_path`."""
 
     def change(db: Connection) -> None:
         _make_draft(db, image, draft_path)
@@ -260,7 +264,7 @@ def replace_current(image: Candidate, draft_path: str, chosen: Candidate) -> Cal
 
 
 def move_image(image: Candidate, old: str, new: str) -> Callable[[Connection], None]:
-    """The change that notes where a sample's image lies by now."""
+    """The change that records where a sample's image is now."""
 
     def change(db: Connection) -> None:
         db.execute("UPDATE image SET path = ? WHERE attempt_id = ? AND k = ?", (new, image.attempt, image.k))

@@ -1,4 +1,5 @@
-"""Work for the cluster, in the schema of its job: samples and the derivatives of their pictures, what each waits for, who has it."""
+"""Work for the cluster, in the schema of its job: samples and the derivatives of their images, what each waits for, and
+who has it."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from batchgen.ledger.database import Connection
 from batchgen.ledger.derivatives import DerivativeRow, delete_derivatives, upsert_derivatives
 from batchgen.records import Derivative, Post, Sample, sample_key
 
-DERIVATIVES_LANE = "post"  # no model's: these are of a provider and a model
+DERIVATIVES_LANE = "post"  # not a model's: those have a provider and a model
 
-# missing: how many of the samples it needs are not made yet; worker: that has it, empty while nobody has; ready_at: UTC seconds
-# by the server's clock before which nobody takes it up. body: a sample, or what is to be made of a picture; then images is 0.
-# due_done: files, by run.
+# missing: how many of the samples it needs are not made yet. worker: the holder, empty if nobody has it. ready_at: UTC
+# seconds by the server's clock before which nobody takes it. body: a sample, or what to make of an image; images is 0
+# then. due_done: files, by run.
 TABLES_DDL = """
 CREATE TABLE IF NOT EXISTS submission (
   run_id INTEGER PRIMARY KEY, facts TEXT NOT NULL, budget_usd REAL, spent_usd REAL NOT NULL DEFAULT 0, deadline REAL,
@@ -38,15 +39,15 @@ CREATE INDEX IF NOT EXISTS need_of ON need (work_id);
 CREATE TABLE IF NOT EXISTS due_done (
   run_id INTEGER PRIMARY KEY, made INTEGER NOT NULL, skipped INTEGER NOT NULL, removed INTEGER NOT NULL);
 """
-# By the server's clock: a worker whose own is wrong by hours must not end the work of all others.
+# By the server's clock: a worker with a wrong clock must not end the work of all others.
 DEADLINE_PASSED_SQL = "deadline <= extract(epoch FROM clock_timestamp())"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a worker has to know of a job beside its samples. folder: the job folder, as the submitter sees it; bucket: of
-    the pictures, empty when they are in it; lanes: requests a minute by lane; limits, models: as the manifest says;
-    stall_s: how long a worker asks without a success."""
+    """What a worker has to know of a job besides its samples. folder: the job folder, as the submitter sees it. bucket:
+    for the images, empty if they are in the folder. lanes: requests per minute by lane. limits, models: from the
+    manifest. stall_s: how long a worker keeps trying without a success."""
 
     name: str
     folder: str
@@ -61,7 +62,7 @@ class Submission:
 
 
 class DerivativeOrder(NamedTuple):
-    """What is to be made of a sample's picture."""
+    """What to make of a sample's image."""
 
     item_id: str
     n: int
@@ -78,8 +79,8 @@ def is_of_derivatives(key: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionStatus:
-    """How a submission stands. stopped_by: why nothing more of it starts, empty while it goes on; deadline_passed: whether its time is
-    up and nobody has said so. stopped_lanes: why, by lane."""
+    """The state of a submission. stopped_by: why nothing more of it starts, empty while it goes on. deadline_passed:
+    its time is up and nobody has recorded that. stopped_lanes: reasons by lane."""
 
     stopped_by: str
     deadline_passed: bool
@@ -91,7 +92,7 @@ def load_submission(db: Connection, run_id: int) -> Submission | None:
     if row is None:
         return None
     facts = json.loads(row[0])
-    facts.pop("recipes", None)  # of a version whose derivatives were no work like samples
+    facts.pop("recipes", None)  # from a version in which derivatives were not work like samples
     return Submission(**facts)
 
 
@@ -107,13 +108,14 @@ def submission_status(db: Connection, run_id: int) -> SubmissionStatus:
 def add_submission(
     db: Connection, run_id: int, facts: Submission, budget_usd: float | None, deadline: float | None
 ) -> None:
-    """Unless it is there already."""
+    """Add a submission, unless it exists."""
     sql = "INSERT INTO submission (run_id, facts, budget_usd, deadline, made_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
     db.execute(sql, (run_id, json.dumps(asdict(facts)), budget_usd, deadline, time.time()))
 
 
 def insert_samples(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample, Sequence[str]]]) -> None:
-    """rows: lane, sample, keys of the samples that it needs first. The samples are `submitted` from here on."""
+    """Insert samples, which are `submitted` from now on. rows: lane, sample, keys of the samples that it needs
+    first."""
     at = time.time()
     db.executemany(
         "INSERT INTO work (run_id, key, lane, priority, missing, body, item_id, n, images) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -140,14 +142,14 @@ def insert_samples(db: Connection, run_id: int, rows: Sequence[tuple[str, Sample
 
 
 def refresh_statistics(db: Connection) -> None:
-    """After many rows have come: autovacuum takes a minute to notice, and until then workers would claim by plans for tables
-    that were empty. Whoever is at a table meanwhile is not waited for."""
-    with contextlib.suppress(LedgerError):  # all is submitted
+    """Refresh statistics after many rows have come: autovacuum takes a minute to notice, and until then workers would
+    use plans for empty tables. Tables that somebody has locked are not waited for."""
+    with contextlib.suppress(LedgerError):  # everything is submitted
         db.execute("ANALYZE (SKIP_LOCKED) work, need, sample")
 
 
 def insert_derivatives(db: Connection, run_id: int, orders: Sequence[DerivativeOrder], *, awaited: bool) -> None:
-    """awaited: their pictures are still to be made. What is there already and says the same stays as it is."""
+    """Insert derivatives. awaited: their images are still to be made. Identical work that is there already stays."""
     unless_same = "" if awaited else " WHERE work.missing <> 0 OR work.body <> excluded.body"
     db.executemany(
         "INSERT INTO work (run_id, key, lane, priority, missing, body, item_id, n, images) VALUES (?, ?, ?, 0, ?, ?, ?, ?, 0)"
@@ -176,22 +178,22 @@ def load_post(body: str) -> Post:
 
 
 def submitted_samples(db: Connection) -> list[tuple[str, int]]:
-    """(item, number) of all samples in the queue but those whose pictures are being recorded this very moment; they stay so
-    until the transaction ends."""
+    """(item, number) of all samples in the queue except those whose images are being recorded right now; they stay
+    there until the transaction ends."""
     sql = "SELECT item_id, n FROM sample WHERE state = 'submitted' FOR UPDATE SKIP LOCKED"
     return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
 
 
 def delete_work(db: Connection, keys: Sequence[str]) -> None:
-    """What has come to its end, a good or a bad one."""
+    """Delete work that has ended, well or not."""
     for key in keys:
         db.execute("DELETE FROM need WHERE work_id IN (SELECT id FROM work WHERE key = ?)", (key,))
         db.execute("DELETE FROM work WHERE key = ?", (key,))
 
 
 def cancel_work(db: Connection, keys: Iterable[str]) -> int:
-    """Not to be made in this submission any more, nor what waits for it: a later run may ask for it again. Answers how
-    many samples these are."""
+    """Remove work from this submission, and what waits for it: a later run may request it again. Returns the number of
+    samples."""
     left, at, withdrawn = list(keys), time.time(), 0
     while left:
         key = left.pop()
@@ -219,7 +221,7 @@ def dependents_of(db: Connection, key: str) -> list[tuple[str, str, int]]:
 def record_derivatives(
     db: Connection, run_id: int, rows: Sequence[DerivativeRow], stale: Sequence[DerivativeRow], *, removed: int
 ) -> None:
-    """removed: files of these, or of stale ones, that were deleted."""
+    """Record derivatives. removed: how many files of these, or of stale ones, were deleted."""
     upsert_derivatives(rows)(db)
     delete_derivatives(stale)(db)
     made, skipped = (sum(row.state == state for row in rows) for state in ("made", "skipped"))
@@ -235,7 +237,7 @@ def delete_derivative_counts(db: Connection, run_id: int) -> None:
 
 
 def derivative_progress(db: Connection, run_id: int) -> tuple[int, tuple[int, int, int]]:
-    """(pictures whose files may be made now, of whichever run; files that this run made, left out and removed)."""
+    """(images whose files may be made now, of any run; files that this run made, left out and removed)."""
     left = db.execute("SELECT count(*) FROM work WHERE images = 0 AND missing = 0").fetchone()[0]
     row = db.execute("SELECT made, skipped, removed FROM due_done WHERE run_id = ?", (run_id,)).fetchone()
     return int(left), (0, 0, 0) if row is None else (row[0], row[1], row[2])

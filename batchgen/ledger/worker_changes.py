@@ -1,6 +1,7 @@
-"""What workers write into a ledger on a server, many rows to a statement: requests that begin, pictures that came, what waits for them.
+"""What workers write into a ledger on a server, many rows per statement: requests that begin, images that came, and
+what waits for them.
 
-Rows go as one JSON text, so that a statement is the same however many there are.
+Rows are sent as one JSON text, so that a statement is the same however many there are.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _RESERVE_SQL = (
     "UPDATE submission SET spent_usd = spent_usd + ? WHERE run_id = ?"
     f" AND spent_usd + ? < budget_usd + {STEP_USD / 2} RETURNING 1"
 )
-# What was kept back of a budget and not spent is free again; without one nobody counts it.
+# What was reserved of a budget and not spent is free again; without a budget nobody counts it.
 _MADE_SQL = PreparedSql(f"""
 WITH r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(?::jsonb) AS r (attempt_id bigint, item_id text, n bigint, fingerprint text,
   sent_at float8, ended_at float8, attempt_usd float8, usd_source text, usage text, reply_id text, model_version text, beside text,
@@ -95,7 +96,7 @@ class Start:
 
 
 class EndedSample(NamedTuple):
-    """What an attempt has left of one of its samples. key_n: the number under which the attempt is in the queue."""
+    """What an attempt means for one of its samples. key_n: the number under which the attempt is in the queue."""
 
     attempt: int
     item_id: str
@@ -106,8 +107,8 @@ class EndedSample(NamedTuple):
 
 
 def start_attempts(db: Connection, run_id: int, worker: str, starts: Sequence[Start]) -> list[int | str]:
-    """The numbers of the attempts; in place of one why it may not be sent: taken | stopped | budget. The work stays the
-    worker's until the transaction ends."""
+    """Start attempts. Returns the number of each, or why it may not be sent: taken | stopped | budget. The work stays
+    the worker's until the transaction ends."""
     answers: list[int | str] = ["taken"] * len(starts)
     unpaid = _start(db, run_id, worker, starts, range(len(starts)), answers, paid=False)
     paid = _reserve(db, run_id, {place: starts[place].request.estimate_usd or 0.0 for place in unpaid})
@@ -119,7 +120,8 @@ def start_attempts(db: Connection, run_id: int, worker: str, starts: Sequence[St
 
 
 def _reserve(db: Connection, run_id: int, usd: Mapping[int, float]) -> list[int]:
-    """Those of the places for which the budget has room: all of them by one statement, for each worker waits for the row."""
+    """The indexes of the amounts for which the budget has room: all by one statement, as each worker waits for the
+    row."""
     whole = sum(usd.values())
     if usd and db.execute(_RESERVE_SQL, (whole, run_id, whole)).fetchone() is not None:
         return list(usd)
@@ -138,7 +140,7 @@ def _start(
     *,
     paid: bool,
 ) -> list[int]:
-    """Fills in the answers; the places of those that have first to find room in the budget."""
+    """Fill in the answers. Returns the indexes of those that first need room in the budget."""
     rows = _dump([_start_row(place, starts[place], paid=paid) for place in places])
     unpaid = []
     for place, attempt, taken, stopped_by in db.execute(_START_SQL, (rows, worker, run_id, run_id, worker)).fetchall():
@@ -176,13 +178,14 @@ def _start_row(place: int, start: Start, *, paid: bool) -> dict[str, Any]:
 
 
 def is_plain(receipt: Receipt) -> bool:
-    """Whether an answer has brought just the one picture that it was asked for."""
+    """Whether an answer brought exactly the one image that was requested."""
     return len(receipt.pictures) == 1 and receipt.pictures[0].file.role == "image" and not receipt.missing
 
 
 def record_pictures(db: Connection, receipts: Sequence[Receipt]) -> list[bool]:
-    """Plain receipts. Of each whether its sample has taken its picture, which is recorded then and its attempt with it; else
-    nothing is, because the attempt has its picture already or the sample waits for none of just this request."""
+    """Record plain receipts. Returns for each whether its sample accepted the image, which is then recorded with its
+    attempt. Otherwise nothing is: the attempt has its image already, or the sample does not wait for one of exactly
+    this request."""
     first: dict[tuple[str, int], Receipt] = {}
     for receipt in receipts:
         first.setdefault((receipt.item, receipt.pictures[0].n), receipt)
@@ -217,7 +220,7 @@ def _receipt_row(receipt: Receipt, at: float) -> dict[str, Any]:
 
 
 def made_samples(receipts: Sequence[Receipt]) -> list[EndedSample]:
-    """What `record_pictures` has recorded."""
+    """The samples that `record_pictures` has recorded."""
     return [
         EndedSample(receipt.attempt, receipt.item, receipt.n, picture.n, "succeeded", "")
         for receipt in receipts
@@ -226,20 +229,20 @@ def made_samples(receipts: Sequence[Receipt]) -> list[EndedSample]:
 
 
 def ended_samples(db: Connection, attempts: Mapping[int, float | None]) -> list[EndedSample]:
-    """What attempts that have just ended have left of their samples, none of those that are tried again. attempts: with USD
-    that they have cost, None when nothing says how many."""
+    """What attempts that have just ended mean for their samples, without those that are retried. attempts: with their
+    cost in USD, None if unknown."""
     rows = _dump([{"id": attempt, "usd": usd} for attempt, usd in attempts.items()])
     return [EndedSample(*row) for row in db.execute(_ENDED_SQL, (rows,)).fetchall()]
 
 
 def end_work(db: Connection, made: Sequence[str], done: Sequence[str]) -> bool:
-    """made: keys of samples that have their pictures; done: of work that has come to its end. Whether there is work that waited for
-    nothing else."""
+    """End work. made: keys of samples that have their images; done: of work that has ended. Returns whether there is
+    work that waited for nothing else."""
     return bool(db.execute(_RELEASE_SQL, (list(made), list(done))).fetchone()[0])
 
 
 def mark_placed(db: Connection, placed: Sequence[tuple[int, Sequence[tuple[str, str]]]]) -> list[None]:
-    """(attempt, (path, stamp) of its images that have one): they stand under their names."""
+    """Record that images are in their places. placed: (attempt, (path, stamp) of its images that have one)."""
     stamps: dict[int, dict[str, str]] = {}
     for attempt, of_paths in placed:
         stamps.setdefault(attempt, {}).update(of_paths)
@@ -249,7 +252,7 @@ def mark_placed(db: Connection, placed: Sequence[tuple[int, Sequence[tuple[str, 
 
 
 def _dump(rows: Sequence[Mapping[str, Any]]) -> str:
-    """No text in it holds a zero byte, which PostgreSQL has none of."""
+    """Rows as JSON, without zero bytes in texts, which PostgreSQL does not support."""
     clean = [
         {
             name: value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
@@ -261,7 +264,8 @@ def _dump(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def block_dependents(db: Connection, ended: Sequence[tuple[str, str, str]]) -> list[tuple[Sample, str]]:
-    """All that waits for samples which end without pictures, with reasons. ended: key, state and reason of each."""
+    """Block everything that waits for samples which end without images, and return it with reasons. ended: key, state
+    and reason of each."""
     blocked: dict[str, tuple[Sample, str]] = {}
     left, gone = list(ended), list[str]()
     while left:
@@ -269,7 +273,7 @@ def block_dependents(db: Connection, ended: Sequence[tuple[str, str, str]]) -> l
         why = blocked_message(key, state, reason)
         for name, body, images in work_queue.dependents_of(db, key):
             gone.append(name)
-            if not images:  # there will be no picture to make files of
+            if not images:  # there will be no image to make files from
                 continue
             sample = load_sample(body)
             for n in range(sample.n, sample.n + sample.images):

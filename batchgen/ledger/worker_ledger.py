@@ -1,4 +1,4 @@
-"""The writing side of one worker among many: what it was given may have been given to another since."""
+"""Writes a ledger for one worker among many: what it was given may have been given to another since."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _ENDS = (*HAS_IMAGE, "refused", "failed")
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSample:
-    """A sample that is this worker's now. open_attempts: requests for it of whoever had it before; unreported_end: how it ended with
-    its last request of this submission, when nobody has said so to what waits for it; uncertain_count: requests for it in this
-    submission that were never answered."""
+    """A sample that belongs to this worker now. open_attempts: requests for it by previous holders. unreported_end: how
+    it ended with its last request of this submission, if what waits for it was not told. uncertain_count: requests for
+    it in this submission that were never answered."""
 
     sample: Sample
     lane: str
@@ -56,20 +56,20 @@ class ClaimedSample:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConnections:
-    """What a worker writes by, whichever job it is for, and what it reads by."""
+    """A worker's connections for all its jobs: one to write, one to read."""
 
     writing: PostgreSQL
     reading: PostgreSQL
 
     def reader(self, schema: str) -> SharedConnection:
-        """For questions to one job."""
+        """A connection for queries of one job."""
         return SharedConnection(self.reading, schema)
 
 
 class FencedLedger(Ledger):
-    """What begins an attempt asks, in its own transaction, whether the sample is still this worker's.
+    """Before an attempt begins, asks in the same transaction whether the sample still belongs to this worker.
 
-    A request starts only under the worker's claim and within the submission's budget.
+    A request only starts under the worker's claim and within the submission's budget.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FencedLedger(Ledger):
         reconnect_timeout_s: float | None = None,
         connections: WorkerConnections | None = None,
     ) -> None:
-        """reconnect_timeout_s: as `PostgreSQL` takes it. connections: that it shares and leaves open; None: one of its own."""
+        """reconnect_timeout_s: see `PostgreSQL`. connections: shared and left open; None: one of its own."""
         self._url = url
         self.schema = schema
         self.worker = worker
@@ -94,14 +94,14 @@ class FencedLedger(Ledger):
         self.writer = Writer(SharedConnection(connections.writing, schema))
 
     def without_waiting(self) -> FencedLedger:
-        """The same on a connection of its own that gives up when its server goes away: for whoever holds a lock meanwhile.
-        To be closed. Raises LedgerError."""
+        """A ledger with a connection of its own that gives up if its server goes away, for use while holding a lock.
+        Has to be closed. Raises LedgerError."""
         return FencedLedger(self._url, self.schema, self.run_id, self.worker, 0.0)
 
     # --- having work
 
     async def claim(self, lane: str, max_count: int, keys: Collection[str], stale_s: float) -> list[ClaimedSample]:
-        """Take samples whose turn it is. keys, stale_s: as `lease.Holder` takes them; keys are read in another thread."""
+        """Claim samples whose turn it is. keys, stale_s: see `lease.Holder`; keys are read in another thread."""
 
         def change(db: Connection) -> list[ClaimedSample]:
             rows = self._claim(db, lane, max_count, keys, stale_s)
@@ -112,7 +112,7 @@ class FencedLedger(Ledger):
     async def claim_derivatives(
         self, max_count: int, keys: Collection[str], stale_s: float
     ) -> list[work_queue.DerivativeOrder]:
-        """The same for the derivatives of pictures."""
+        """Claim derivatives whose turn it is."""
 
         def change(db: Connection) -> list[work_queue.DerivativeOrder]:
             rows = self._claim(db, work_queue.DERIVATIVES_LANE, max_count, keys, stale_s)
@@ -126,7 +126,7 @@ class FencedLedger(Ledger):
         return lease.claim(db, lease.Holder(self.worker, keys, stale_s), self.run_id, lane, max_count)
 
     def _with_history(self, db: Connection, samples: Sequence[tuple[str, Sample]]) -> list[ClaimedSample]:
-        """With what this submission has already asked for them."""
+        """The samples with what this submission has already requested for them."""
         names = [sample.item.id for _, sample in samples]
         rows = db.execute(
             f"SELECT {OPEN_ATTEMPT_COLUMNS}, outcome FROM attempt WHERE run_id = ? AND item_id IN ({placeholders(names)}) ORDER BY id",
@@ -153,11 +153,11 @@ class FencedLedger(Ledger):
         return None if row is None else (row[0], row[1])
 
     async def release(self, key: str, delay_s: float) -> None:
-        """Back to whoever takes it up next, and not before so many seconds have passed."""
+        """Release work to whoever takes it next, but not before this many seconds have passed."""
         await self.writer.write(lambda db: lease.release(db, self.worker, key, delay_s))
 
     async def cancel(self, sample: Sample) -> None:
-        """It is not to be made in this submission any more, unless another worker has it."""
+        """Withdraw a sample from this submission, unless another worker has it."""
 
         def change(db: Connection) -> None:
             if self._holds_claim(db, sample.key):
@@ -175,13 +175,13 @@ class FencedLedger(Ledger):
         return work_queue.submission_status(self.reader._connection, self.run_id)
 
     def stop_lane(self, lane: str, reason: str) -> None:
-        """For all workers; nobody waits for it."""
+        """Stop a lane for all workers; nobody waits for it."""
         sql = "INSERT INTO stopped_lane VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
         self.writer.enqueue_lazy(lambda db: db.execute(sql, (self.run_id, lane, reason)))
 
     def block_dependents(self, keys: Sequence[str], state: str, reason: str) -> list[tuple[Sample, str]]:
-        """The samples of a request end without pictures: takes them out of the queue, and records as blocked all that
-        waited for them, which it answers with reasons. Nothing of it when another worker has them by now."""
+        """End the samples of a request without images: remove them from the queue, and record as blocked everything
+        that waited for them. Returns that with reasons, or nothing if another worker has the samples now."""
 
         def change(db: Connection) -> list[tuple[Sample, str]]:
             row = db.execute("SELECT worker FROM work WHERE key = ? FOR UPDATE", (keys[0],)).fetchone()
@@ -196,7 +196,8 @@ class FencedLedger(Ledger):
     # --- its attempts
 
     async def attempt_started(self, request: IntendedRequest) -> int:
-        """Raises Fenced when the sample is another's by now, or the submission has stopped or no room for it in its budget."""
+        """Record that a request is about to be sent. Raises Fenced if the sample belongs to another worker now, or the
+        submission has stopped or no room in its budget."""
         answer = await self.writer.write(GroupedChange(self._start, Start(request, time.time())))
         if isinstance(answer, str):
             raise Fenced(request.sample.key, answer)
@@ -206,7 +207,7 @@ class FencedLedger(Ledger):
         return start_attempts(db, self.run_id, self.worker, starts)
 
     def attempt_succeeded(self, receipt: Receipt) -> Sequence[SpooledPicture]:
-        """What comes at the same time is recorded in one statement, where it is as it mostly is."""
+        """Record images. Those that come at the same time are recorded in one statement in the usual case."""
         if is_plain(receipt) and self._write_now(GroupedChange(self._record_pictures, receipt)):
             return receipt.pictures
         return super().attempt_succeeded(receipt)
@@ -234,7 +235,7 @@ class FencedLedger(Ledger):
         *,
         removed: int,
     ) -> None:
-        """What was made of a picture, unless another worker has it or a later run wants it otherwise by now."""
+        """Record what was made of an image, unless another worker has it or a later run wants something else now."""
 
         def change(db: Connection) -> None:
             upsert_derivatives(touched)(db)
@@ -247,7 +248,7 @@ class FencedLedger(Ledger):
     def _on_attempt_end(
         self, db: Connection, usd: Mapping[int, float | None], made: Sequence[EndedSample] = ()
     ) -> None:
-        """made: samples of other attempts, whose cost is counted."""
+        """Called with the end of attempts. made: samples of other attempts, whose cost is counted."""
         ends = [*made, *(ended_samples(db, usd) if usd else ())]
         pictured = [sample_key(each.item_id, each.n) for each in ends if each.state == "succeeded"]
         done = {sample_key(each.item_id, each.key_n) for each in ends}
@@ -262,7 +263,8 @@ class FencedLedger(Ledger):
         block_dependents(db, without)
 
     def unplaced_since(self, item_id: str, n: int) -> float | None:
-        """When a picture of the sample was recorded that does not stand under its name yet; UTC seconds."""
+        """UTC seconds at which an image of the sample was recorded that is not in its place yet, None if there is
+        none."""
         row = self.reader._row(
             "SELECT max(a.ended_at) FROM image i JOIN attempt a ON a.id = i.attempt_id"
             " WHERE i.item_id = ? AND i.n = ? AND i.placed = 0 AND i.role = 'image'",
@@ -274,7 +276,7 @@ class FencedLedger(Ledger):
     # --- requests of others
 
     async def workers_without_open_attempts(self, attempts: Sequence[OpenAttempt]) -> list[str]:
-        """Workers that had sent these requests, and have none in this job any more that is not settled."""
+        """Of the workers that sent these requests, those without any unsettled request in this job."""
         if not attempts:
             return []
         numbers = [attempt.id for attempt in attempts]
@@ -285,7 +287,7 @@ class FencedLedger(Ledger):
         return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
 
     def unanswered_attempts(self, numbers: Sequence[int]) -> list[OpenAttempt]:
-        """Those of these attempts that have no answer, given up or not, and no link to fetch one from."""
+        """Those of these attempts that have no answer, given up or not, and no link to download from."""
         unanswered = "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))"
         return self.reader._attempts_where(f"id IN ({placeholders(numbers)}) AND {unanswered}", *numbers)
 
@@ -296,12 +298,13 @@ class FencedLedger(Ledger):
         )
 
     def has_succeeded(self, attempt: int) -> bool:
-        """Whether a request has brought its picture by now."""
+        """Whether a request has brought its image by now."""
         sql = "SELECT 1 FROM attempt WHERE id = ? AND outcome = 'succeeded'"
         return self.reader._row(sql, attempt) is not None
 
     def unassign_open_attempts(self) -> None:
-        """Open requests whose samples the queue has no more: whoever runs the job next settles them as its own."""
+        """Unassign open requests whose samples are no longer in the queue: whoever runs the job next settles them as
+        its own."""
         key = "CASE WHEN n = 1 THEN item_id ELSE item_id || '#' || CAST(n AS TEXT) END"
         self._write_now(
             lambda db: db.execute(
@@ -311,6 +314,7 @@ class FencedLedger(Ledger):
         )
 
     async def give_up(self, attempt: OpenAttempt) -> bool:
-        """A request whose worker has fallen silent may have been billed. False when it has come back meanwhile."""
+        """Give up a request whose worker has fallen silent; it may have been billed. Returns False if it has come back
+        meanwhile."""
         message = "its worker fell silent while the request was in flight"
         return await self.writer.write(lambda db: end_attempt(db, attempt, "uncertain", "interrupted", message))

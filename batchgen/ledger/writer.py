@@ -1,4 +1,4 @@
-"""One thread that owns a writing connection and commits whatever has gathered: natural group commit."""
+"""A thread that owns a writing connection and commits whatever has gathered: natural group commit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from batchgen.ledger.database import Change, Connection, Database
 
 T = TypeVar("T")
 MAX_CHANGES_PER_COMMIT = 1000
-LAZY_DELAY_S = 0.25  # what nobody waits for is written by itself when nothing else has come for so long
+LAZY_DELAY_S = 0.25  # what nobody waits for is written by itself if nothing else has come for this long
 
 
 class Writer:
-    """Runs changes in the order in which they came, many to a transaction; each caller hears after its commit is durable.
+    """Makes changes in the order in which they came, many to a transaction. Each caller continues when its commit is
+    durable.
 
     A change that fails takes its whole transaction with it, and nothing is written after it: a ledger that cannot be
     written stops the run (LedgerError for every caller from then on).
@@ -39,20 +40,21 @@ class Writer:
         self._thread.start()
 
     def submit(self, change: Callable[[Connection], T]) -> concurrent.futures.Future[T]:
-        """For threads: a future that is done when the change is durable."""
+        """Submit a change from a thread. Returns a future that is done when the change is durable."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._queue.put((change, future))
         return future
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """For the event loop: returns when the change is durable. One wake-up of the loop serves a whole commit."""
+        """Write a change from the event loop, and return when it is durable. One wake-up of the loop serves a whole
+        commit."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put((change, future))
         return await future
 
     def enqueue_lazy(self, change: Change) -> None:
-        """For what nobody waits for and what costs no commit of its own: it goes along with the next change, in front of
-        it, or alone within `lazy_delay_s`. Lazy changes keep their order among themselves."""
+        """Enqueue a change that nobody waits for and that is not worth a commit of its own: it goes along with the next
+        change, before it, or alone within `lazy_delay_s`. Lazy changes keep their order among themselves."""
         self._lazy_changes.append(change)
 
     def close(self) -> None:
@@ -115,7 +117,7 @@ class Writer:
 def _resolve(futures: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, result in futures:
         if future.done():
-            continue  # its task was cancelled; the change is durable all the same
+            continue  # its task was cancelled, but the change is durable
         if isinstance(result, LedgerError):
             future.set_exception(result)
         else:
