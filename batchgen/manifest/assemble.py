@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchgen.manifest import capability, schema
-from batchgen.manifest.diagnostics import Diagnostics, text_problem
-from batchgen.manifest.expand import ExpandError, Expansion, combinations, has_template
+from batchgen.manifest.diagnostics import Diagnostics, FieldPath, Position, text_problem
+from batchgen.manifest.expand import ExpandError, Expansion, Values, combinations, has_template
 from batchgen.manifest.names import PLAIN_ID, DefaultIds
 from batchgen.manifest.rows import read_rows
-from batchgen.manifest.sources import FieldPath, Position, RawEntry
+from batchgen.manifest.sources import RawEntry
 from batchgen.manifest.tables import RowError
-from batchgen.manifest.validate_item import EntryContext, EntryDiagnostics, ItemValidator, ParsedEntry, Values
+from batchgen.manifest.validate_item import EntryContext, EntryDiagnostics, ItemValidator, ParsedEntry
 from batchgen.records import Item
 
 _PATTERNS_MAX = 1024

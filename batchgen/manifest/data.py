@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from batchgen.manifest.diagnostics import Diagnostics, safe_name, safe_repr
-from batchgen.manifest.sources import DEPTH_MAX, FieldPath, Position, RawEntry
+from batchgen.manifest.diagnostics import Diagnostics, FieldPath, Position, Remark, path_text, safe_repr
+from batchgen.manifest.sources import DEPTH_MAX, RawEntry
 
 DATA_NAME = "data"  # in place of a file's name
 Items = Sequence[Mapping[str, Any] | str]
@@ -39,8 +39,8 @@ class DataSource:
         """name: of the job, in place of the data's own."""
         head = dict(data) if isinstance(data, Mapping) else {}
         items = head.pop("items", None) if isinstance(data, Mapping) else data
-        self.warnings: list[tuple[Position, str, str]] = []  # data has no text that could have meant something else
-        self._problems: list[tuple[Position, str, str]] = []
+        self.warnings: list[Remark] = []  # data has no text that could have meant something else
+        self._problems: list[Remark] = []
         self._header: dict[str, Any] = self._copy({**head, **({"name": name} if name else {})}, (0, 0), ())
         self._items: list[Any] | None = None
         if isinstance(items, Sequence) and not isinstance(items, str | bytes):
@@ -54,8 +54,8 @@ class DataSource:
             self._problems.append(((0, 0), "items", problem))
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
-        for position, field, message in self._problems:
-            diagnostics.add(position, field, message)
+        for remark in self._problems:
+            diagnostics.add(*remark)
         return RawEntry(0, self._header, "")
 
     def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]:
@@ -95,5 +95,4 @@ class DataSource:
         )
 
     def _refuse(self, position: Position, path: FieldPath, message: str) -> None:
-        names = (f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path)
-        self._problems.append((position, "".join(names).removeprefix("."), message))
+        self._problems.append((position, path_text(path), message))

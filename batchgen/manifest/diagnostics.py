@@ -11,6 +11,9 @@ from typing import Any
 
 from batchgen.errors import ManifestError, Problem
 
+FieldPath = tuple[str | int, ...]  # the names and indexes that lead to a field
+Position = tuple[int, int]  # line and column, from 1; 0 where there is none
+Remark = tuple[Position, str, str]  # position, field, message
 PROBLEMS_MAX = 20
 _ITEMS_SHOWN = 4  # of one mistake
 _KINDS_MAX = 2000  # told apart from one another, after which each counts for itself
@@ -28,14 +31,12 @@ class Diagnostics:
         self.file = file
         self.total = 0
         self._found: list[Problem] = []  # in the order they were found
-        self._numbers: dict[tuple[tuple[int, int], str, str], int] = {}  # of mistakes
+        self._numbers: dict[Remark, int] = {}  # of mistakes
         self._hits: Counter[int] = Counter()  # by number: items that have it
         self._items: dict[int, list[str]] = {}  # the first of them, where a message has to say where they are
 
-    def add(self, position: tuple[int, int], field: str, message: str, *, item: str = "", kind: str = "") -> None:
-        """position: line and column, from 1; 0 where there is none.
-
-        item: where the item is that has it, if that is elsewhere. kind: of the mistake, the same for all messages that tell of
+    def add(self, position: Position, field: str, message: str, *, item: str = "", kind: str = "") -> None:
+        """item: where the item is that has it, if that is elsewhere. kind: of the mistake, the same for all messages that tell of
         one at this place; default the message.
         """
         number = self._numbers.get((position, field, kind or message), self.total)
@@ -70,7 +71,7 @@ class Diagnostics:
             raise ManifestError(sorted(self.problems, key=lambda p: (p.line, p.column)), self.total)
 
 
-def fatal_error(file: str, message: str, position: tuple[int, int] = (0, 0)) -> ManifestError:
+def fatal_error(file: str, message: str, position: Position = (0, 0)) -> ManifestError:
     """The one problem that makes reading on pointless."""
     return ManifestError([Problem(file, position[0], position[1], "", message)])
 
@@ -113,6 +114,11 @@ def safe_name(name: object) -> str:
     return text if text.isprintable() and len(text) <= 60 and not looks_like_key(text) else safe_repr(text)
 
 
+def path_text(path: FieldPath) -> str:
+    """As a message names it: `matrix.colour[2]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path).removeprefix(".")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A trailing ` (did you mean 'x'?)`, or nothing."""
     # difflib is quadratic in the word: a name of a megabyte is nobody's slip of the finger.
@@ -120,7 +126,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 
 
-def iter_strings(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def iter_strings(value: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, str]]:
     """Every string inside nested lists and mappings, keys included, with its path."""
     if isinstance(value, str):
         yield path, value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchgen.errors import UsageError
-from batchgen.manifest.diagnostics import API_KEY_PATTERN, safe_repr
+from batchgen.manifest.diagnostics import API_KEY_PATTERN, FieldPath, safe_repr
 from batchgen.profiles.catalogue import DEFAULT_MODEL, Catalogue, load_catalogue
 from batchgen.profiles.fields import FactError, model_name_problem
 from batchgen.profiles.profile import Profile
@@ -21,10 +21,10 @@ def no_retired_models(profile: Profile) -> bool:
     return False
 
 
-def declare_models(declared: Mapping[str, Any]) -> tuple[Catalogue, list[tuple[tuple[str | int, ...], str]]]:
+def declare_models(declared: Mapping[str, Any]) -> tuple[Catalogue, list[tuple[FieldPath, str]]]:
     """The catalogue with what a manifest says of models on top, and what is wrong with that: paths and messages."""
     catalogue = load_catalogue()
-    wrong: list[tuple[tuple[str | int, ...], str]] = []
+    wrong: list[tuple[FieldPath, str]] = []
     for name, facts in declared.items():
         try:
             catalogue = catalogue.with_overrides({name: facts})

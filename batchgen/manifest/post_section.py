@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from batchgen.derivatives.specification import GRAVITIES, MISSING_C2PA, QUALITIES, WHITE_SUFFIX, needs_white, outputs_of
 from batchgen.item import Derivative, Item, OnReject, Post
+from batchgen.manifest.diagnostics import FieldPath
 from batchgen.manifest.strict import Strict, field_error, text_in_form
 
 UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
@@ -207,7 +208,7 @@ def _derivative_fields(one: Derivative) -> dict[str, Any]:
     return {"name": one.name, "format": one.format, **asked}
 
 
-def fields_at(path: tuple[str | int, ...]) -> frozenset[str]:
+def fields_at(path: FieldPath) -> frozenset[str]:
     """Names that may stand at a path below `post`."""
     inside = DerivativeFields if any(isinstance(step, int) for step in path) else PostFields
     return frozenset(inside.model_fields)

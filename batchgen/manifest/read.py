@@ -19,6 +19,9 @@ from batchgen.manifest.assemble import Assembler
 from batchgen.manifest.data import DATA_NAME, DataDiagnostics, DataSource
 from batchgen.manifest.diagnostics import (
     Diagnostics,
+    FieldPath,
+    Position,
+    Remark,
     iter_strings,
     looks_like_key,
     safe_name,
@@ -29,7 +32,7 @@ from batchgen.manifest.item_references import DependencyGraph
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
 from batchgen.manifest.schema import Limits
-from batchgen.manifest.sources import FieldPath, ManifestSource, Position, RawEntry, open_source
+from batchgen.manifest.sources import ManifestSource, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
 from batchgen.records import Item, Post
 from batchgen.references.folders import AllowedFolders, is_below
@@ -80,7 +83,7 @@ class Manifest:
         self.folder = Path(os.path.abspath(path)).parent
         self.warnings: list[str] = []
         self._source: ManifestSource = source if isinstance(source, DataSource) else open_source(path)
-        self._header_problems: list[tuple[tuple[int, int], str, str]] = []
+        self._header_problems: list[Remark] = []
         self._read_header()
         self.references = References(
             self.folder,
@@ -122,8 +125,8 @@ class Manifest:
         but for sixteen bytes each, which find ids and file names that come twice.
         """
         diagnostics = self._new_diagnostics()
-        for position, field, message in self._header_problems:
-            diagnostics.add(position, field, message)
+        for remark in self._header_problems:
+            diagnostics.add(*remark)
         duplicates = Duplicates(self._place)
         is_empty = True
         dependencies = DependencyGraph()
@@ -244,7 +247,7 @@ class Manifest:
                 elif why := text_problem(text):
                     self._report(raw, path, why)
 
-    def _report(self, raw: RawEntry, path: tuple[str | int, ...], message: str) -> None:
+    def _report(self, raw: RawEntry, path: FieldPath, message: str) -> None:
         position = self._source.position(raw, path)
         self._header_problems.append((position, ".".join(map(safe_name, path)), message))
 
@@ -256,7 +259,7 @@ def _run_variables() -> dict[str, str]:
     return {name: format(now, how) for name, how in {**formats, "week": "%G-W%V"}.items()}
 
 
-def _remove_path(entry: dict[str, Any], path: tuple[str | int, ...]) -> None:
+def _remove_path(entry: dict[str, Any], path: FieldPath) -> None:
     """Take out what a path names, or as much of it as is a field of the header or of its defaults and limits."""
     first = str(path[0])
     if len(path) > 1 and first in ("defaults", "limits") and isinstance(entry.get(first), dict):

@@ -14,12 +14,11 @@ from pydantic_core import PydanticCustomError
 
 from batchgen.errors import UsageError
 from batchgen.item import AGAIN_MAX, DEFAULT_CHECKS, Check, Item, Judge, OnReject
-from batchgen.manifest.diagnostics import did_you_mean, safe_repr
+from batchgen.manifest.diagnostics import FieldPath, did_you_mean, safe_repr
 from batchgen.manifest.expand import has_template
 from batchgen.review.check_type import CheckType, Option
 from batchgen.review.checks import check_names, check_type
 
-FieldPath = tuple[str | int, ...]
 T = TypeVar("T")
 Problems = Iterator[tuple[FieldPath, str]]
 REVIEW_FIELDS = ("check", "judge", "on_reject")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, Valid
 
 from batchgen.item import AGE_PATTERN
 from batchgen.manifest.addresses import heartbeat_problem, manifest_problem, parameters_problem
-from batchgen.manifest.diagnostics import did_you_mean, safe_repr
+from batchgen.manifest.diagnostics import FieldPath, did_you_mean, safe_repr
 from batchgen.manifest.fields import ItemFields
 from batchgen.manifest.post_section import UNION_TAGS, PostValue, fields_at
 from batchgen.manifest.review_section import (
@@ -29,9 +29,6 @@ from batchgen.scheduling.window import Budget
 
 _AGE_S = {"h": 3600.0, "d": 86400.0, "w": 604800.0}
 SECRET_NAMES = frozenset(("api_key", "apikey", "key", "token", "secret", "authorization", "password"))
-FieldPath = tuple[str | int, ...]
-
-
 Variables = dict[str, Any]
 
 

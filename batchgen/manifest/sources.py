@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, NoReturn, Protocol
 
 from batchgen.manifest import yaml_text
-from batchgen.manifest.diagnostics import Diagnostics, fatal_error, safe_name, safe_repr
+from batchgen.manifest.diagnostics import Diagnostics, FieldPath, Position, Remark, fatal_error, safe_name, safe_repr
 from batchgen.manifest.names import MANIFEST_SUFFIXES
 from batchgen.manifest.yaml_slips import spacing_problem
 from batchgen.references.nearest import nearest_name
@@ -23,8 +23,6 @@ START_BYTES = 1000
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 DEPTH_MAX = 64
 YAML_MAX_BYTES = 64_000_000
-FieldPath = tuple[str | int, ...]
-Position = tuple[int, int]
 _SPACE = re.compile(r"[ \t]*")
 
 
@@ -171,7 +169,7 @@ class ManifestSource(Protocol):
     """One format of a manifest."""
 
     default_max_items: int | None  # how many items there may be when the manifest does not say
-    warnings: list[tuple[Position, str, str]]  # of its text: position, field, message
+    warnings: list[Remark]  # of its text
 
     def header(self, diagnostics: Diagnostics) -> RawEntry: ...
     def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]: ...
@@ -240,8 +238,8 @@ class YamlSource:
             raise fatal_error(path, "an item outside of `items`: write `items:` above it and `- ` before it", position)
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
-        for position, field, message in self._problems:
-            diagnostics.add(position, field, message)
+        for remark in self._problems:
+            diagnostics.add(*remark)
         return RawEntry(1, {name: value for name, value in self._document.items() if name != "items"}, "")
 
     def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]:
@@ -285,7 +283,7 @@ class JsonlSource:
     def __init__(self, path: str) -> None:
         self._path = path
         self._header_line = 0
-        self.warnings: list[tuple[Position, str, str]] = []
+        self.warnings: list[Remark] = []
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
         for raw in self._objects(Diagnostics(self._path)):  # a line that is wrong is said when the entries are read

@@ -12,28 +12,28 @@ from batchgen.item import Item, Judge
 from batchgen.manifest import capability, names, schema
 from batchgen.manifest.diagnostics import (
     Diagnostics,
+    FieldPath,
+    Position,
     iter_strings,
     looks_like_key,
-    safe_name,
+    path_text,
     safe_repr,
     text_problem,
     without_values,
 )
-from batchgen.manifest.expand import ExpandError, dropped_comment, has_template, render_field
+from batchgen.manifest.expand import ExpandError, Values, dropped_comment, has_template, render_field
 from batchgen.manifest.fields import ItemFields, item_values
 from batchgen.manifest.item_references import find_references
 from batchgen.manifest.models import Models, UnusableModelError
 from batchgen.manifest.names import DefaultIds
 from batchgen.manifest.post_section import cutout_pair, cutout_pair_problems, is_cutout_pair
 from batchgen.manifest.review_section import judge_record, merge_checks
-from batchgen.manifest.sources import FieldPath, Position
 from batchgen.profiles.profile import Profile
 from batchgen.references.local import ReferencePicture, References
 from batchgen.scheduling.fallback import DEFAULT_FALLBACK_CAUSES
 
 _PROMPT_FIELDS = ("prompt", "system", "negative_prompt", "no_image_suffix")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
-Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,7 @@ class EntryDiagnostics:
         """is_default: what is wrong stands in the head. The others are those of `Diagnostics.add`."""
         self.reported = True
         position, path = self.locate_default(path) if is_default else (self.locate(path), path)
-        name = "".join(f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path)
-        self.diagnostics.add(position, name.removeprefix("."), message, item=item, kind=kind)
+        self.diagnostics.add(position, path_text(path), message, item=item, kind=kind)
 
 
 @dataclass(frozen=True, slots=True)

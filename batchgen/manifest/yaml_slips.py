@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from batchgen.manifest.diagnostics import Position
+
 ODD_SPACES = "\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff"  # for a character class; YAML takes none of them for a space
 SMART_QUOTES = "“”„‟‘’«»"
 BLOCK = "put the text in quotes, or write it as a block: `|` behind the colon, and the text indented below it"
@@ -14,7 +16,7 @@ _LINE = re.compile(r" *(?:- +)*(?:[\w.-]+: +)?(?=(?P<value>.?))")
 _ODD_SPACE = re.compile(rf"^[ -]*[{ODD_SPACES}]|^ *(?:- +)*[\w.-]+:[{ODD_SPACES}]")
 _NO_SPACE_BEHIND_COLON = re.compile(r" *(?:- +)*(?P<key>[A-Za-z_]\w*):(?=[^\s:/])")
 _NO_SPACE_BEHIND_DASH = re.compile(r" *-(?=(?P<key>[A-Za-z_]\w*):)")
-Slip = tuple[tuple[int, int], str]  # line and column from 1, message
+Slip = tuple[Position, str]  # where, and what is said of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from batchgen.manifest import yaml_slips
-from batchgen.manifest.diagnostics import safe_name, safe_repr
+from batchgen.manifest.diagnostics import FieldPath, Position, Remark, safe_name, safe_repr
 
 DEPTH_MAX = 64
 ALIAS_NODES_MAX = 100_000
@@ -33,8 +33,6 @@ _NOT_A_KEY = re.compile(rf"^-|[{yaml_slips.ODD_SPACES}]")  # or one with a slip 
 _CUT_SHOWN_CHARS = 40
 _TEXT_TAGS = frozenset(("!", "tag:yaml.org,2002:str"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-Position = tuple[int, int]  # line and column, from 1
 
 
 class Mapping(dict[str, Any]):
@@ -81,11 +79,11 @@ class YamlError(Exception):
 
 
 class Document(NamedTuple):
-    """What a text holds, and the problems and warnings that did not stop the reading: (place, field, message)."""
+    """What a text holds, and the problems and warnings that did not stop the reading."""
 
     value: Any
-    problems: list[tuple[Position, str, str]]
-    warnings: list[tuple[Position, str, str]]
+    problems: list[Remark]
+    warnings: list[Remark]
 
 
 def load(text: str) -> Document:
@@ -110,7 +108,7 @@ def load(text: str) -> Document:
         raise YamlError((0, 0), f"not YAML: {safe_name(error)}") from None
 
 
-def position_at(value: Any, path: tuple[str | int, ...]) -> Position:
+def position_at(value: Any, path: FieldPath) -> Position:
     """Where the key or element at `path` stands; as far down as the path leads."""
     position: Position = getattr(value, "position", (0, 0))
     for step in path:
@@ -125,8 +123,8 @@ def position_at(value: Any, path: tuple[str | int, ...]) -> Position:
 
 class _Builder:
     def __init__(self, text: str) -> None:
-        self.problems: list[tuple[Position, str, str]] = []
-        self.warnings: list[tuple[Position, str, str]] = []
+        self.problems: list[Remark] = []
+        self.warnings: list[Remark] = []
         self.last_scalar: Any = None
         self._lines = text.splitlines()
         self._unused_anchors: dict[str, Position] = {}  # of texts that are not in quotes
