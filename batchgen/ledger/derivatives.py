@@ -87,8 +87,7 @@ class DerivativeReader(Reader):
 
     def expected_derivatives(self) -> Iterable[tuple[str, str, int]]:
         """(path, sha256, bytes) of everything that should be in the folder."""
-        rows = self._stream_query("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
-        return ((path, sha256, size) for path, sha256, size in rows)
+        return self._stream_query("SELECT path, sha256, bytes FROM derivative WHERE state = 'made' ORDER BY path")
 
     def derivative_counts(self) -> dict[str, dict[str, int]]:
         """The number of derivatives by name and state."""
@@ -100,7 +99,7 @@ class DerivativeReader(Reader):
     def derivative_failures(self, max_count: int) -> list[tuple[str, str]]:
         """(path, reason) of some that could not be made."""
         sql = "SELECT path, message FROM derivative WHERE state = 'failed' ORDER BY path LIMIT ?"
-        return [(path, message) for path, message in self._query(sql, max_count)]
+        return list(self._query(sql, max_count))
 
 
 def upsert_derivatives(rows: Sequence[DerivativeRow]) -> Callable[[Connection], None]:

@@ -215,4 +215,4 @@ def _listed(db: Connection, without: Collection[str]) -> list[tuple[str, str]]:
     sql = f"SELECT schema, lane FROM {SHARED_SCHEMA}.queue WHERE to_regclass(schema || '.work') IS NOT NULL"
     if without:
         sql += f" AND lane NOT IN ({placeholders(tuple(without))})"
-    return [(schema, lane) for schema, lane in db.execute(f"{sql} ORDER BY id", tuple(without)).fetchall()]
+    return db.execute(f"{sql} ORDER BY id", tuple(without)).fetchall()

@@ -167,9 +167,7 @@ class HistoryReader(Reader):
 
     def sample_states(self) -> Iterator[tuple[str, str]]:
         """(item id, state) of every sample, in the order in which they first appeared."""
-        return (
-            (item_id, state) for item_id, state in self._stream_query("SELECT item_id, state FROM sample ORDER BY id")
-        )
+        return self._stream_query("SELECT item_id, state FROM sample ORDER BY id")
 
     def sums(self) -> tuple[int, int, float, float, int]:
         """The number of samples that the manifest wants, and of those with an image; what the latter cost in USD, how
@@ -223,8 +221,7 @@ class HistoryReader(Reader):
 
     def item_attempts(self) -> Iterator[tuple[int, str]]:
         """(id, item id) of every request."""
-        rows = self._stream_query("SELECT id, item_id FROM attempt ORDER BY id")
-        return ((number, item_id) for number, item_id in rows)
+        return self._stream_query("SELECT id, item_id FROM attempt ORDER BY id")
 
     def last_unsuccessful_attempt(self, run_id: int) -> AttemptRow | None:
         """The last request of a run that brought no image, among the recent ones."""

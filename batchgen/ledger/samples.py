@@ -106,7 +106,7 @@ class SampleQueries(BaseReader):
         columns = "item_id, n, state, fingerprint, path, bytes, made_fingerprint, reason, attempts"
         sql = f"SELECT {columns} FROM sample WHERE item_id IN ({placeholders(item_ids)})"
         make = KnownSample._make
-        for row in self._connection.execute(sql, tuple(item_ids)):
+        for row in self._query(sql, *item_ids):
             found.setdefault(row[0], []).append(make(row[1:]))
         for item_id, first, images in self.queued_samples(item_ids):
             found[item_id] = [
@@ -136,8 +136,7 @@ class SampleQueries(BaseReader):
 
     def current_samples(self) -> Iterator[tuple[str, int, str | None]]:
         """(item id, n, path of its image) of every sample that is not superseded."""
-        sql = "SELECT item_id, n, path FROM sample WHERE state <> 'superseded'"
-        yield from ((item_id, n, path) for item_id, n, path in self._stream_query(sql))
+        return self._stream_query("SELECT item_id, n, path FROM sample WHERE state <> 'superseded'")
 
     def current_count(self) -> int:
         return int(self._row("SELECT count(*) FROM sample WHERE state <> 'superseded'")[0])
@@ -148,7 +147,7 @@ class SampleQueries(BaseReader):
             "SELECT reason, count(*), max(message) FROM sample WHERE state IN ('refused', 'failed', 'uncertain', 'blocked')"
             " GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?"
         )
-        return [(reason, number, message) for reason, number, message in self._query(sql, max_count)]
+        return list(self._query(sql, max_count))
 
     def blocked_samples(self, max_count: int) -> list[tuple[str, str]]:
         """(key, what it waits for in words) of samples that need another one's image."""

@@ -141,7 +141,7 @@ class VerdictReader(Reader):
             " WHERE a.run_id = (SELECT max(id) FROM run WHERE id < ?) AND s.state = 'succeeded' AND NOT EXISTS"
             " (SELECT 1 FROM verdict v WHERE v.item_id = s.item_id AND v.n = s.n AND v.sha256 = i.sha256)"
         )
-        return [(item_id, n) for item_id, n in self._query(sql, run_id)]
+        return list(self._query(sql, run_id))
 
 
 def upsert_verdicts(verdicts: Sequence[Verdict]) -> Callable[[Connection], None]:

@@ -181,7 +181,7 @@ def submitted_samples(db: Connection) -> list[tuple[str, int]]:
     """(item, number) of all samples in the queue except those whose images are being recorded right now; they stay
     there until the transaction ends."""
     sql = "SELECT item_id, n FROM sample WHERE state = 'submitted' FOR UPDATE SKIP LOCKED"
-    return [(item_id, n) for item_id, n in db.execute(sql).fetchall()]
+    return db.execute(sql).fetchall()
 
 
 def delete_work(db: Connection, keys: Sequence[str]) -> None:
@@ -215,7 +215,7 @@ def cancel_work(db: Connection, keys: Iterable[str]) -> int:
 def dependents_of(db: Connection, key: str) -> list[tuple[str, str, int]]:
     """(key, body, images) of all work that waits for this sample."""
     sql = "SELECT w.key, w.body, w.images FROM need d JOIN work w ON w.id = d.work_id WHERE d.key = ? ORDER BY w.id"
-    return [(name, body, images) for name, body, images in db.execute(sql, (key,)).fetchall()]
+    return db.execute(sql, (key,)).fetchall()
 
 
 def record_derivatives(

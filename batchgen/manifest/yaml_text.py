@@ -97,7 +97,7 @@ def load(text: str) -> Document:
         if slip := yaml_slips.explain(text, error, builder.last_scalar):
             raise YamlError(slip[0], f"not YAML: {slip[1]}") from None
         mark = error.problem_mark or error.context_mark
-        position = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        position = _position(mark) if mark else (0, 0)
         parts = [part for part in (error.context, error.problem) if part]
         raise YamlError(position, "not YAML: " + ", ".join(parts)) from None
     except yaml.reader.ReaderError as error:
@@ -146,15 +146,15 @@ class _Builder:
                 message = f"nothing uses the anchor &{safe_name(name)}; {yaml_slips.begins_with('&')}"
                 self.problems.append((position, "", message))
             if not loader.check_event(yaml.StreamEndEvent):
-                mark = loader.get_event().start_mark
-                raise YamlError((mark.line + 1, mark.column + 1), "one document to a manifest, here a second starts")
+                position = _position(loader.get_event().start_mark)
+                raise YamlError(position, "one document to a manifest, here a second starts")
             return value
         finally:
             loader.dispose()
 
     def _node(self, event: Any, depth: int, field: str) -> Any:
         """field: the nearest one above that holds prose, else the one that the node belongs to."""
-        position = (event.start_mark.line + 1, event.start_mark.column + 1)
+        position = _position(event.start_mark)
         if depth > DEPTH_MAX:
             raise YamlError(position, f"nested deeper than {DEPTH_MAX} levels")
         if isinstance(event, yaml.AliasEvent):
@@ -238,20 +238,20 @@ class _Builder:
             event = self._loader.get_event()
             if isinstance(event, yaml.SequenceEndEvent):
                 return value
-            value.marks.append((event.start_mark.line + 1, event.start_mark.column + 1))
+            value.marks.append(_position(event.start_mark))
             value.append(self._node(event, depth + 1, field))
 
     def _mapping(self, start: Any, depth: int, field: str) -> Any:
         """A mapping; a template that is not in quotes is one in YAML, and comes as the text that was meant."""
         value = Mapping()
-        value.position, value.marks = (start.start_mark.line + 1, start.start_mark.column + 1), {}
+        value.position, value.marks = _position(start.start_mark), {}
         merged: list[tuple[Any, Position]] = []
         problem_count = len(self.problems)
         while True:
             event = self._loader.get_event()
             if isinstance(event, yaml.MappingEndEvent):
                 break
-            at = (event.start_mark.line + 1, event.start_mark.column + 1)
+            at = _position(event.start_mark)
             merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and not event.style
             key = self._key(event, depth, at)
             inner = self._node(self._loader.get_event(), depth + 1, field if field in _PROSE else str(key))
@@ -305,6 +305,10 @@ class _Builder:
             for key, mark in other.marks.items():
                 if key not in value:
                     value[key], value.marks[key] = other[key], mark
+
+
+def _position(mark: Any) -> Position:
+    return mark.line + 1, mark.column + 1
 
 
 def _position_of_index(text: str, index: int) -> Position:
