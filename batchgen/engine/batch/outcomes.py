@@ -77,11 +77,10 @@ class BatchOutcomes:
             return True  # batchgen did that itself
         self._retry_states[sample.key] = retry_state = self.retry_state(sample).after(error)
         self._failures[sample.key] += 1  # also if it was not the sample's fault: each round may take a day
-        return (
-            self._failures[sample.key] < self._context.outstanding.dispatcher.limits.policy.attempts
-            and retry_delay_s(error, retry_state, self._context.outstanding.dispatcher.limits.policy, self.rng)
-            is not None
-        )
+        policy = self._context.outstanding.dispatcher.limits.policy
+        if self._failures[sample.key] >= policy.attempts:
+            return False
+        return retry_delay_s(error, retry_state, policy, self.rng) is not None
 
     def _retry(self, sample: Sample, error: ProviderError) -> None:
         """Send a request again by batch. With `auto`, it goes online once two batches failed at it, or if its batch

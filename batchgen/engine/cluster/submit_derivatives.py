@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from batchgen import __version__
 from batchgen.engine.cluster import queue
 from batchgen.engine.cluster.monitor import ClusterMonitor
 from batchgen.engine.cluster.submit import NO_RUN, plan_derivatives, submit_derivatives
+from batchgen.engine.job_state import locked_job, open_job_state
 from batchgen.engine.outcome import DerivativeCounts
 from batchgen.errors import UsageError
 from batchgen.events import Event, Notice
 from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerPointer, read_pointer, server_address
 from batchgen.ledger.results import ResultsFile, has_result_lines
-from batchgen.ledger.server_access import ServerLock
 from batchgen.ledger.work_queue import Submission
 from batchgen.manifest import Manifest
-from batchgen.store.lock import JobLock
 from batchgen.store.store import last_location, open_store
 
 
@@ -39,47 +39,31 @@ async def submit_and_wait(
     url = server_address(folder, None) or ""
     await asyncio.to_thread(queue.migrate, url)
     await asyncio.to_thread(_submit, manifest, folder, only, url, location)
-    ledger = Ledger(folder)
 
     def on_event(event: Event) -> None:
         if isinstance(event, Notice):
             note(event.message)
 
-    try:
-        monitor = ClusterMonitor(url, location.schema, ledger.reader, on_event)
-        try:
+    with closing(Ledger(folder)) as ledger:
+        with closing(ClusterMonitor(url, location.schema, ledger.reader, on_event)) as monitor:
             await monitor.wait_until_derived()
             tally = monitor.tally(NO_RUN)
-        finally:
-            monitor.close()
         if tally.changed:
             ResultsFile(folder, ledger.reader).rebuild(manifest.item_ids)
         return tally
-    finally:
-        ledger.close()
 
 
 def _submit(manifest: Manifest, folder: Path, only: Sequence[str], url: str, location: LedgerPointer) -> None:
-    # Workers are not in this working directory.
-    store, lock = open_store(folder.absolute(), last_location(folder)), JobLock(folder)
-    store.prepare()
-    lock.acquire()
-    try:
-        ledger = Ledger(folder)
-        try:
-            ServerLock(ledger).acquire()
-            emulated = ledger.reader.meta("emulated") == "yes"
-            plan = plan_derivatives(manifest, ledger, store, only, emulated=emulated)
-            facts = Submission(
-                name=manifest.name,
-                folder=store.root,
-                bucket=store.url,
-                hold_uncertain=True,
-                emulator_url=None,
-                version=__version__,
-            )
-            submit_derivatives(url, location.schema, plan, facts)
-        finally:
-            ledger.close()
-    finally:
-        lock.release()
+    store = open_store(folder.absolute(), last_location(folder))  # workers are not in this working directory
+    with locked_job(store) as lock, open_job_state(store, lock) as state:
+        emulated = state.ledger.reader.meta("emulated") == "yes"
+        plan = plan_derivatives(manifest, state.ledger, store, only, emulated=emulated)
+        facts = Submission(
+            name=manifest.name,
+            folder=store.root,
+            bucket=store.url,
+            hold_uncertain=True,
+            emulator_url=None,
+            version=__version__,
+        )
+        submit_derivatives(url, location.schema, plan, facts)

@@ -186,7 +186,8 @@ def _rebuild(ledger: Ledger, store: Store, found: RepairSources, done: Repair, *
         ledger.run_started(os.getpid(), "", "repair")
     for item_id, line in found.lines.items():
         entry = found.entries.get(item_id)
-        for path, sha256, n, draft in images_of_line(line, entry[0] if entry else None, store):
+        for named in images_of_line(line, entry[0] if entry else None, store):
+            path, sha256, n, draft = named
             if (item_id, n) in found.known.samples or path in found.known.paths:
                 continue
             if not files.is_there(path, sha256):
@@ -196,7 +197,7 @@ def _rebuild(ledger: Ledger, store: Store, found: RepairSources, done: Repair, *
             files.restore_turn(sha256, number)
             request = sent_request(line, entry, path, n)
             try:
-                record_picture(ledger, store, number, (line, entry), (path, sha256), (max(1, n), draft), request)
+                record_picture(ledger, store, number, line, entry, named, request)
             except ImageError:
                 done.broken.append(path)
                 continue

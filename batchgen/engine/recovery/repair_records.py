@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from batchgen.engine.dependents import wire_of
 from batchgen.engine.routes import lane_key
@@ -163,14 +163,22 @@ def _manifest_entry(manifest: Manifest, item: Item, made: Mapping[str, str]) -> 
     return item, tuple(wire_of(item, n, manifest.references.digest, made.__getitem__) for n in samples)
 
 
-def images_of_line(line: ResultLine, item: Item | None, store: Store) -> Iterator[tuple[str, str, int, bool]]:
-    """(path, sha256, sample, whether it is a draft) of each image that a line names."""
+class NamedImage(NamedTuple):
+    """An image that a line names. n: its sample."""
+
+    path: str
+    sha256: str
+    n: int
+    is_draft: bool
+
+
+def images_of_line(line: ResultLine, item: Item | None, store: Store) -> Iterator[NamedImage]:
     n = 0
     recorded = line.get("n")
     for k, (path, sha256) in enumerate(zip(line["files"], line["sha256"], strict=True)):
         draft = path.startswith("drafts/")
         n = recorded[k] if recorded else n if draft else _number(path, item, store, n)
-        yield path, sha256, n, draft
+        yield NamedImage(path, sha256, n, draft)
 
 
 def _number(path: str, item: Item | None, store: Store, last: int) -> int:
@@ -203,16 +211,17 @@ def record_picture(
     ledger: Ledger,
     store: Store,
     number: int,
-    origin: tuple[ResultLine, ManifestEntry | None],
-    picture: tuple[str, str],
-    position: tuple[int, bool],
+    line: ResultLine,
+    entry: ManifestEntry | None,
+    named: NamedImage,
     request: tuple[str, str],
 ) -> None:
     """Record an image as an attempt that succeeded when its line says so. Its price is its share of the item's.
 
-    picture: path and sha256. position: its sample, and whether it is a draft. request: from `sent_request`.
+    request: from `sent_request`.
     """
-    (line, entry), (path, sha256), (n, draft), sample_fingerprint = origin, picture, position, request[0]
+    path, sha256, n, draft = named
+    n, sample_fingerprint = max(1, n), request[0]
     with store.local_copy(path) as full:
         checked, size = check_file(full), os.path.getsize(full)
     made = sum(not name.startswith("drafts/") for name in line["files"])
