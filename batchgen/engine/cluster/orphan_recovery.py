@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from filelock import FileLock
@@ -99,14 +99,11 @@ def _settle_placed(ledger: FencedLedger, store: Store, spools: Sequence[Store]) 
 def recover_after_workers(store: Store, url: str, schema: str, catalogue: Catalogue, note: Note) -> None:
     """Recover from dead workers before a run surveys its job. Requests that no queue knows any more are treated as a
     run's own."""
-    ledger = FencedLedger(url, schema, 0, f"run {os.getpid()}")
-    try:
+    with contextlib.closing(FencedLedger(url, schema, 0, f"run {os.getpid()}")) as ledger:
         if not ledger.reader.has_work_table():
             return
         queue.migrate(url)
         settle_after_workers(ledger, store, catalogue, note)
-    finally:
-        ledger.close()
 
 
 def settle_after_workers(ledger: FencedLedger, store: Store, catalogue: Catalogue, note: Note) -> None:
@@ -116,24 +113,17 @@ def settle_after_workers(ledger: FencedLedger, store: Store, catalogue: Catalogu
     ledger.unassign_open_attempts()
 
 
+@dataclass(frozen=True, slots=True)
 class PreviousAttempts:
-    def __init__(
-        self,
-        ledger: FencedLedger,
-        store: Store,
-        catalogue: Catalogue,
-        receiver: Receiver,
-        routes: Mapping[str, Route],
-        note: Note,
-        hold_uncertain: bool,
-    ) -> None:
-        self._hold_uncertain = hold_uncertain
-        self._ledger = ledger
-        self._store = store
-        self._catalogue = catalogue
-        self._exchange, self._lost_jobs = receiver.exchange, receiver.lost_jobs
-        self._routes = routes
-        self._note = note
+    """Settles the earlier requests for a sample, which another worker had before."""
+
+    ledger: FencedLedger
+    store: Store
+    catalogue: Catalogue
+    receiver: Receiver
+    routes: Mapping[str, Route]
+    note: Note
+    hold_uncertain: bool
 
     async def resolve(self, claimed: ClaimedSample) -> tuple[str, str] | OpenAttempt | None:
         """(state, reason) if the sample has ended; its request if the API accepted that as a job, which has to be asked
@@ -149,10 +139,10 @@ class PreviousAttempts:
                 end = found
             elif (taken := await self._find_job(attempt)) is not None:
                 return taken
-            elif await self._ledger.give_up(attempt):
+            elif await self.ledger.give_up(attempt):
                 end = ("uncertain", "interrupted")
                 uncertain_count += 1
-        if end is not None and end[0] == "uncertain" and uncertain_count == 1 and not self._hold_uncertain:
+        if end is not None and end[0] == "uncertain" and uncertain_count == 1 and not self.hold_uncertain:
             return None  # a sample that kills its workers is not requested endlessly
         return end
 
@@ -161,23 +151,23 @@ class PreviousAttempts:
         if attempt.links:
             try:
                 await fetch_attempt_links(
-                    self._ledger, self._store, self._exchange, self._routes.get(attempt.lane), attempt
+                    self.ledger, self.store, self.receiver.exchange, self.routes.get(attempt.lane), attempt
                 )
             except DownloadFailed as error:
-                self._note(f"{attempt.item_id}: its image exists at the vendor but could not be fetched: {error}")
+                self.note(f"{attempt.item_id}: its image exists at the vendor but could not be fetched: {error}")
                 return "failed", error.reason
             return "succeeded", ""
         return ("succeeded", "") if await asyncio.to_thread(self._recover_stored, attempt) else None
 
     async def _find_job(self, attempt: OpenAttempt) -> OpenAttempt | None:
-        if attempt.job is None and (route := self._routes.get(attempt.lane)) is not None:
-            job = (await self._lost_jobs.find(route, [attempt])).get(attempt.id)
+        if attempt.job is None and (route := self.routes.get(attempt.lane)) is not None:
+            job = (await self.receiver.lost_jobs.find(route, [attempt])).get(attempt.id)
             attempt = replace(attempt, job=job)
         return attempt if attempt.job is not None else None
 
     def _recover_stored(self, attempt: OpenAttempt) -> bool:
         """Settle what the bucket and the disk hold of a request. What a living worker has not recorded yet, it will."""
-        if settle_by_receipt(self._ledger, self._store, attempt, self._note):
+        if settle_by_receipt(self.ledger, self.store, attempt, self.note):
             return True
-        adopt_orphans(self._ledger, self._store, self._catalogue, self._note)
-        return self._ledger.has_succeeded(attempt.id)
+        adopt_orphans(self.ledger, self.store, self.catalogue, self.note)
+        return self.ledger.has_succeeded(attempt.id)

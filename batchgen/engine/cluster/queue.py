@@ -49,16 +49,13 @@ def migrate(url: str) -> None:
 
     Raises LedgerError, and UsageError if the tables belong to a newer version.
     """
-    server = open_server(url, "batchgen queue")
-    try:
+    with contextlib.closing(open_server(url, "batchgen queue")) as server:
         if schema_version(server) != VERSION:
             server.transact([_migrate])
         parts = "SELECT to_regprocedure(?), to_regclass(?)"
         if None in server.execute(parts, (DEPTH_FUNCTION, endings.TABLE)).fetchone():
             with contextlib.suppress(LedgerError):  # a user without the right leaves it to one who has it
                 server.transact([lock_schema_changes, _add_later_parts])
-    finally:
-        server.close()
 
 
 def _add_later_parts(db: Connection) -> None:
@@ -171,7 +168,6 @@ def cancel(url: str, schema: str, *, dry_run: bool = False) -> tuple[int, int]:
 
     dry_run: count them only; nothing changes.
     """
-    database = open_schema(url, schema)
 
     def change(db: Connection) -> tuple[int, int]:
         db.execute("SAVEPOINT before_cancel")
@@ -182,11 +178,9 @@ def cancel(url: str, schema: str, *, dry_run: bool = False) -> tuple[int, int]:
             db.execute("ROLLBACK TO before_cancel")
         return withdrawn, int(left)
 
-    try:
+    with contextlib.closing(open_schema(url, schema)) as database:
         if database.execute("SELECT to_regclass('work')").fetchone()[0] is None:
             return 0, 0
         migrate(url)
         withdrawn, left = database.transact([change])[0]
         return withdrawn, left
-    finally:
-        database.close()

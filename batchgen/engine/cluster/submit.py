@@ -30,13 +30,10 @@ ANALYZED_FROM = 1000  # pieces of work
 def submit(url: str, schema: str, change: Change) -> None:
     """Write everything that `change` writes into the job's tables or nothing, then notify workers. change: returns how
     many pieces of work it adds. Raises LedgerError."""
-    database = open_schema(url, schema)
-    try:
+    with contextlib.closing(open_schema(url, schema)) as database:
         _, added, _ = database.transact([queue.create_work_tables, change, lambda db: lease.announce(db, schema)])
         if added >= ANALYZED_FROM:
             work_queue.refresh_statistics(database)
-    finally:
-        database.close()
 
 
 @dataclass(slots=True)
