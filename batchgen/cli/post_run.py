@@ -1,4 +1,5 @@
-"""Who is told about a run, and where. Known before it begins, so that they also hear about one that cannot begin."""
+"""Tells people about a run. Who is told, and where, is known before it begins, so that they also hear about one that
+cannot begin."""
 
 from __future__ import annotations
 

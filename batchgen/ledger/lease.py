@@ -1,5 +1,5 @@
-"""Who holds a piece of the cluster's work: claimed in blocks by a living worker, given back, and free again when the
-worker falls silent."""
+"""Records who holds a piece of the cluster's work: claimed in blocks by a living worker, given back, and free again
+when the worker falls silent."""
 
 from __future__ import annotations
 
