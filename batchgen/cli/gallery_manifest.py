@@ -28,7 +28,7 @@ def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
 
 
 def index_manifest(manifest: str, invocation: Invocation, index: GalleryIndex) -> ManifestInfo:
-    """The same information, with the manifest's items put into the index."""
+    """The manifest's information, with its items put into the index."""
     try:
         info, items = _open_manifest(manifest, invocation)
         index.add_items(items)

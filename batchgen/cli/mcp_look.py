@@ -25,7 +25,7 @@ MAX_TEXT = 500  # characters of a prompt, or of a vendor's message
 
 
 def job_json(job: batchgen.Job) -> dict[str, Any] | None:
-    """The same as `batchgen status --json`; None if nothing has run. Raises LedgerError."""
+    """The answer of `batchgen status --json`; None if nothing has run. Raises LedgerError."""
     return cast(dict[str, Any], view.as_json(load_status(job.folder))) if has_ledger(job.folder) else None
 
 

@@ -115,7 +115,7 @@ class Session:
         }
 
     def status(self, manifest: str) -> dict[str, Any]:
-        """The same as `batchgen status --json`, and how the run that this server began is going."""
+        """The answer of `batchgen status --json`, and how the run that this server began is going."""
         job, _ = self._open(manifest)
         child = self._runs.last(job.folder)
         return {

@@ -99,7 +99,7 @@ def _batches(
     context: RunContext,
     quota_logs: Mapping[str, SharedQuota],
 ) -> BatchRunner | NoBatches:
-    """Not yet at work."""
+    """The part that handles batches, not started yet."""
     if not outstanding.lanes:
         return NoBatches()
     from batchgen.engine.batch.context import BatchContext, display_name_prefix  # most runs have no batch

@@ -37,7 +37,7 @@ class Acceptance:
 
     @property
     def usd_per_accepted(self) -> float | None:
-        """From the known prices; None if none is known, or nothing is accepted."""
+        """The USD per accepted image, from the known prices; None if none is known, or nothing is accepted."""
         known, unknown = self.money.spent + self.money.estimated, self.money.unknown + self.money.maybe_requests
         return known / self.accepted if self.accepted and (known or not unknown) else None
 
@@ -74,7 +74,7 @@ class CheckWarning(NamedTuple):
 
 class AcceptanceReader(Reader):
     def job_acceptance(self, now: float) -> Acceptance:
-        """Of all runs. now: UTC seconds, the end of a run that is going on; 0 if there is none."""
+        """The acceptance of all runs. now: UTC seconds, the end of a run that is going on; 0 if there is none."""
         states, last = self.counts(), self.last_run()
         seconds = float(self._row(_RUN_SECONDS)[0])
         if now and last is not None and last.ended_at is None:
@@ -82,8 +82,8 @@ class AcceptanceReader(Reader):
         return Acceptance(states.get("succeeded", 0), states.get("rejected", 0), self.money(), seconds)
 
     def run_acceptance(self, run_id: int, seconds: float | None) -> Acceptance:
-        """For the images that one run made, by their current state. seconds: how long it took; None for a run that
-        died."""
+        """The acceptance of the images that one run made, by their current state. seconds: how long it took; None for a
+        run that died."""
         if seconds is None:
             seconds = float(self._row(f"{_RUN_SECONDS} WHERE id = ?", run_id)[0])
         sql = (
@@ -116,7 +116,8 @@ class AcceptanceReader(Reader):
         return [CheckWarning(*row) for row in self._query(sql, *values)]
 
     def variant_acceptance(self) -> dict[tuple[str, str], Acceptance]:
-        """By model and tags of the items, as the ledger joins them, without items that the manifest no longer has."""
+        """The acceptance by model and tags of the items, as the ledger joins them, without items that the manifest no
+        longer has."""
         current = "SELECT item_id, n, model, tags FROM sample WHERE state <> 'superseded'"
         counts = "count(*) FILTER (WHERE state = 'succeeded'), count(*) FILTER (WHERE state = 'rejected')"
         sql = f"SELECT model, tags, {counts} FROM sample WHERE state <> 'superseded' GROUP BY model, tags"

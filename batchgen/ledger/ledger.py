@@ -378,7 +378,7 @@ class Ledger:
         self._write_now(lambda db: db.execute(UPSERT_LANE, (lane, until, message)))
 
     def record_cooling(self, lane: str, until: float) -> None:
-        """For observers in other processes; nobody waits for it."""
+        """Record until when a lane waits for its quota, for observers in other processes; nobody waits for this."""
         self.writer.enqueue_lazy(lambda db: db.execute(UPSERT_META, (f"{COOLING_META_PREFIX}{lane}", str(until))))
 
     def record_outages(self, outages: Sequence[Outage]) -> None:

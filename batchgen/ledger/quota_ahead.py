@@ -129,7 +129,7 @@ class BlockStartLog(SharedStartLog):
         return Reserved(place.number, place.used)
 
     async def current_denial(self) -> QuotaDenied | None:
-        """None: whoever has just taken places knows that nothing keeps it from starting."""
+        """Return None: whoever has just taken places knows that nothing keeps it from starting."""
         return None if time.monotonic() - self._open_s < self._ahead_s else await super().current_denial()
 
     def _block_size(self, rate: int | None) -> int:

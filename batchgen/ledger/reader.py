@@ -91,7 +91,7 @@ class AttemptRow(NamedTuple):
 
     @property
     def seconds(self) -> float | None:
-        """From sent to answered; None without an end."""
+        """The time from sent to answered; None without an end."""
         return self.ended_at - self.begun_at if self.ended_at else None
 
 

@@ -252,8 +252,8 @@ def pending_reviews(folder: Path, reader: Reader, *, to_end: bool = False) -> Pe
 def _state_change(
     sha256: str, before: ReviewState, known: Iterable[Verdict], fresh: Iterable[Verdict]
 ) -> StateChange | None:
-    """None if nothing new was said about the image that the sample has now, or if it changes nothing. Stars and
-    comments alone change nothing: the state stays as checks and judge have left it."""
+    """The change of a sample's state, None if nothing new was said about the image that it has now, or if it changes
+    nothing. Stars and comments alone change nothing: the state stays as checks and judge have left it."""
     old = {(each.by, each.name): each for each in known if each.sha256 == sha256}
     new = {(each.by, each.name): each for each in fresh if each.sha256 == sha256}
     together = list({**old, **new}.values())

@@ -74,7 +74,7 @@ def describe_holder(application_name: str) -> str:
 
 
 def holder_of_lease(db: Connection, number: int) -> str | None:
-    """Who has a job by such a row; None if nobody has."""
+    """The holder of a job by such a row; None if nobody has it."""
     if db.execute("SELECT to_regclass(?)", (_TABLE,)).fetchone()[0] is None:
         return None
     return _holder(db, number)

@@ -79,7 +79,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """None if there is no such file, or it cannot be read."""
+        """The version of a file, None if there is no such file or it cannot be read."""
         try:
             stat = path.stat()
             with open(path, "rb") as file:

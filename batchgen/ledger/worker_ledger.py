@@ -276,7 +276,7 @@ class FencedLedger(Ledger):
     # --- requests of others
 
     async def workers_without_open_attempts(self, attempts: Sequence[OpenAttempt]) -> list[str]:
-        """Of the workers that sent these requests, those without any unsettled request in this job."""
+        """The workers that sent these requests and have no unsettled request in this job any more."""
         if not attempts:
             return []
         numbers = [attempt.id for attempt in attempts]
@@ -287,12 +287,12 @@ class FencedLedger(Ledger):
         return await self.writer.write(lambda db: [name for (name,) in db.execute(sql, (*numbers, self.worker))])
 
     def unanswered_attempts(self, numbers: Sequence[int]) -> list[OpenAttempt]:
-        """Those of these attempts that have no answer, given up or not, and no link to download from."""
+        """The attempts among these that have no answer, given up or not, and no link to download from."""
         unanswered = "links IS NULL AND (outcome IS NULL OR (outcome = 'uncertain' AND reason = 'interrupted'))"
         return self.reader._attempts_where(f"id IN ({placeholders(numbers)}) AND {unanswered}", *numbers)
 
     def attempts_behind_links(self, numbers: Sequence[int]) -> list[OpenAttempt]:
-        """Those of these attempts whose answers came with links and are not settled."""
+        """The attempts among these whose answers came with links and are not settled."""
         return self.reader._attempts_where(
             f"id IN ({placeholders(numbers)}) AND links IS NOT NULL AND outcome IS NULL", *numbers
         )

@@ -1,7 +1,7 @@
 """What reaches the wire for an item, as canonical text, and its hash. Pure.
 
-Only what was asked for appears, so that a field added later leaves every older fingerprint as it was. Not the service
-tier: it changes price and speed, not the picture, so that half a job may go on at another one.
+Only what was requested appears, so that a field added later leaves every older fingerprint unchanged. The service tier
+does not: it changes price and speed, not the image, so that half a job may continue at another tier.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from batchgen.records import Item
 
-VERSION = 1  # of this text: raise it when the same item is sent differently on purpose
+VERSION = 1  # of this text: raise it if the same item is sent differently on purpose
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-# Fields that are written in a way of their own; every other one that makes a picture stands under its own name.
+# Fields that are written in a special way; every other field that affects the image has its own name.
 _TOLD_APART = ("prompt", "references", "turn")
 _TOLD = tuple(
     slot
@@ -32,9 +32,10 @@ _NOTHING_ASKED = _values(Item(id="", prompt="", model="", provider="", filename=
 
 
 def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest: str | None = None) -> str:
-    """Canonical JSON of all that reaches the wire except the sample's number. reference_digests: sha256, in order.
+    """Canonical JSON of everything that reaches the wire except the sample's number. reference_digests: sha256, in
+    order.
 
-    earlier_digest: sha256 of the picture of the turn before, which stands for all that the model said in it.
+    earlier_digest: the sha256 of the previous turn's image, which stands for everything the model said in it.
     """
     facts: dict[str, Any] = {}
     if (values := _values(item)) != _NOTHING_ASKED:
@@ -54,7 +55,7 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
 
 
 def _canonical(name: str, value: Any) -> Any:
-    """The same for values that are sent alike; of several choices the order does not count."""
+    """The same value for values that are sent alike; in a set of choices the order does not count."""
     if name in _NUMBERS:
         return float(value)
     if isinstance(value, tuple):
@@ -63,12 +64,12 @@ def _canonical(name: str, value: Any) -> Any:
 
 
 def fingerprint(wire: str) -> str:
-    """sha256 of the facts, in hex."""
+    """The sha256 of the facts, in hex."""
     return hashlib.sha256(wire.encode()).hexdigest()
 
 
 def changed_fields(old_wire: str, new_wire: str) -> list[str]:
-    """Names of the fields that differ, the prompt first: `changed: prompt, seed`. `batchgen` is the version."""
+    """The names of the fields that differ, the prompt first: `changed: prompt, seed`. `batchgen` is the version."""
     old, new = _facts(old_wire), _facts(new_wire)
     names = [name for name in (*new, *old) if old.get(name) != new.get(name)]
     names_in_words = ["batchgen" if name == "v" else name for name in dict.fromkeys(names)]

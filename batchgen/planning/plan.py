@@ -1,4 +1,5 @@
-"""Manifest minus ledger: what becomes of samples and why, what it costs, how long it takes and which limit binds. Pure."""
+"""The manifest minus the ledger: what happens to samples and why, what it costs, how long it takes and which limit
+binds. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ from batchgen import money
 from batchgen.planning.reason import PAID_FOR_TEXTS, Reason, ReasonKind
 from batchgen.records import Item, KnownSample, Sample
 
-WINDOW_S = 60.5  # of a quota by the minute, with its margin
-MAX_CONCURRENCY = 1000  # as `limits.concurrency` and `--concurrency` take it
+WINDOW_S = 60.5  # of a quota per minute, with its margin
+MAX_CONCURRENCY = 1000  # the most that `limits.concurrency` and `--concurrency` accept
 Action = Literal["generate", "move", "keep", "skip"]
-# Paid for, and what may still come of it without buying: only an explicit `retry` buys such a picture again.
+# Paid for, and perhaps still to come without buying: only an explicit `retry` buys such an image again.
 FINAL_REASONS = frozenset(PAID_FOR_TEXTS)
-RETRY_STATES = ("failed", "refused", "uncertain", "rejected")  # what `retry` may name
+RETRY_STATES = ("failed", "refused", "uncertain", "rejected")  # states that `retry` may name
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An image that exists and belongs under another name, or came back into the manifest. Costs nothing.
+    """An image that exists and belongs under another name, or came back into the manifest. It costs nothing.
 
-    image: its attempt and number there. found: it lies where the ledger does not know of, and was found by its bytes.
+    image: its attempt and number there. found: the ledger did not know where it is, and it was found by its bytes.
     """
 
     sample: Sample
@@ -38,8 +39,8 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What becomes of one request's worth of samples, and why. usd: estimate, None when the price is unknown. sample: as it is
-    asked for, of another model when a fallback was chosen."""
+    """What happens to one request's worth of samples, and why. usd: the estimate, None if the price is unknown. sample:
+    as it is requested, with another model if a fallback was chosen."""
 
     sample: Sample
     action: Action
@@ -51,18 +52,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySelection:
-    """What this run retries beside what is new. states: of failed, refused, uncertain, rejected; fresh: everything."""
+    """What this run retries besides what is new. states: of failed, refused, uncertain, rejected; fresh: everything."""
 
     states: frozenset[str] = frozenset({"failed", "uncertain"})
-    reasons: frozenset[str] = frozenset()  # only these reasons, when any are named
-    explicit: bool = False  # the user named the states: final reasons included, nothing else is started
+    reasons: frozenset[str] = frozenset()  # only these reasons, if any are given
+    explicit: bool = False  # the user named the states: includes final reasons, starts nothing else
     fresh: bool = False
-    with_comments: bool = False  # what was said of a rejected image goes into the prompt of the next
+    with_comments: bool = False  # comments on a rejected image go into the next prompt
 
     @classmethod
     def of(cls, states: frozenset[str] | None, *, fresh: bool = False, hold_uncertain: bool = False) -> RetrySelection:
-        """As `--retry`, `--fresh` and `--on-uncertain` say it. states: None is what has failed, and what is uncertain unless
-        that is held."""
+        """The selection of `--retry`, `--fresh` and `--on-uncertain`. states: None for what has failed, and what is
+        uncertain unless that is held."""
         usual = frozenset({"failed"} if hold_uncertain else {"failed", "uncertain"})
         return cls(states=usual if states is None else states, fresh=fresh)
 
@@ -80,8 +81,8 @@ def choose_action(
 ) -> tuple[Action, Reason]:
     """What to do with one sample and why.
 
-    picture_exists: whether an image of that path and size stands in the store; changed_fields: names of the fields that
-    differ from what the ledger has, asked only when the fingerprint does.
+    picture_exists: whether the store has an image with that path and size; changed_fields: the names of the fields that
+    differ from the ledger's, only called if the fingerprint differs.
     """
     if known is None:
         return _generate_if_asked(Reason(ReasonKind.NEW), retry_selection)
@@ -104,12 +105,12 @@ def choose_action(
 
 
 def remake_too_old(max_age_s: float, retry_selection: RetrySelection) -> tuple[Action, Reason]:
-    """The same for a sample that has an image for exactly this request, made longer ago than it may be."""
+    """What to do with a sample whose image for exactly this request is older than allowed."""
     return _generate_if_asked(Reason(ReasonKind.TOO_OLD, (str(round(max_age_s / 3600)),)), retry_selection)
 
 
 def _generate_if_asked(reason: Reason, retry_selection: RetrySelection) -> tuple[Action, Reason]:
-    """An explicit retry starts nothing but what it names."""
+    """Generate, unless an explicit retry does not name it."""
     return ("skip", replace(reason, asked_for=False)) if retry_selection.explicit else ("generate", reason)
 
 
@@ -121,7 +122,7 @@ def _retry_action(known: KnownSample, retry_selection: RetrySelection) -> tuple[
 
 
 def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Sample]:
-    """Neighbouring samples of one item as one request each of up to `max_images` images, for APIs that give several."""
+    """Adjacent samples of one item as requests of up to `max_images` images each, for APIs that return several."""
     if max_images <= 1 or len(samples) < 2:
         return list(samples)
     groups: list[Sample] = []
@@ -136,13 +137,12 @@ def group_into_requests(samples: Sequence[Sample], max_images: int) -> list[Samp
 
 @dataclass(slots=True)
 class LaneLoad:
-    """What a run asks of one lane. requests of `latency_s` each; rpm None: no quota declared.
+    """What a run requests in one lane. requests of `latency_s` each; rpm None: no quota declared.
 
-    usd: of the requests whose price is known; unpriced: those whose price is not; may_be_unpriced: so is that of a request
-    which this lane makes only when another one cannot. guessed: requests at a factor of the price that is a guess;
-    searches: those that may search, at the full price.
-    rpd_left: of the day's declared requests; spend_rate: USD in any ten minutes; account: lanes with the same share it.
-    batch: through the batch API, whose time nobody promises.
+    usd: for requests whose price is known; unpriced: those without a known price; may_be_unpriced: the same for a
+    request that this lane only makes if another cannot. guessed: requests at a factor of the price that is a guess;
+    searches: those that may search, at the full price. rpd_left: of the day's declared requests. spend_rate: USD in any
+    ten minutes; account: shared by lanes with the same one. batch: through the batch API, without a promised time.
     """
 
     model: str
@@ -165,13 +165,14 @@ class LaneLoad:
 
     @property
     def price_unknown(self) -> bool:
-        """Whether anything that this lane makes, or may have to make, costs nobody knows how much."""
+        """Whether anything that this lane makes, or may have to make, has an unknown price."""
         return self.unpriced > 0 or self.may_be_unpriced
 
 
 @dataclass(frozen=True, slots=True)
 class BindingLimit:
-    """What binds a run: budget | day | spend | quota | cap | latency | nothing. remedy: what to change; advice: the same with figures."""
+    """What binds a run: budget | day | spend | quota | cap | latency | nothing. remedy: what to change; advice: the
+    same with figures."""
 
     binding: str
     advice: str
@@ -180,8 +181,8 @@ class BindingLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run asks for. usd: None when a price is unknown, known_usd: the sum of those that are known, unpriced: the
-    requests that are not; seconds: at best."""
+    """What a run requests. usd: None if a price is unknown; known_usd: the sum of the known prices; unpriced: the
+    number of requests without one; seconds: at best."""
 
     requests: int
     images: int
@@ -194,7 +195,8 @@ class Forecast:
 
 
 def quota_wait_s(requests: int, rpm: int | None) -> float:
-    """Time until the last of `requests` may start: a window opens with a burst, so 100 at 60 a minute start within 61 s."""
+    """The time until the last of `requests` may start. A window opens with a burst, so 100 at 60 a minute start within
+    61 s."""
     if rpm is None or requests == 0:
         return 0.0
     return ((requests - 1) // rpm) * WINDOW_S
@@ -208,9 +210,10 @@ def forecast(
     *,
     chain_s: float = 0.0,
 ) -> Forecast:
-    """How long it takes at best, and which limit makes it so. budget_of: run, or the day or month that has less left.
+    """How long it takes at best, and the limit that determines it. budget_of: run, or the day or month that has less
+    left.
 
-    chain_s: of the longest row of images of which each needs the one before.
+    chain_s: of the longest chain of images that each need the one before.
     """
     asked = [load for load in loads if load.requests]
     seconds = max((_lane_duration_s(load) for load in asked), default=0.0)
@@ -228,14 +231,14 @@ def forecast(
 
 
 def spend_wait_s(usd: float, usd_per_10_min: float | None) -> float:
-    """Time until the last dollar may be spent, with at most so many in any ten minutes."""
+    """The time until the last dollar may be spent, with at most this many in any ten minutes."""
     if usd_per_10_min is None:
         return 0.0
     return max(0.0, math.ceil(usd / usd_per_10_min - 1e-9) - 1) * 600.0
 
 
 def spend_rate_problem(loads: Sequence[LaneLoad]) -> str | None:
-    """Why a lane would wait for ever: one request costs more than ten minutes may. None when none does."""
+    """Why a lane would wait for ever: one request costs more than ten minutes may. None if none does."""
     for load in loads:
         if load.spend_rate is not None and not money.within(load.max_request_usd, load.spend_rate):
             return (
@@ -261,7 +264,7 @@ BUDGET_REMEDIES = {
 
 
 def _exhausted_limit(loads: Sequence[LaneLoad], budget_usd: float | None, budget_of: str) -> BindingLimit | None:
-    """The budget, or a day's requests, when the run cannot make everything within it."""
+    """The budget, or a day's requests, if the run cannot make everything within it."""
     known_usd = sum(load.usd for load in loads)
     if budget_usd is not None and known_usd > budget_usd:
         whose = " budget" if budget_of == "run" else f" left of the {budget_of}'s budget"
@@ -324,7 +327,7 @@ def _limit(
 
 
 def _lane_duration_s(load: LaneLoad) -> float:
-    """When a lane's last answer is in if nothing but its quota and its latency hold it up."""
+    """When a lane's last answer comes if only its quota and its latency delay it."""
     return quota_wait_s(load.requests, load.rpm) + _latency_s(load)
 
 
@@ -332,19 +335,19 @@ def _latency_s(load: LaneLoad) -> float:
     return load.total_latency_s / load.requests if load.requests else 0.0
 
 
-# Generous figures for one picture: answers on record are PNG of 1.9 MB and JPEG of 0.85 MB at 1K; bytes grow with pixels.
+# Generous figures for one image: recorded answers are PNG of 1.9 MB and JPEG of 0.85 MB at 1K; bytes grow with pixels.
 EXPECTED_BYTES = {None: 2_000_000, "512": 1_000_000, "1K": 2_000_000, "2K": 6_000_000, "4K": 25_000_000}
 UNKNOWN_SIZE_BYTES = 6_000_000
-DISK_MARGIN_BYTES = 50_000_000  # ledger, results.jsonl and others who write to the same disk
+DISK_MARGIN_BYTES = 50_000_000  # for the ledger, results.jsonl and others who write to the same disk
 
 
 def expected_bytes(size: str | None) -> int:
-    """What one image of that size takes on disk, on the safe side."""
+    """The disk space of one image of that size, on the safe side."""
     return EXPECTED_BYTES.get(size, UNKNOWN_SIZE_BYTES)
 
 
 def disk_space_problem(loads: Sequence[LaneLoad], free_bytes: int) -> str | None:
-    """Why the images do not fit on the disk and how many requests would; None when they do."""
+    """Why the images do not fit on the disk, and how many requests would; None if they fit."""
     needed, requests = sum(load.bytes for load in loads), sum(load.requests for load in loads)
     usable_bytes = free_bytes - DISK_MARGIN_BYTES
     if not requests or needed <= usable_bytes:
@@ -359,26 +362,29 @@ def disk_space_problem(loads: Sequence[LaneLoad], free_bytes: int) -> str | None
 
 
 def is_selected(item: Item, patterns: Sequence[str]) -> bool:
-    """Whether `--only` names the item."""
+    """Whether `--only` selects the item."""
     return matches_selection(item.id, item.tags, patterns)
 
 
 def matches_selection(item_id: str, tags: Sequence[str], patterns: Sequence[str]) -> bool:
-    """The same: glob patterns over ids, or `tag:NAME`; any of them suffices, and so does having none."""
+    """Whether patterns select an item: glob patterns for ids, or `tag:NAME`. Any match is enough, and no patterns
+    select everything."""
     return not patterns or any(
         pattern[4:] in tags if pattern.startswith("tag:") else fnmatchcase(item_id, pattern) for pattern in patterns
     )
 
 
 def no_match_message(pattern: str, names: Sequence[str]) -> str:
-    """names: what `--only` could have named: ids, and tags with their `tag:`."""
+    """The message for a pattern that matches nothing. names: what `--only` could have named: ids, and tags with their
+    `tag:`."""
     near = get_close_matches(pattern, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`batchgen plan --all` lists the ids"
     return f"--only {pattern!r} matches no item of the manifest; {hint}"
 
 
 def unmatched_reason_problem(selection: RetrySelection, ends: Mapping[tuple[str, str], int]) -> str | None:
-    """Why a `--reason` matches nothing; None when each matches. ends: images that could have been named, by reason and state."""
+    """Why a `--reason` matches nothing; None if each matches. ends: images that could have been selected, by reason and
+    state."""
     unmatched = selection.reasons - {reason for reason, state in ends if state in selection.states}
     if not unmatched:
         return None

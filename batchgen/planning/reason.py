@@ -1,4 +1,5 @@
-"""Why a sample is made, moved or left, as data; and the words for it, which people and programs read, and nothing of ours does."""
+"""Why a sample is made, moved or left, as data, and the words for it, which people and other programs read, but nothing
+in batchgen."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from enum import StrEnum, auto
 
 
 class ReasonKind(StrEnum):
-    """Behind each kind: what `Reason.details` holds."""
+    """Kinds of reasons. The comments say what `Reason.details` contains."""
 
     NEW = auto()
     FRESH = auto()
@@ -22,23 +23,23 @@ class ReasonKind(StrEnum):
     HELD = auto()  # state and reason: left until something changes or somebody asks
     PAID_FOR = auto()  # state and reason: only an explicit retry buys it again
     NOT_ASKED_FOR = auto()
-    # A picture that is there already, or a name that is taken.
+    # An image that exists already, or a name that is taken.
     RENAMED = auto()
     BOUGHT_BEFORE = auto()
     FOUND_BY_BYTES = auto()
     RESTORED = auto()
     OTHER_FILE = auto()
-    # At work elsewhere.
+    # In progress elsewhere.
     IN_A_BATCH = auto()
     AT_VENDOR = auto()
     WITH_WORKERS = auto()
-    # Samples that need pictures of others, which `Reason.others` names.
+    # Samples that need images of others, which `Reason.others` names.
     NEW_AFTER = auto()
     CHANGED_AFTER = auto()
     AFTER = auto()
     NEEDS = auto()  # and `Reason.cause` says what became of the other
-    TURN_LOST = auto()  # the item of the turn before
-    # What became of a sample that another one needs, where its own reason does not say it.
+    TURN_LOST = auto()  # the item of the previous turn
+    # What became of a sample that another one needs, if its own reason does not say it.
     ENDED = auto()  # state and reason
     BEYOND_LIMIT = auto()
     NOT_SELECTED = auto()
@@ -52,8 +53,8 @@ class ReasonKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """others: keys of the samples that it is about; cause: why those are not there; asked_for: whether the run was asked to
-    do something about it."""
+    """A reason. others: keys of the samples that it is about. cause: why those do not exist. asked_for: whether the run
+    was asked to do something about it."""
 
     kind: ReasonKind
     details: tuple[str, ...] = ()
@@ -63,12 +64,12 @@ class Reason:
 
     @property
     def root(self) -> Reason:
-        """What stands at the end of the chain of causes."""
+        """The reason at the end of the chain of causes."""
         return self if self.cause is None else self.cause.root
 
     @property
     def group(self) -> Reason:
-        """The same for all samples that need others, so that they are counted together and not one by one."""
+        """One reason for all samples that need others, so that they are counted together."""
         return Reason(self.kind, self.details) if self.others else self
 
 
@@ -114,7 +115,7 @@ _CLAUSES: Mapping[ReasonKind, str] = {
 
 
 def reason_text(reason: Reason) -> str:
-    """As `plan` shows it. A reason without the names of others stands for all that need some."""
+    """The reason as `plan` shows it. Without the names of others it stands for all samples that need some."""
     if not reason.asked_for:
         words = "changed" if reason.kind is ReasonKind.CHANGED else reason_text(Reason(reason.kind, reason.details))
         return f"{words}: not asked for"
@@ -160,7 +161,7 @@ def _ended_text(kind: ReasonKind, state: str, why: str) -> str:
 
 
 def _clause(cause: Reason) -> str:
-    """Behind the name of the sample that is needed."""
+    """The clause after the name of the sample that is needed."""
     if cause.kind is ReasonKind.ENDED:
         state, why = cause.details
         return f"which {'was' if state in ('refused', 'rejected') else 'is'} {state}{f' ({why})' if why else ''}"

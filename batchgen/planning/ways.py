@@ -1,7 +1,7 @@
-"""Pure: the cheapest way that is in time for each request, by price, latency and the room in each quota.
+"""Chooses for each request the cheapest way that is in time, by price, latency and the room in each quota. Pure.
 
-A way is batch, flex or online to one AI model. Quality is the person's word: the ways are those to the models that an item
-names, and a fallback comes after every way to the models before it unless the item lets the price decide.
+A way is batch, flex or online with one AI model. Quality is the user's choice: only models that an item names count,
+and a fallback comes after every way with the models before it, unless the item lets the price decide.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Literal
 
 from batchgen.planning.plan import quota_wait_s, spend_wait_s
 
-WayKind = Literal["batch", "flex", "online"]  # online: at the service tier that the item itself names
-# Of ways at one price the first: a batch takes nothing of the quotas online, and nobody refuses it for lack of capacity.
+WayKind = Literal["batch", "flex", "online"]  # online: at the item's own service tier
+# At the same price, in this order: a batch uses none of the online quotas, and is not refused for lack of capacity.
 WAY_KINDS: tuple[WayKind, ...] = ("batch", "flex", "online")
 ROUNDING_S = 1e-6
 
 
 class Basis(StrEnum):
-    """Where a latency comes from: the ledger, the vendor's documents, or nowhere."""
+    """Where a latency comes from: the ledger, the vendor's documents, or a guess."""
 
     MEASURED = auto()
     DOCUMENTED = auto()
@@ -30,7 +30,7 @@ class Basis(StrEnum):
 
 
 class Obstacle(StrEnum):
-    """Why a better way was passed over: it takes longer than there is time, or has no room for one more request."""
+    """Why a better way was not taken: it takes longer than there is time, or has no room for another request."""
 
     SLOW = auto()
     FULL = auto()
@@ -38,7 +38,7 @@ class Obstacle(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that an answer takes, on the safe side. measured: how many answers or batches it comes from."""
+    """The seconds that an answer takes, on the safe side. measured: the number of answers or batches it is based on."""
 
     seconds: float
     basis: Basis
@@ -47,8 +47,8 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """lane: `provider/model`, also for a batch. usd: of one request, None when nobody knows. rank: 0 for the item's own
-    model, 1 for its first fallback; 0 for all of them where the price decides."""
+    """A way. lane: `provider/model`, also for a batch. usd: of one request, None if unknown. rank: 0 for the item's own
+    model, 1 for its first fallback; 0 for all of them if the price decides."""
 
     kind: WayKind
     lane: str
@@ -58,13 +58,14 @@ class Way:
 
     @property
     def preference(self) -> tuple[int, bool, float, int]:
-        """The smallest is best. A price that is not known is not taken for a low one, and of several the plain way comes first."""
+        """A sort key: the smallest is best. An unknown price is not taken for a low one, and of equal ways the plain
+        one comes first."""
         order = WAY_KINDS.index(self.kind)
         return self.rank, self.usd is None, self.usd or 0.0, order if self.usd is not None else -order
 
     @property
     def load_s(self) -> float:
-        """How long it holds a place in flight."""
+        """How long it takes a place in flight."""
         return 0.0 if self.kind == "batch" else self.latency.seconds
 
 
@@ -79,7 +80,8 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class LaneRoom:
-    """None: no limit is known. rpd_left: of the day's requests; usd_per_10_min: of all lanes of the account."""
+    """The room in a lane. None: no limit is known. rpd_left: of the day's requests; usd_per_10_min: for all lanes of
+    the account."""
 
     rpm: int | None = None
     rpd_left: int | None = None
@@ -89,8 +91,8 @@ class LaneRoom:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """seconds: until the deadline. concurrency: requests in flight at most. chain: how many images need one another in a
-    row, at most."""
+    """The terms of a choice. seconds: until the deadline. concurrency: the most requests in flight. chain: the most
+    images that need one another in a row."""
 
     seconds: float
     concurrency: int
@@ -100,8 +102,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The way of some requests of a demand. passed: better ways, and why it is none of them; late: no way is in time, and this
-    is the fastest to the item's own model. end_s: seconds from now until the last of them is there, estimated."""
+    """The way of some requests of a demand. passed: better ways, and why they were not taken. late: no way is in time,
+    and this is the fastest with the item's own model. end_s: estimated seconds from now until the last of them is
+    done."""
 
     way: Way
     requests: int
@@ -112,8 +115,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class WayTotal:
-    """Choices of one kind of way to one model. usd: of the requests whose price is known; unpriced: the others. latency: the
-    longest of them. passed: better ways, by kind and lane, that some of them did not get, and why."""
+    """The choices of one kind of way with one model. usd: for requests with a known price; unpriced: the number of
+    others. latency: the longest of them. passed: by kind and lane, better ways that some of them did not get, and
+    why."""
 
     kind: WayKind
     lane: str
@@ -128,10 +132,10 @@ class WayTotal:
 
 
 def choose(demands: Mapping[Demand, int], terms: Terms) -> dict[Demand, list[Choice]]:
-    """The choices for each demand, the best way first. demands: how many requests of each.
+    """The choices for each demand, the best way first. demands: the number of requests of each.
 
-    First all get the way that takes least of what is short, so that as many as can be are in time; then each is moved to a
-    better way while all stay in time, where a second in flight saves most first.
+    First all get the way that uses least of what is scarce, so that as many as possible are in time. Then each is moved
+    to a better way while all stay in time, those first that save most for a second in flight.
     """
     plan, late, moved = _Assignment(terms), dict(demands), 1
     in_time = {demand: [way for way in demand.ways if plan.span_s(demand, way) <= terms.seconds] for demand in demands}
@@ -147,7 +151,7 @@ def choose(demands: Mapping[Demand, int], terms: Terms) -> dict[Demand, list[Cho
         key=lambda move: move[0],
     )
     while moved:  # which may have left room for others
-        # The quick ones first, for most of them are in time then; of those alike, who has no other way.
+        # The quick ones first, as then most are in time; of equal ones, those without another way.
         for demand in sorted(
             demands, key=lambda each: ([way.load_s for way in lightest[each]][:1], len(in_time[each]))
         ):
@@ -158,7 +162,7 @@ def choose(demands: Mapping[Demand, int], terms: Terms) -> dict[Demand, list[Cho
 
 
 def _urgency(was: Way, better: Way) -> tuple[bool, float]:
-    """Which move is made first: to a model that the item names earlier, then what saves most for a second in flight."""
+    """The order of moves: first to a model that the item names earlier, then what saves most for a second in flight."""
     saved = math.inf if was.usd is None else was.usd - (better.usd or 0.0)
     return better.rank == was.rank, -saved / max(better.load_s - was.load_s, ROUNDING_S)
 
@@ -178,7 +182,7 @@ def _choices(plan: _Assignment, demand: Demand, late: int) -> Iterator[Choice]:
 
 
 def totals(chosen: Mapping[Demand, Sequence[Choice]]) -> list[WayTotal]:
-    """For people, what is late last."""
+    """The totals for people, with what is late at the end."""
     groups: dict[tuple[WayKind, str, bool], list[tuple[Demand, Choice]]] = {}
     for demand, choices in chosen.items():
         for choice in choices:
@@ -200,7 +204,7 @@ def totals(chosen: Mapping[Demand, Sequence[Choice]]) -> list[WayTotal]:
 
 
 class _Assignment:
-    """How many requests of each demand go which way, and when what goes online has ended."""
+    """How many requests of each demand go which way, and when the online ones have ended."""
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
@@ -211,12 +215,12 @@ class _Assignment:
         self._usd: defaultdict[str, float] = defaultdict(float)  # by account
 
     def span_s(self, demand: Demand, way: Way) -> float:
-        """From a start to the end, one after another where they need one another."""
+        """The time from a start to the end, in sequence if the images need one another."""
         return way.latency.seconds * (self.terms.chain if demand.chained else 1)
 
     @property
     def end_s(self) -> float:
-        """When the last answer is there at the latest, if places in flight are never idle while a quota has room."""
+        """When the last answer comes at the latest, if places in flight are never idle while a quota has room."""
         tail_s = max((tail for tail, number in self._tails.items() if number), default=0.0)
         waits = [(self._busy_s - tail_s) / self.terms.concurrency]
         waits += [quota_wait_s(number, self._room(lane).rpm) for lane, number in self._starts.items()]
@@ -231,7 +235,7 @@ class _Assignment:
         return end_s
 
     def add_most(self, demand: Demand, way: Way, most: int) -> int:
-        """Give it as many as stay in time. Answers how many."""
+        """Assign as many requests as stay in time. Returns how many."""
         return self._most(most, lambda number: self._add(demand, way, number))
 
     def move_most(self, demand: Demand, was: Way, better: Way) -> int:
@@ -242,7 +246,7 @@ class _Assignment:
         return self._most(self.counts[demand, was], move)
 
     def _most(self, most: int, change: Callable[[int], None]) -> int:
-        """Make a change as large as all can bear: the more of it, the later the end."""
+        """Make a change as large as everything can bear: more of it makes the end later."""
         fits, beyond = 0, most + 1
         number = most  # usually all
         while fits + 1 < beyond:

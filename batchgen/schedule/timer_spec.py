@@ -93,7 +93,7 @@ class TimerSpec:
         return crontab_line(self.at, self.days)
 
     def crontab_in_utc(self, zone: tzinfo, now: datetime) -> str:
-        """The same time in UTC, as the clocks are set at `now`; daylight saving moves it by an hour."""
+        """This time in UTC, as the clocks are set at `now`; daylight saving moves it by an hour."""
         local = now.astimezone(zone).replace(hour=self.at.hour, minute=self.at.minute, second=0, microsecond=0)
         in_utc = local - (local.utcoffset() or timedelta())
         day_shift = (in_utc.date() - local.date()).days

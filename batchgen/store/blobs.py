@@ -1,4 +1,5 @@
-"""What the store asks of the place where pictures lie, be it a folder or a bucket: a narrow interface, and wishes as data."""
+"""What the store needs from the place where images are, a folder or a bucket: a narrow interface, with its requirements
+as data."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from batchgen.errors import StoreError
 
 
 class BucketUnavailable(StoreError):
-    """The bucket does not take or give what it should, and may another time."""
+    """The bucket refuses to store or return something, but may do so at another time."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A file as its folder or bucket tells of it, unread. bytes: -1 for what is not a plain file. stamp: the time of its last
-    change in nanoseconds, or its ETag: with the same one it is the same file; '' when that is not known. mtime_ns: that time,
-    of a bucket in whole seconds; 0 when it is not known."""
+    """A file as its folder or bucket describes it, without reading it. bytes: -1 if it is not a regular file. stamp:
+    the time of its last change in nanoseconds, or its ETag: the same stamp means the same file; '' if unknown.
+    mtime_ns: that time, in whole seconds for a bucket; 0 if unknown."""
 
     path: str
     bytes: int
@@ -29,12 +30,12 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """What a place wishes of the store above it.
+    """What a place requires of the store.
 
-    remote: reached over a network: listed once and not asked for each name, and it may be away.
-    atomic_rename: a spooled file becomes a picture by a rename, so it is never in both places and never waits in the spool.
-    keeps_receipts: a process on another machine may have to finish what one put there and died before it told the ledger.
-    parallel_reads: so many files are read at once when all are.
+    remote: reached over a network: it is listed once instead of being asked for each name, and it may be away.
+    atomic_rename: a spooled file becomes an image by a rename, so it is never in both places and never waits in the
+    spool. keeps_receipts: a process on another machine may have to finish what one uploaded before it died without
+    telling the ledger. parallel_reads: how many files are read at once if all are.
     """
 
     remote: bool
@@ -44,9 +45,9 @@ class Properties:
 
 
 class Blobs(Protocol):
-    """Files by their path, with `/` between parts. Safe to use from several threads.
+    """Files by their path, with `/` between its parts. Several threads may use it.
 
-    Every call raises StoreError, and BucketUnavailable where the place is remote; FileNotFoundError where it says so.
+    Every call raises StoreError, and BucketUnavailable if the place is remote; FileNotFoundError where stated.
     """
 
     @property
@@ -57,40 +58,40 @@ class Blobs(Protocol):
     def properties(self) -> Properties: ...
 
     def prepare(self) -> None:
-        """Prove that a new file is taken and that none is written over, before anything is paid for."""
+        """Prove that a new file is accepted and that none is overwritten, before anything is paid for."""
 
     def put_new(self, path: str, data: bytes | Path) -> BlobInfo | None:
-        """The new file, whole before it has its name; None when the name is taken. data: the bytes, or a spooled file that
-        holds them, which is gone afterwards where there is an atomic rename."""
+        """Store a new file, whole before it has its name. Returns it, or None if the name is taken. data: the bytes, or
+        a spooled file with them, which is gone afterwards if there is an atomic rename."""
 
     def replace(self, path: str, file: Path) -> None:
-        """Write a spooled file over what is known to be ours and can be made again."""
+        """Write a spooled file over one that batchgen wrote and can make again."""
 
     def get(self, path: str, max_bytes: int | None = None) -> Iterator[bytes]:
-        """What the file holds, or begins with, in pieces. Raises OSError, FileNotFoundError when there is none."""
+        """The contents of a file, or its beginning, in pieces. Raises OSError, FileNotFoundError if there is none."""
 
     def open(self, path: str) -> IO[bytes]:
         """The file, at its start. A link out of the folder is not followed. Raises OSError, FileNotFoundError."""
 
     def move(self, path: str, new: str) -> None:
-        """To a name that is free. Raises FileNotFoundError."""
+        """Move a file to a free name. Raises FileNotFoundError."""
 
     def delete(self, path: str) -> None:
-        """Only for what is ours and can be made again: paid bytes are never deleted."""
+        """Delete a file that batchgen can make again: paid bytes are never deleted."""
 
     def list(self, folder: str = "") -> Iterator[BlobInfo]:
-        """Every file below a folder ('' is all). Below a local folder nothing that is hidden."""
+        """Every file below a folder ('' for all). In a local folder nothing that is hidden."""
 
     def stat(self, path: str) -> BlobInfo | None:
-        """What stands there now; None when nothing does."""
+        """The file that is there now; None if there is none."""
 
     def sync(self, *paths: str) -> None:
         """Make the names of these paths durable."""
 
 
 class Listing:
-    """What lies in a place: a folder is asked each time, a remote one is listed once, a thousand to a request, and kept up to
-    date by what this process does."""
+    """The files in a place: a folder is asked each time, a remote place is listed once, a thousand names per request,
+    and then kept up to date with what this process does."""
 
     def __init__(self, blobs: Blobs, hidden: str, receipts: str) -> None:
         """hidden: the folder whose files do not count as the job's; receipts: the one in it whose paths are kept."""
@@ -107,7 +108,7 @@ class Listing:
         yield from list(self._listed().values()) if self._blobs.properties.remote else self._blobs.list()
 
     def receipt_paths(self) -> list[str]:
-        """As of the last time that the place was listed."""
+        """The paths of receipts, as of the last time that the place was listed."""
         self._listed()
         return self._receipt_paths
 
@@ -118,7 +119,7 @@ class Listing:
                 self._found = self._list()
 
     def note(self, path: str, found: BlobInfo | None) -> None:
-        """This process has put, moved or deleted it."""
+        """Note that this process has stored, moved or deleted a file."""
         if self._found is None:
             return
         if found is None:

@@ -1,4 +1,4 @@
-"""Whether bytes are one whole picture: type by content, declared size within reason, structure complete."""
+"""Checks whether bytes are one whole image: the type by content, a reasonable size, and a complete structure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ImageInfo:
 
 
 def check_file(path: str) -> ImageInfo:
-    """`check_image` of a file, in memory that does not grow with it."""
+    """Check a file like `check_image`, in memory that does not grow with it."""
     with open(path, "rb", buffering=PIECE_BYTES) as file:
         return check_image(file)
 
@@ -41,11 +41,12 @@ def check_bytes(data: bytes) -> ImageInfo:
 
 
 def check_image(file: BinaryIO) -> ImageInfo:
-    """Raises ImageError(not_an_image | truncated | damaged | too_large) unless the bytes are one whole picture.
+    """Raises ImageError(not_an_image | truncated | damaged | too_large) unless the bytes are one whole image.
 
-    Every format says where it ends: PNG's IEND, JPEG's end marker, the size in WebP's header, GIF's trailer. A picture
-    that ends before is truncated; one that has something behind its end is decoded to be sure. So are WebP and GIF always,
-    whose structure says little; of PNG every chunk's CRC is checked. Decoding all would cost 20 ms a megabyte.
+    Every format says where it ends: PNG's IEND, JPEG's end marker, the size in WebP's header, GIF's trailer. An image
+    that ends before is truncated; one with something after its end is decoded to be sure. So are all WebP and GIF
+    images, whose structure says little. For PNG every chunk's CRC is checked. Decoding everything would cost 20 ms a
+    megabyte.
     """
     head = file.read(HEAD_BYTES)
     kind = sniff(head)
@@ -67,7 +68,7 @@ def check_image(file: BinaryIO) -> ImageInfo:
 
 
 def _walk_png(file: BinaryIO) -> tuple[int, int]:
-    """Its pixels. Leaves the position behind IEND.
+    """The width and height of a PNG. Leaves the position after IEND.
 
     Chunks are length, type, data, CRC of type and data. Source: PNG (W3C, 3rd edition) sections 5.3 to 5.6.
     """
@@ -95,7 +96,7 @@ def _walk_png(file: BinaryIO) -> tuple[int, int]:
 
 
 def _checksum_chunk(file: BinaryIO, length: int, crc: int) -> tuple[bytes, int]:
-    """The chunk's first bytes and the checksum over all of it, read in pieces."""
+    """The chunk's first bytes and the checksum of all of it, read in pieces."""
     first = b""
     while length:
         piece = file.read(min(length, PIECE_BYTES))
@@ -131,58 +132,63 @@ def _size_by_pillow(file: BinaryIO, kind: Format, *, decoded: bool) -> tuple[int
 
 
 def _ends_with_end_marker(file: BinaryIO) -> bool:
-    """JPEG's EOI, ITU T.81 B.1.1.3."""
+    """Whether a JPEG ends with EOI, ITU T.81 B.1.1.3."""
     file.seek(-2, os.SEEK_END)
     return file.read(2) == b"\xff\xd9"
 
 
 def _webp_end(file: BinaryIO) -> int:
-    """Where the WebP ends, in bytes, by its RIFF header. RFC 9649, 2.4."""
+    """Where a WebP ends, in bytes, by its RIFF header. RFC 9649, 2.4."""
     file.seek(4)
     return 8 + int.from_bytes(file.read(4), "little")
 
 
 def _gif_end(file: BinaryIO) -> int:
-    """Where the GIF ends, in bytes, after its trailer. Raises ImageError(truncated) when there is none. GIF89a, sections 15 to 27."""
+    """Where a GIF ends, in bytes, after its trailer. Raises ImageError(truncated) if there is none. GIF89a, sections 15
+    to 27."""
     file.seek(10)
     flags = file.read(1)
     file.seek(13 + _colours_bytes(flags))
     while (block := file.read(1)) != b";":
         if block == b"!":  # an extension: its label
             file.seek(1, os.SEEK_CUR)
-        elif block == b",":  # an image: place and size, flags, colours, the code size of its data
+        elif block == b",":  # an image: position and size, flags, colours, the code size of its data
             file.seek(8, os.SEEK_CUR)
             file.seek(_colours_bytes(file.read(1)) + 1, os.SEEK_CUR)
         elif not block:
             raise ImageError("truncated", "the gif ends before its trailer")
         else:
-            continue  # between blocks decoders pass over what they do not know
+            continue  # decoders skip unknown bytes between blocks
         while (length := file.read(1)) not in (b"", b"\0"):
             file.seek(length[0], os.SEEK_CUR)
     return file.tell()
 
 
 def _colours_bytes(flags: bytes) -> int:
-    """Size of the colour table that follows, by the flags before it."""
+    """The size of the following colour table, from the flags before it."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def mismatch_flags(checked: ImageInfo, ratio: str | None, expected: tuple[int, int] | None) -> tuple[str, ...]:
-    """What is other than was asked for: `ratio` when it is more than 5 % off, else `size` when the longer side is.
+    """What is not as requested: `ratio` if it is more than 5 % off, else `size` if the longer side is.
 
-    expected: the pixels the vendor documents for this ratio, which need not be exactly in it; None where it does not.
+    expected: the pixels that the vendor documents for this ratio, which need not match it exactly; None if
+    undocumented.
     """
     if expected is None and ratio is None:
         return ()
     wide, high = expected or (int(part) for part in (ratio or "1:1").split(":"))
     if abs(checked.width * high / (checked.height * wide) - 1) > 0.05:
         return ("ratio",)
-    longest, wanted = max(checked.width, checked.height), max(wide, high)  # of 1:8, page and measurement differ by 5 %
+    longest, wanted = (
+        max(checked.width, checked.height),
+        max(wide, high),
+    )  # documented and measured 1:8 differ by 5 %
     return ("size",) if expected and abs(longest / wanted - 1) > 0.05 else ()
 
 
 def is_truncated(path: str) -> bool:
-    """Whether a picture ends too early; another fault of it is not looked for."""
+    """Whether an image ends too early; other faults are not looked for."""
     try:
         check_file(path)
     except ImageError as error:

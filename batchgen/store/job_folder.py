@@ -1,4 +1,5 @@
-"""The folder of a job on this machine: its state, and the spool for what has just come. Wherever the pictures lie, this is here."""
+"""The folder of a job on this machine, with its state and the spool for what has just come. It is here wherever the
+images are."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ SPOOL = "spool"
 
 
 class JobFolder:
-    """Paths it takes are relative to the folder."""
+    """The folder of a job. The paths it takes are relative to the folder."""
 
     def __init__(self, folder: Path, spool: str = SPOOL) -> None:
         """spool: the name of its folder; each of several processes has its own."""
@@ -26,7 +27,8 @@ class JobFolder:
         self.emergency_spool = EmergencySpool(self.root, os.path.join(self.root, STATE_FOLDER), self.spool)
 
     def prepare(self) -> None:
-        """Create the folders and prove that they can be written and synced, before anything is paid for. Raises StoreError."""
+        """Create the folders and prove that they can be written to and synced, before anything is paid for. Raises
+        StoreError."""
         try:
             created = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -35,7 +37,7 @@ class JobFolder:
             for part in (STATE_FOLDER, os.path.join(STATE_FOLDER, os.path.basename(self.spool))):
                 self.plain_folder(part, 0o700)
             name = f"probe-{os.getpid()}"
-            Path(self.spooled(name)).unlink(missing_ok=True)  # left by a process that had this number and died
+            Path(self.spooled(name)).unlink(missing_ok=True)  # left by a process with this number that died
             probe = SpoolFile(self.spool, name)
             probe.write(b"batchgen")
             probe.sync()
@@ -46,7 +48,7 @@ class JobFolder:
             raise disk_error(error, self.root) from None
 
     def plain_folder(self, part: str, mode: int = 0o755) -> str:
-        """A folder of ours inside the job folder. Raises StoreError."""
+        """Create one of batchgen's folders inside the job folder. Raises StoreError."""
         return plain_folder(self.root, part, mode)
 
     def free_bytes(self) -> int:
@@ -56,21 +58,23 @@ class JobFolder:
         return SpoolFile(self.spool, f"{attempt}.{k}", self.emergency_spool, mode=FILE_MODE)
 
     def reserve_space(self) -> None:
-        """Set aside what answers in the air will need should the disk become full; only behind the lock. Raises StoreError."""
+        """Set space aside for the answers in flight, should the disk become full. Only behind the lock. Raises
+        StoreError."""
         try:
             self.emergency_spool.reserve_space()
         except OSError as error:
             raise disk_error(error, self.root) from None
 
     def report_trouble(self, error: StoreError | OSError) -> None:
-        """A disk has refused something, and its caller goes on all the same. The run hears of the first time."""
+        """Report that a disk refused something although its caller goes on. The run is told the first time."""
         known = error if isinstance(error, StoreError) else disk_error(error, self.root)
         self.emergency_spool.report_trouble(known)
 
     def recover_stranded(self, attempt: int, since: float) -> list[str]:
-        """Copy what an attempt left in the temporary folder into the spool. Answers the paths it came from, still there.
+        """Copy what an attempt left in the temporary folder into the spool. Returns the original paths, which still
+        exist.
 
-        Raises StoreError while there is no room for it.
+        Raises StoreError if there is no room for it.
         """
         came_from = []
         for name, path in self.emergency_spool.stranded_files(attempt, since):
@@ -84,15 +88,15 @@ class JobFolder:
         return came_from
 
     def turn_path(self, attempt: int) -> str:
-        """Where the model's own turn of a conversation is kept as it came: the next turn sends it back."""
+        """The path of the model's own turn of a conversation, kept unchanged because the next turn sends it back."""
         return os.path.join(self.root, STATE_FOLDER, TURNS, f"{attempt}.json")
 
     def read_turn(self, attempt: int) -> str:
-        """Raises OSError when it is gone."""
+        """Read a turn. Raises OSError if it is gone."""
         return Path(self.turn_path(attempt)).read_text(encoding="utf-8")
 
     def save_turn(self, attempt: int, text: bytes) -> None:
-        """Durable when this returns, and never there in part. Raises StoreError."""
+        """Save a turn, durable on return, and never partly there. Raises StoreError."""
         folder = self.plain_folder(os.path.join(STATE_FOLDER, TURNS), 0o700)
         name = f"turn-{attempt}"
         self.remove_spooled(name)
@@ -112,7 +116,8 @@ class JobFolder:
         Path(self.spooled(name)).unlink(missing_ok=True)
 
     def clean_spool(self, keep: set[str]) -> int:
-        """Remove spool files that belong to nothing, once everything that could be rescued has been. Answers how many."""
+        """Delete spool files that belong to nothing, once everything that could be rescued has been. Returns how
+        many."""
         removed = 0
         for entry in os.scandir(self.spool):
             if entry.name not in keep:

@@ -1,4 +1,4 @@
-"""Pictures in a folder of this machine: a spooled file gets its name by a rename, and no planted link is followed."""
+"""Images in a folder of this machine: a spooled file gets its name by a rename, and no planted link is followed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LocalFolder:
         self._spool = spool
 
     def prepare(self) -> None:
-        """The spool, which is in this folder, has proved it."""
+        """Nothing to do: the spool, which is in this folder, has proved it."""
 
     def put_new(self, path: str, data: bytes | Path) -> BlobInfo | None:
         self._make_folders(path)
@@ -46,7 +46,7 @@ class LocalFolder:
             raise disk_error(error, path) from error
 
     def _write_spooled(self, data: bytes) -> Path:
-        name = f"beside-{threading.get_ident()}"  # a thread places one picture at a time
+        name = f"beside-{threading.get_ident()}"  # a thread places one image at a time
         Path(self._spool, name).unlink(missing_ok=True)
         file = SpoolFile(self._spool, name, mode=FILE_MODE)
         file.write(data)
@@ -54,10 +54,11 @@ class LocalFolder:
         return Path(file.path)
 
     def get(self, path: str, max_bytes: int | None = None) -> Iterator[bytes]:
-        """A link or a pipe in a file's place is an OSError: what it leads to is not what was stored."""
-        flags = os.O_RDONLY | NO_FOLLOW | BINARY | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+        """The contents of a file. A link or a pipe in a file's place is an OSError: what it leads to is not what was
+        stored."""
+        flags = os.O_RDONLY | NO_FOLLOW | BINARY | getattr(os, "O_NONBLOCK", 0)  # without waiting for a pipe
         full = self._full(path)
-        if os.path.islink(full):  # where there is no O_NOFOLLOW
+        if os.path.islink(full):  # for systems without O_NOFOLLOW
             raise OSError(f"{full} is a link")
         if os.path.isdir(full):
             raise IsADirectoryError(f"{full} is a folder")
@@ -86,7 +87,7 @@ class LocalFolder:
             raise disk_error(error, path) from error
 
     def delete(self, path: str) -> None:
-        """The last file of a folder takes it along."""
+        """Delete a file, and its folder if it was the last in it."""
         try:
             os.unlink(self._full(path))
         except OSError as error:
@@ -95,7 +96,8 @@ class LocalFolder:
             os.rmdir(os.path.dirname(self._full(path)))
 
     def list(self, folder: str = "") -> Iterator[BlobInfo]:
-        """As it is read: the names of a million files are never in memory together. A link to a folder is not followed."""
+        """The files, as they are read: the names of a million files are never in memory together. A link to a folder is
+        not followed."""
         prefix, folders = f"{folder}/" if folder else "", []
         try:
             with os.scandir(self._full(folder) if folder else self.root) as entries:
@@ -106,7 +108,7 @@ class LocalFolder:
                         folders += [] if entry.is_symlink() else [prefix + entry.name]
                     elif (found := self.stat(prefix + entry.name)) is not None:
                         yield found
-        except OSError:  # it has gone, or is another user's
+        except OSError:  # it is gone, or belongs to another user
             return
         for below in sorted(folders):
             yield from self.list(below)
@@ -135,18 +137,18 @@ class LocalFolder:
 
 
 def plain_folder(root: str, part: str, mode: int = 0o755) -> str:
-    """A folder of ours inside another, created and durable if need be. A symbolic link in its place is refused."""
+    """Create a folder inside another, durably, if necessary. A symbolic link in its place is refused."""
     path = os.path.join(root, part)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, mode)
-        sync_folder(os.path.dirname(path))  # what is in a folder is lost with its name
+        sync_folder(os.path.dirname(path))  # the contents of a folder are lost with its name
     if os.path.islink(path) or not os.path.isdir(path):
         raise StoreError(f"{path}: a link or file stands where batchgen keeps a folder; remove it")
     return path
 
 
 def verify_file(path: str, sha256: str, size: int) -> FileVerdict:
-    """`Store.verify` of any file of this machine."""
+    """Verify any file of this machine like `Store.verify`."""
     try:
         found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:

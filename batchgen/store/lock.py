@@ -1,4 +1,4 @@
-"""One run per job: a lock that dies with its process, and a note of who holds it."""
+"""Ensures one run per job: a lock that ends with its process, and a note of who holds it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.safe_open import PRIVATE_MODE, private_opener
 from batchgen.store.spool import disk_error
 
-DEAD_HOLDER_S = 5.0  # for which a lock is waited for whose holder has ended
+DEAD_HOLDER_S = 5.0  # how long to wait for a lock whose holder has ended
 
 
 class JobLock:
-    """Held from `acquire` until `release` or the end of the process, however it ends."""
+    """The lock of a job, held from `acquire` until `release` or the end of the process, however it ends."""
 
     def __init__(self, job_folder: Path) -> None:
         self._folder = job_folder / STATE_FOLDER
         self._lock = FileLock(str(self._folder / "lock"), mode=PRIVATE_MODE, timeout=0)
 
     def acquire(self) -> None:
-        """Raises JobLocked, naming the holder's process and host when they are known, and StoreError."""
+        """Take the lock. Raises JobLocked, naming the holder's process and host if known, and StoreError."""
         note = self._folder / "holder.json"
         try:
             try:
@@ -47,8 +47,8 @@ class JobLock:
 
 
 def _is_dead(note: Path) -> bool:
-    """Whether the process that noted itself as the holder is known to have ended. A child that it was just starting may have the
-    lock for a moment longer: until that is a program of its own."""
+    """Whether the process that noted itself as the holder is known to have ended. A child that it was just starting may
+    have the lock for a moment longer, until it has become another program."""
     try:
         holder = json.loads(note.read_text())
         if os.name == "posix" and holder["host"] == socket.gethostname():
@@ -61,13 +61,13 @@ def _is_dead(note: Path) -> bool:
 
 
 def note_holder(path: Path) -> None:
-    """That this process holds a lock. Only for people: the lock itself is what counts."""
+    """Note that this process holds a lock. Only for people: the lock itself is what counts."""
     with contextlib.suppress(OSError), open(path, "w", encoding="utf-8", opener=private_opener) as file:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
 
 def describe_holder(path: Path) -> str:
-    """Who holds the lock beside this note; empty when nobody has said."""
+    """The holder of the lock beside this note; empty if unknown."""
     try:
         holder = json.loads(path.read_text())
         return f" (process {holder['pid']} on {holder['host']})"

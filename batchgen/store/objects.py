@@ -1,4 +1,5 @@
-"""Pictures in object storage, below one prefix: the few things we ask of obstore, its errors in words that hold no key."""
+"""Images in object storage, below one prefix: the few operations that batchgen needs of obstore, with errors in words
+that contain no key."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ from batchgen.ledger.schema import STATE_FOLDER
 from batchgen.settings import environment, is_loopback
 from batchgen.store.blobs import BlobInfo, BucketUnavailable, Properties
 
-SINGLE_PUT_MAX_BYTES = 64_000_000  # sent in one request; above, in parts, which take three requests at least
+SINGLE_PUT_MAX_BYTES = 64_000_000  # sent in one request; larger files in parts, with at least three requests
 PIECE_BYTES = 1 << 20
 PAGE = 1000
 CONNECT_TIMEOUT_S, REQUEST_TIMEOUT_S = 10, 120
-RETRIES, RETRY_TIMEOUT_S = 2, 15  # of one request, at once; what is still not taken then waits in the spool
+RETRIES, RETRY_TIMEOUT_S = 2, 15  # of one request; what is still refused then waits in the spool
 MISSING_EXTRA = "buckets need obstore: pip install 'batchgen[cloud]'"
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_ENDPOINT")
 ALLOW_HTTP_VARIABLES = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
@@ -44,12 +45,12 @@ _CODE = re.compile(r"<Code>([A-Za-z]{3,60})</Code>")
 
 
 class ObjectStorage:
-    """The `Blobs` of a bucket. Every call raises BucketUnavailable; FileNotFoundError where it says so."""
+    """The `Blobs` of a bucket. Every call raises BucketUnavailable; FileNotFoundError where stated."""
 
     properties = Properties(remote=True, atomic_rename=False, keeps_receipts=True, parallel_reads=8)
 
     def __init__(self, url: str) -> None:
-        """url: as `normalize_bucket_url` gives it. Raises SettingsError without the extra, or for an endpoint that is not safe."""
+        """url: from `normalize_bucket_url`. Raises SettingsError without the extra, or for an unsafe endpoint."""
         try:
             import obstore  # an extra
             from obstore.store import from_url
@@ -61,7 +62,7 @@ class ObjectStorage:
         if _uses_plain_http(environment()):
             client["allow_http"] = True
         if _is_local_endpoint(environment()):
-            # With a proxy of its own, which is for nothing here, obstore asks no other.
+            # With an explicit proxy that is used for nothing here, obstore uses no other.
             client |= {"proxy_url": "http://127.0.0.1", "proxy_excludes": "127.0.0.1,localhost,::1"}
         retry: Any = {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S)}
         try:
@@ -70,21 +71,21 @@ class ObjectStorage:
             raise SettingsError(f"{url}: {describe_storage_error(error, url)}") from None
 
     def prepare(self) -> None:
-        """Prove that the bucket takes a new object, and refuses to write over one. Raises StoreError."""
+        """Prove that the bucket accepts a new object, and refuses to overwrite one. Raises StoreError."""
         probe = f"{STATE_FOLDER}/probe-{uuid.uuid4().hex}"
         first, again = self.put_new(probe, b"batchgen"), self.put_new(probe, b"batchgen")
-        with contextlib.suppress(BucketUnavailable):  # a policy may forbid to delete anything
+        with contextlib.suppress(BucketUnavailable):  # a policy may forbid deleting
             self.delete(probe)
         if not first or again:
             raise StoreError(f"{self.url}: this storage writes over what is there although it was asked not to")
 
     def put_new(self, path: str, data: bytes | Path) -> BlobInfo | None:
-        """data: the bytes, or the file that holds them, which stays."""
+        """Store a new object. data: the bytes, or the file with them, which stays."""
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         options = _attributes(path)
         if size <= SINGLE_PUT_MAX_BYTES:
             options |= {"mode": "create", "use_multipart": False}
-        elif self.stat(path) is not None:  # no service knows a create-only upload in parts
+        elif self.stat(path) is not None:  # no service has create-only uploads in parts
             return None
         with self._translating_errors(found=False):
             try:
@@ -112,7 +113,7 @@ class ObjectStorage:
         yield from self.stat_and_stream(path)[1]
 
     def open(self, path: str) -> IO[bytes]:
-        """Raises FileNotFoundError."""
+        """The object as a file. Raises FileNotFoundError."""
         with self._translating_errors():
             return io.BytesIO(bytes(self._obstore.get(self._store, path).bytes()))
 
@@ -122,13 +123,13 @@ class ObjectStorage:
             try:
                 got = self._obstore.get(self._store, path, options={"range": (0, max_bytes)})
             except self._obstore.exceptions.BaseError as error:
-                if "416" in _STATUS.findall(str(error)):  # no range of an empty object can be had
+                if "416" in _STATUS.findall(str(error)):  # an empty object has no range
                     return BlobInfo(path, 0, ""), b""
                 raise
             return _blob_info(got.meta), bytes(got.bytes())
 
     def stat_and_stream(self, path: str) -> tuple[BlobInfo, Iterator[bytes]]:
-        """The object, and what is in it in pieces. Raises FileNotFoundError."""
+        """The object, and its contents in pieces. Raises FileNotFoundError."""
         with self._translating_errors():
             got = self._obstore.get(self._store, path)
         return _blob_info(got.meta), self._stream_body(got)
@@ -139,19 +140,19 @@ class ObjectStorage:
                 yield bytes(piece)
 
     def list(self, folder: str = "", after: str = "") -> Iterator[BlobInfo]:
-        """Every object below a folder ('' is the whole bucket), of those whose names come after `after`."""
+        """Every object below a folder ('' for the whole bucket) whose name comes after `after`."""
         with self._translating_errors():
             for page in self._obstore.list(self._store, folder or None, offset=after or None, chunk_size=PAGE):
                 yield from map(_blob_info, page)
 
     def move(self, path: str, new: str) -> None:
-        """To a name that is free. The copy is there before the original goes. Raises FileNotFoundError."""
+        """Move an object to a free name. The copy exists before the original is deleted. Raises FileNotFoundError."""
         with self._translating_errors():
             self._obstore.copy(self._store, path, new)
             self._obstore.delete(self._store, path)
 
     def sync(self, *paths: str) -> None:
-        """A put that was answered is durable."""
+        """Nothing to do: a put that was answered is durable."""
 
     def delete(self, path: str) -> None:
         with self._translating_errors():
@@ -159,7 +160,7 @@ class ObjectStorage:
 
     @contextmanager
     def _translating_errors(self, *, found: bool = True) -> Iterator[None]:
-        """found: whether the answer that there is no such object is one."""
+        """Translate obstore's errors. found: whether "there is no such object" is an error of its own."""
         try:
             yield
         except FileNotFoundError as error:
@@ -170,7 +171,7 @@ class ObjectStorage:
             self._obstore.exceptions.BaseError,
             OSError,
             ValueError,
-        ) as error:  # the last: of a name that it cannot say
+        ) as error:  # the last: for a name that it cannot represent
             raise BucketUnavailable(f"{self.url}: {describe_storage_error(error, self.url)}") from None
 
 
@@ -180,12 +181,12 @@ def _attributes(path: str) -> dict[str, Any]:
 
 
 def _blob_info(meta: Mapping[str, Any]) -> BlobInfo:
-    changed_s = int(meta["last_modified"].timestamp())  # some answers have fractions, and some have not
+    changed_s = int(meta["last_modified"].timestamp())  # some answers have fractions of seconds, others do not
     return BlobInfo(meta["path"], meta["size"], meta["e_tag"] or "", changed_s * 1_000_000_000)
 
 
 def storage_server(url: str, environ: Mapping[str, str]) -> str:
-    """Whose server has this bucket, where its address does not say: an endpoint's host, an account; '' is the vendor's.
+    """The server of a bucket if its address does not say: an endpoint's host, or an account; '' is the vendor's.
 
     Raises SettingsError.
     """
@@ -195,7 +196,7 @@ def storage_server(url: str, environ: Mapping[str, str]) -> str:
 
 
 def describe_storage_error(error: Exception, url: str) -> str:
-    """What went wrong, without addresses, headers or keys: obstore's own text holds whole requests."""
+    """What went wrong, without addresses, headers or keys: obstore's own text contains whole requests."""
     text, kind = str(error), type(error).__name__
     status = match[1] if (match := _STATUS.search(text)) else ""
     code = f" {match[1]}" if (match := _CODE.search(text)) else ""
@@ -218,7 +219,7 @@ def describe_storage_error(error: Exception, url: str) -> str:
 
 
 def _uses_plain_http(environ: Mapping[str, str]) -> bool:
-    """Whether an endpoint is plain http, on loopback or allowed in words. Raises SettingsError for any other."""
+    """Whether an endpoint uses plain http, on loopback or explicitly allowed. Raises SettingsError for any other."""
     plain = [(name, endpoint) for name, endpoint in _endpoints(environ) if endpoint.scheme == "http"]
     allowed = any(environ.get(allow, "").lower() in ("1", "true") for allow in ALLOW_HTTP_VARIABLES)
     for name, endpoint in plain:
@@ -235,7 +236,7 @@ def _is_local_endpoint(environ: Mapping[str, str]) -> bool:
 
 
 def _endpoints(environ: Mapping[str, str]) -> Iterator[tuple[str, SplitResult]]:
-    """Addresses of servers that the environment names, by their variables. Raises SettingsError."""
+    """The servers' addresses in the environment, by variable. Raises SettingsError."""
     for name in filter(environ.get, ENDPOINT_VARIABLES):
         try:
             yield name, split_url(environ[name])

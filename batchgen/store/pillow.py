@@ -1,4 +1,4 @@
-"""Pillow with our bound on what it decodes. Whoever opens images of others imports this module."""
+"""Pillow with a limit on what it decodes. Import this module wherever images from others are opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_READABLE = (SyntaxError, ValueError, *TOO_MANY_PIXELS)  # besides OSError
 
 
 def image_size(file: BinaryIO, kind: Format, *, decoded: bool) -> tuple[int, int]:
-    """Width and height. decoded: all of it is looked at, not only its head. Raises what Pillow raises."""
+    """Width and height. decoded: look at the whole image, not only its head. Raises what Pillow raises."""
     file.seek(0)
     with Image.open(file, formats=[kind.upper()]) as image:
         size = image.size

@@ -1,5 +1,5 @@
-"""What kind of picture some bytes are, by their first bytes and nothing else, and whether a reference picture has to be redrawn to look
-on the wire as it does to people."""
+"""Recognises the kind of an image by its first bytes alone, and whether a reference image has to be redrawn to look the
+same to a model as to people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Literal
 Format = Literal["png", "jpeg", "webp", "gif"]
 EXTENSION: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "gif": ".gif"}
 HEAD_BYTES = 16  # enough for `sniff` and `picture_type`
-MAX_PIXELS = 150_000_000  # eight times a 4K picture; more is a bomb or a mistake
+MAX_PIXELS = 150_000_000  # eight times a 4K image; more is a bomb or a mistake
 _SCANNED_BYTES = 65_536
 _HEIF_BRANDS = {b"heic": "image/heic", b"heix": "image/heic", b"mif1": "image/heif", b"msf1": "image/heif"}
 _AVIF_BRANDS = dict.fromkeys((b"avif", b"avis"), "image/avif")
@@ -22,7 +22,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's SOF marker
 
 
 def sniff(head: bytes) -> Format | None:
-    """The format that the first HEAD_BYTES say; None when they are no picture we accept (SVG never is).
+    """The format by the first HEAD_BYTES; None if it is not an accepted image (SVG never is).
 
     Sources: PNG 3rd edition 5.2; ITU T.81 B.1.1.3 (SOI, then a marker); RFC 9649 (WebP in RIFF); GIF89a section 17.
     """
@@ -38,8 +38,8 @@ def sniff(head: bytes) -> Format | None:
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a file that can be read is one. A link is none, whatever it leads to."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe is not waited for
+    """Whether a readable file is an image. A link is not, whatever it leads to."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # without waiting for a pipe
     with contextlib.suppress(OSError):
         fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
         with os.fdopen(fd, "rb") as file:
@@ -48,10 +48,11 @@ def is_picture(path: str | Path) -> bool:
 
 
 def picture_type(head: bytes) -> str | None:
-    """MIME type of a reference picture by its first HEAD_BYTES, None for anything else (SVG is text, and never accepted).
+    """The MIME type of a reference image by its first HEAD_BYTES, None for anything else (SVG is text, and never
+    accepted).
 
-    HEIF, AVIF, TIFF and BMP on top of what `sniff` knows. Sources: ISO/IEC 23008-12 10; AV1 Image File Format 1.1, 6;
-    TIFF 6.0 section 2; BITMAPFILEHEADER, whose reserved words are zero.
+    Recognises HEIF, AVIF, TIFF and BMP in addition to `sniff`. Sources: ISO/IEC 23008-12 10; AV1 Image File Format 1.1,
+    6; TIFF 6.0 section 2; BITMAPFILEHEADER, whose reserved words are zero.
     """
     if (kind := sniff(head)) is not None:
         return f"image/{kind}"
@@ -63,9 +64,10 @@ def picture_type(head: bytes) -> str | None:
 
 
 def must_be_redrawn(file: IO[bytes], mime_type: str) -> bool:
-    """Whether a picture is turned by its EXIF or has CMYK colours, neither of which a model can be trusted to see.
+    """Whether an image is rotated by its EXIF or has CMYK colours, neither of which a model is sure to apply.
 
-    Of PNG and WebP, where EXIF is rare: whether they have any. Reads a few hundred bytes. Leaves the position anywhere.
+    For PNG and WebP, where EXIF is rare: whether they have any. Reads a few hundred bytes. Leaves the position
+    anywhere.
     """
     file.seek(0)
     if mime_type == "image/jpeg":
@@ -83,7 +85,7 @@ def _jpeg_must_be_redrawn(file: IO[bytes]) -> bool:
         if marker == 0xE1 and _orientation(file.read(length)) not in (0, 1):
             return True
         if marker in _FRAMES:
-            return file.read(6)[5:] == b"\4"  # precision, height, width, then how many colours
+            return file.read(6)[5:] == b"\4"  # precision, height, width, then the number of colours
         if marker == 0xDA or length < 0:
             return False
         if marker != 0xE1:
@@ -92,7 +94,7 @@ def _jpeg_must_be_redrawn(file: IO[bytes]) -> bool:
 
 
 def _orientation(segment: bytes) -> int:
-    """From 1 to 8; 0 when the segment does not say. Source: EXIF 2.32, 4.6.4."""
+    """The orientation, from 1 to 8; 0 if the segment does not say. Source: EXIF 2.32, 4.6.4."""
     tiff = segment.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or tiff is segment:

@@ -1,5 +1,6 @@
-"""Bytes received and not yet settled: one file per picture, named after its attempt, synced before the ledger hears of it; and
-where they go when the spool does not take them: there again without its reserved space, then into the system's temporary folder."""
+"""Bytes that were received and not settled yet: one file per image, named after its attempt and synced before the
+ledger records it. If the spool refuses them, they go there again without its reserved space, then into the system's
+temporary folder."""
 
 from __future__ import annotations
 
@@ -19,17 +20,18 @@ from batchgen.errors import StoreError
 from batchgen.os_errors import REMEDIES
 from batchgen.safe_open import PRIVATE_MODE
 
-# Mode of files that end up among the pictures: never writable by others, whatever the umask; umask 077 still makes it 0600.
+# The mode of files that end up among the images: never writable by others, whatever the umask; umask 077 still makes it
+# 0600.
 FILE_MODE = 0o644
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 BINARY = getattr(os, "O_BINARY", 0)
 PIECE_BYTES = 1 << 20
-RESERVED_BYTES = 16_000_000  # what some answers in the air need when a disk has just become full
+RESERVED_BYTES = 16_000_000  # room for some answers in flight when a disk has just become full
 PREFIX = "batchgen-rescue"
 
 
 class EmergencySpool:
-    """The places of last resort of one job. first_trouble: done as soon as a disk refuses something, in whichever thread."""
+    """The places of last resort of one job. first_trouble: done as soon as a disk refuses something, in any thread."""
 
     def __init__(self, job_folder: str, state_folder: str, spool: str) -> None:
         self.first_trouble: Future[StoreError] = Future()
@@ -42,16 +44,16 @@ class EmergencySpool:
         self._file_prefix = f"{PREFIX}-{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
 
     def report_trouble(self, error: StoreError) -> None:
-        """Whoever goes on all the same says why it could not do as it should."""
+        """Report why something could not be done as it should, by a caller that goes on."""
         with contextlib.suppress(InvalidStateError):  # it is not the first
             self.first_trouble.set_result(error)
 
     def note_folder_identity(self) -> None:
-        """Know the job folder again, so that its absence can be told from a disk that refuses."""
+        """Remember the job folder's identity, so that its absence can be told from a disk that refuses."""
         self._job_folder_identity = file_identity(self._job_folder)
 
     def reserve_space(self) -> None:
-        """Space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
+        """Reserve space that is given up at the first failed write. Raises OSError, leaving nothing behind."""
         fd = os.open(self._reserve_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -70,8 +72,8 @@ class EmergencySpool:
             os.unlink(self._reserve_path)
 
     def is_same_folder(self) -> bool:
-        """Whether the job folder is the one in which the run began, not moved away, nor the empty folder below a disk that
-        is no longer mounted."""
+        """Whether the job folder is the one in which the run began: not moved away, and not the empty folder below a
+        disk that is no longer mounted."""
         return self._job_folder_identity is not None and file_identity(self._job_folder) == self._job_folder_identity
 
     def open_fallbacks(self, name: str) -> Iterator[tuple[int, str]]:
@@ -86,22 +88,24 @@ class EmergencySpool:
             yield tempfile.mkstemp(prefix=f"{self._file_prefix}-{name}-")
 
     def stranded_files(self, attempt: int, since: float) -> Iterator[tuple[str, str]]:
-        """(spool name, path) of files of ours in the temporary folder that an attempt begun at `since` left there."""
+        """(spool name, path) of files that an attempt begun at `since` left in the temporary folder."""
         try:
             folder = tempfile.gettempdir()
-        except OSError:  # there is none that can be written to, so nothing is in it
+        except OSError:  # no folder can be written to, so nothing is there
             return
         pattern = os.path.join(glob.escape(folder), f"{glob.escape(self._file_prefix)}-{attempt}.*-*")
         for path in sorted(glob.glob(pattern)):
             found = os.lstat(path)
-            # Everyone may write there: a link or another's file is not ours; an older one is of a ledger that is gone.
+            # Everybody may write there: a link or another user's file is not one, and an older file belongs to a ledger
+            # that is gone.
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
             if stat.S_ISREG(found.st_mode) and mine and found.st_mtime >= since - 1:
                 yield os.path.basename(path).removeprefix(f"{self._file_prefix}-").split("-")[0], path
 
 
 def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:
-    """Device and inode of a path or an open file, to tell later whether it is still the same; None when there is none."""
+    """The device and inode of a path or an open file, to tell later whether it is still the same; None if there is
+    none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -110,10 +114,11 @@ def file_identity(path: str | os.PathLike[str] | int) -> tuple[int, int] | None:
 
 
 class SpoolFile:
-    """One picture being written: exclusive, hashed on the way, durable after `sync`.
+    """An image being written: exclusive, hashed on the way, durable after `sync`.
 
-    emergency_spool: where the bytes go when the disk refuses; without one, and when no place takes them, StoreError. mode: as
-    FILE_MODE for what is to be moved among the pictures. existing: it is there, written by a process that has died.
+    emergency_spool: where the bytes go if the disk refuses. Without one, or if no place accepts them, StoreError is
+    raised. mode: FILE_MODE for what is to be moved among the images. existing: it was written by a process that has
+    died.
     """
 
     __slots__ = ("_emergency_spool", "_fallbacks", "_fd", "_folder", "_hash", "_only_piece", "bytes", "name", "path")
@@ -132,7 +137,7 @@ class SpoolFile:
         self.bytes = 0
         self._folder = folder
         self._hash = hashlib.sha256()
-        self._only_piece = b""  # all that was written, when that was one piece: it need not be read back
+        self._only_piece = b""  # everything written, if it was one piece: no need to read it back
         self._emergency_spool = emergency_spool
         self._fallbacks: Iterator[tuple[int, str]] | None = None
         self._fd = -1
@@ -147,16 +152,16 @@ class SpoolFile:
 
     @property
     def is_stranded(self) -> bool:
-        """Whether the bytes lie outside the spool, because nothing else would take them."""
+        """Whether the bytes are outside the spool, because nothing else accepted them."""
         return os.path.dirname(self.path) != self._folder
 
     @property
     def deleted(self) -> bool:
-        """Whether the file has no name any more, and its bytes are still there because it is open."""
+        """Whether the file has no name any more, and its bytes only exist because it is open."""
         return self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
 
     def write(self, data: bytes) -> None:
-        """Raises StoreError when no disk takes it."""
+        """Write data. Raises StoreError if no disk accepts it."""
         self._only_piece = b"" if self.bytes else data
         self._hash.update(data)
         self.bytes += len(data)
@@ -173,24 +178,25 @@ class SpoolFile:
         return bool(self._only_piece)
 
     def read(self) -> bytes:
-        """What the file holds, before `sync`; for one that is small."""
+        """The contents of a small file, before `sync`."""
         if self._only_piece:
             return self._only_piece
         os.lseek(self._fd, 0, os.SEEK_SET)
         return os.read(self._fd, self.bytes)
 
     def rename(self, name: str) -> None:
-        """Within the spool, to a name that is free."""
+        """Rename the file within the spool, to a free name."""
         if name != self.name and not self.is_stranded:
             path = os.path.join(self._folder, name)
             os.rename(self.path, path)
             self.name, self.path = name, path
 
     def sync(self, *, keep_open: bool = False) -> None:
-        """A failed fsync counts as not written: the kernel may have dropped the pages, a second one would lie. So does a file
-        that was deleted or moved away while it was written: it has no name by which anybody would find it.
+        """Make the file durable. A failed fsync counts as not written: the kernel may have dropped the pages, and a
+        second fsync would lie. The same goes for a file that was deleted or moved away while it was written: nobody
+        would find it.
 
-        keep_open: until `close`; another call then brings back what somebody has deleted meanwhile.
+        keep_open: until `close`; another call then restores what somebody has deleted in the meantime.
         """
         while True:
             try:
@@ -202,19 +208,20 @@ class SpoolFile:
                 self._move_to_fallback(error)
             else:
                 break
-        if not keep_open or os.name == "nt":  # which does not rename what is open
+        if not keep_open or os.name == "nt":  # Windows does not rename what is open
             self.close()
 
     def _move_to_fallback(self, error: OSError, rest: bytes | memoryview = b"") -> None:
-        """Take what was written and the rest to the next place that has not been tried. Raises StoreError after the last."""
+        """Move what was written, and the rest, to the next place that was not tried. Raises StoreError after the
+        last."""
         trouble = disk_error(error, self.path)
         if error.errno in (errno.EEXIST, errno.ELOOP):
-            raise trouble from error  # the name is taken: never write over what may be a picture
+            raise trouble from error  # the name is taken: never overwrite what may be an image
         if self._emergency_spool is not None and self._fallbacks is None:
             self._emergency_spool.report_trouble(trouble)
             self._fallbacks = self._emergency_spool.open_fallbacks(self.name)
             with contextlib.suppress(OSError):
-                Path(self.path).unlink(missing_ok=True)  # its bytes are still there for whoever holds it open
+                Path(self.path).unlink(missing_ok=True)  # whoever holds it open still has its bytes
         for fd, path in self._fallbacks or ():
             try:
                 self._copy(fd, rest)
@@ -232,7 +239,7 @@ class SpoolFile:
         raise trouble from error
 
     def _copy(self, fd: int, rest: bytes | memoryview) -> None:
-        """What is in the file and then `rest`, checked against the hash of all that was given to `write`."""
+        """Copy the contents of the file and then `rest`, checked against the hash of everything given to `write`."""
         digest = hashlib.sha256(rest)
         if self._fd >= 0:
             digest = hashlib.sha256()
@@ -267,12 +274,12 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def sync_file(path: str) -> None:
-    """Make what a file holds durable."""
+    """Make the contents of a file durable."""
     _sync(path, os.O_RDWR | NO_FOLLOW | BINARY)
 
 
 def sync_folder(folder: str) -> None:
-    """Make names in a folder durable. Windows has no such call and needs none: its rename is journalled."""
+    """Make the names in a folder durable. Windows has no such call and needs none: its renames are journalled."""
     if os.name != "nt":
         _sync(folder, os.O_RDONLY)
 

@@ -1,5 +1,5 @@
-"""The one store of a job's files, in a folder or in the bucket that its ledger names: their way from the spool to their names,
-and receipts for it."""
+"""The store of a job's files, in a folder or in the bucket that its ledger names: it moves images from the spool to
+their names, and keeps receipts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from batchgen.store.spool import SpoolFile
 from batchgen.store.stored_files import SUPERSEDED, StoredFiles
 from batchgen.store.uploads import Moved, ReceiptFiles, SpooledPath, read_receipts
 
-ADDRESS_NOTE = "bucket"  # in the state folder: what a damaged ledger can no longer say
-STORE_META_KEY = "store"  # the ledger's name for the address; empty or absent for a folder
+ADDRESS_NOTE = "bucket"  # in the state folder, in case the ledger is damaged
+STORE_META_KEY = "store"  # the ledger's name for the address; empty or missing for a folder
 MAX_PUT_ATTEMPTS = 3  # of a put whose name is taken each time: somebody else writes there
 
 
 class Store(StoredFiles):
-    """`StoredFiles`, and how a picture comes to be one of them: from the spool to its name, whichever place that is in."""
+    """`StoredFiles`, and how an image becomes one of them: from the spool to its name, wherever that is."""
 
     def __init__(self, folder: Path, spool: str = SPOOL, blobs: Blobs | None = None) -> None:
         super().__init__(folder, spool, blobs)
@@ -39,7 +39,7 @@ class Store(StoredFiles):
 
     @property
     def pending_uploads(self) -> Mapping[str, str]:
-        """Spool names, by path, of pictures that the ledger has and the bucket has not."""
+        """By path, the spool names of images that the ledger has and the bucket does not."""
         return self.uploads.pending
 
     def prepare(self) -> None:
@@ -47,19 +47,20 @@ class Store(StoredFiles):
         self.blobs.prepare()
 
     def bind(self, token: str, *, remote_workers: bool = False) -> None:
-        """Receipts and turns of this ledger's attempts go by this name. remote_workers: others need the turns as well."""
+        """Use this token for the receipts and turns of this ledger's attempts. remote_workers: other machines need the
+        turns too."""
         self._token, self._has_remote_workers = token, remote_workers
         self._receipts = ReceiptFiles(self, self.blobs, token)
 
     def with_spool(self, spool: str) -> Store:
-        """The same pictures, and the spool of a worker."""
+        """The same images with a worker's spool."""
         blobs = self.blobs if self.properties.remote else None
         other = Store(self.folder, spool, blobs)
         if self._receipts is not None:
             other.bind(self._token, remote_workers=True)
         return other
 
-    # --- what other machines need as well
+    # --- what other machines need too
 
     def save_turn(self, attempt: int, text: bytes) -> None:
         super().save_turn(attempt, text)
@@ -67,7 +68,7 @@ class Store(StoredFiles):
             self.blobs.put_new(self._remote_turn_path(attempt), text)
 
     def read_turn(self, attempt: int) -> str:
-        """Raises OSError when it is gone."""
+        """Read a turn. Raises OSError if it is gone."""
         try:
             return super().read_turn(attempt)
         except FileNotFoundError:
@@ -79,22 +80,23 @@ class Store(StoredFiles):
         return f"{STATE_FOLDER}/{TURNS}/{self._token}-{attempt}.json"
 
     def share_state(self, name: str, file: str) -> None:
-        """A file of the state that travels with the work; in a folder it is where everybody finds it."""
+        """Share a file of the state with workers; in a folder it is where everybody finds it."""
         if self.properties.remote:
             self.blobs.put_new(f"{STATE_FOLDER}/{name}", Path(file))
 
     def fetch_state(self, name: str, target: str) -> None:
-        """Raises FileNotFoundError, StoreError."""
+        """Fetch a shared file. Raises FileNotFoundError, StoreError."""
         self.download(f"{STATE_FOLDER}/{name}", target)
 
-    # --- a picture's way to its name
+    # --- an image's way to its name
 
     def upload_with_receipt(self, attempt: int, pictures: Sequence[SpooledPicture], receipt: Mapping[str, Any]) -> None:
-        """Put the pictures of an attempt, durable in the spool, under their names where these are free, and then its receipt.
+        """Store the images of an attempt, which are durable in the spool, under their names where these are free, and
+        then its receipt.
 
-        Nothing makes way yet: the ledger may give the name to another. receipt: all that settling needs, so that nothing
-        has to be bought again by a process that finds it.
-        Raises BucketUnavailable, at once after an earlier failure: then the ledger is told first and the pictures wait.
+        Nothing makes way yet: the ledger may give a name to another image. receipt: everything that settling needs, so
+        that a process that finds it does not have to buy anything again. Raises BucketUnavailable, immediately after an
+        earlier failure: then the ledger is told first and the images wait.
         """
         if self.uploads.unavailable_reason:
             raise BucketUnavailable(self.uploads.unavailable_reason)
@@ -110,22 +112,23 @@ class Store(StoredFiles):
             raise
 
     def read_receipt(self, attempt: int) -> dict[str, Any] | None:
-        """What was kept of an attempt, here or in the bucket; None when it did not come that far, and for a folder."""
+        """The receipt of an attempt, here or in the bucket; None if it did not get that far, and for a folder."""
         return self._receipts.read(attempt) if self._receipts is not None else None
 
     def receipts(self) -> Iterator[dict[str, Any]]:
-        """All that lie below the address, of whichever job; a folder has no need of them."""
+        """All receipts below the address, of any job; a folder does not need them."""
         return read_receipts(self.blobs, self._listing) if self.properties.keeps_receipts else iter(())
 
     def stamp(self, spool_name: str, path: str) -> str:
-        """Stamp of the picture that `move_into_place` put there; '' when that is not known."""
+        """The stamp of the image that `move_into_place` put there; '' if unknown."""
         found = self.uploads.uploaded(spool_name) or (None if self.properties.remote else self.blobs.stat(path))
         return found.stamp if found is not None else ""
 
     def move_into_place(self, spool_name: str, path: str) -> Moved | None:
-        """Move a spooled picture to its name. What stands there makes way: answers (old path, new path) then.
+        """Move a spooled image to its name. If there is a file already, it makes way: returns (old path, new path)
+        then.
 
-        Safe to repeat. Call `sync` for the folder afterwards, and `discard_spooled` once it is recorded: a picture for a
+        Safe to repeat. Call `sync` for the folder afterwards, and `discard_spooled` once it is recorded: an image for a
         bucket stays in the spool until then.
         """
         if self.properties.atomic_rename:
@@ -137,7 +140,7 @@ class Store(StoredFiles):
         if was != path and self._rename_uploaded(spool_name, was, path):
             return None
         if not os.path.exists(self.spooled(spool_name)) and self.blobs.stat(path) is not None:
-            return None  # it went up, and another process has forgotten it
+            return None  # it was uploaded, and another process has deleted it here
         for _ in range(MAX_PUT_ATTEMPTS):
             if (spool_name, path) not in self.uploads.name_conflicts and self._upload(spool_name, path):
                 return self.uploads.made_way(spool_name)
@@ -147,7 +150,7 @@ class Store(StoredFiles):
         raise BucketUnavailable(f"{self.url}/{path}: another program keeps writing there")
 
     def _rename_into_place(self, spool_name: str, path: str) -> Moved | None:
-        """A planted link makes way as a file does, and is not followed."""
+        """Rename a spooled file to its path. A planted link makes way like a file, and is not followed."""
         file, moved = Path(self.spooled(spool_name)), None
         if not os.path.lexists(file) and self.blobs.stat(path) is not None:
             return None  # it is there already
@@ -158,7 +161,7 @@ class Store(StoredFiles):
         raise StoreError(f"{path}: another program keeps writing there")
 
     def _upload(self, spool_name: str, path: str) -> bool:
-        """Whether it stands there now; False when something else does."""
+        """Upload an image. Returns whether it is there now; False if something else is."""
         file = Path(self.spooled(spool_name))
         found = self.blobs.put_new(path, file) or self._find_identical(path, file)
         if found is not None:
@@ -167,27 +170,28 @@ class Store(StoredFiles):
         return found is not None
 
     def _rename_uploaded(self, spool_name: str, was: str, path: str) -> bool:
-        """Whether a picture that was put under a name which the ledger gave to another has its own now. The other may have
-        moved it to `superseded/` meanwhile."""
+        """Rename an image that was stored under a name which the ledger then gave to another. Returns whether it has
+        its own name now. The other's process may have moved it to `superseded/` in the meantime."""
         file = Path(self.spooled(spool_name))
         if file.exists():
             candidates = (one for one in (was, *self._superseded_candidates(was)) if self._find_identical(one, file))
             if (where := next(candidates, None)) is None:
-                return False  # it goes up again
+                return False  # it is uploaded again
             was = where
         self._move(was, path)
         self.uploads.note_uploaded(spool_name, self._listing[path] or BlobInfo(path, 0, ""))
         return True
 
     def _superseded_candidates(self, path: str) -> Iterator[str]:
-        """Where what had this name may lie in `superseded/` by now, whoever moved it."""
+        """Where something that had this name may be in `superseded/` by now, whoever moved it."""
         stem, extension = os.path.splitext(os.path.basename(path))
         for found in self.blobs.list(SUPERSEDED):
             if found.path.startswith(f"{SUPERSEDED}/{stem}.") and found.path.endswith(extension):
                 yield found.path
 
     def _find_identical(self, path: str, file: Path) -> BlobInfo | None:
-        """What stands there, when it is exactly this: put by a run that died before it could say so."""
+        """The file with this path if it has exactly these contents: it was stored by a run that died before recording
+        it."""
         found = self.blobs.stat(path)
         if found is None or found.bytes != file.stat().st_size:
             return None
@@ -199,18 +203,20 @@ class Store(StoredFiles):
     def add_pending(
         self, attempt: int, pictures: Sequence[SpooledPath], error: BucketUnavailable
     ) -> tuple[list[SpooledPath], list[Moved]]:
-        """As `Uploads.add_pending`. The receipt has served: the ledger knows it all."""
+        """Add images that wait, see `Uploads.add_pending`. The receipt has served its purpose: the ledger knows
+        everything."""
         if self._receipts is not None:
             self._receipts.discard_spooled(attempt)
         return self.uploads.add_pending(pictures, str(error))
 
     def load_pending(self, unplaced: Iterable[RecordedImage]) -> None:
-        """Pictures that are settled and not placed: in a folder they count as missing until a run has placed them."""
+        """Load images that are settled and not in place: in a folder they count as missing until a run has moved
+        them."""
         if self.properties.remote:
             self.uploads.load_pending(unplaced)
 
     def discard_spooled(self, attempt: int, pictures: Sequence[SpooledPath]) -> None:
-        """Pictures that are placed and recorded: nothing is left of them in the spool."""
+        """Delete images from the spool that are in place and recorded."""
         if self.properties.atomic_rename:
             return
         self.uploads.forget(pictures)
@@ -221,20 +227,20 @@ class Store(StoredFiles):
 
 
 def open_store(folder: Path, url: str = "", spool: str = SPOOL) -> Store:
-    """url: of the bucket, as `normalize_bucket_url` gives it; empty for the folder itself. spool: the name of the spool's folder.
-    Raises SettingsError without the extra."""
+    """Open a store. url: of the bucket, from `normalize_bucket_url`; empty for the folder itself. spool: the name of
+    the spool's folder. Raises SettingsError without the extra."""
     return Store(folder, spool, ObjectStorage(url) if url else None)
 
 
 def open_store_of(folder: Path, reader: Reader) -> Store:
-    """For those who only look: what waits in the spool is found there."""
+    """A store for reading only, which finds what waits in the spool there."""
     store = open_store(folder, reader.meta(STORE_META_KEY) or "")
     store.load_pending(reader.unplaced())
     return store
 
 
 def last_location(folder: Path) -> str:
-    """The bucket of a job that has run in this folder; empty when its pictures are here, or nothing can be said."""
+    """The bucket of a job that has run in this folder; empty if its images are here, or nothing is known."""
     try:
         with Reader.open(folder) as reader:
             return reader.meta(STORE_META_KEY) or ""
@@ -243,7 +249,8 @@ def last_location(folder: Path) -> str:
 
 
 def refuse_other_location(reader: Reader, store: Store) -> None:
-    """A job whose pictures are somewhere else would buy them all again. Raises UsageError unless they were copied."""
+    """Refuse a job whose images are somewhere else: it would buy them all again. Raises UsageError unless they were
+    copied."""
     was = reader.meta(STORE_META_KEY) or ""
     if was == store.url:
         return
@@ -258,14 +265,14 @@ def refuse_other_location(reader: Reader, store: Store) -> None:
 
 
 def noted_location(folder: Path) -> str:
-    """As `note_location` left it; empty when it did not."""
+    """The address that `note_location` wrote; empty if there is none."""
     with contextlib.suppress(OSError, ValueError):
         return normalize_bucket_url((folder / STATE_FOLDER / ADDRESS_NOTE).read_text(encoding="utf-8").strip())
     return ""
 
 
 def note_location(store: Store) -> None:
-    """In the job folder, for the day on which the ledger cannot be read."""
+    """Write the bucket's address into the job folder, for the case that the ledger cannot be read."""
     if store.properties.remote and noted_location(store.folder) != store.url:
         note = SpoolFile(store.spool, f"{ADDRESS_NOTE}-{uuid.uuid4().hex}")
         note.write(store.url.encode())

@@ -1,4 +1,4 @@
-"""Files of a job under their names, in a folder or a bucket: what is there, and how one makes way for another."""
+"""The files of a job under their names, in a folder or a bucket: what is there, and how one makes way for another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchgen.store.uploads import RECEIPTS, Moved, Uploads
 
 SUPERSEDED = "superseded"
 DRAFTS = "drafts"
-COPY_PREFIX = "copy-"  # in the spool: of a picture in a bucket, while somebody reads it
+COPY_PREFIX = "copy-"  # in the spool: of an image in a bucket, while somebody reads it
 
 
 def sidecar_path(path: str, ending: str) -> str:
@@ -33,28 +33,28 @@ def sidecar_path(path: str, ending: str) -> str:
 
 
 def with_sidecars(path: str) -> tuple[str, ...]:
-    """A picture's path and those of all that may stand beside it."""
+    """The path of an image and those of all files that may be beside it."""
     return (path, *(sidecar_path(path, ending) for ending in SIDECARS))
 
 
 class StoredFiles(JobFolder):
-    """Nothing is overwritten, and no picture deleted. Paths it takes and gives are relative to the job, with `/` between parts.
+    """Nothing is overwritten, and no image deleted. Paths are relative to the job, with `/` between their parts.
 
-    Spool and state are in the job folder; `blobs` says where the pictures are. Whatever asks a bucket raises BucketUnavailable.
-    uploads: pictures that wait for a bucket count as being there.
+    Spool and state are in the job folder; `blobs` says where the images are. Everything that asks a bucket raises
+    BucketUnavailable. uploads: images that wait for a bucket count as being there.
     """
 
     def __init__(self, folder: Path, spool: str = SPOOL, blobs: Blobs | None = None) -> None:
-        """spool: the name of its folder. blobs: where the pictures are, when not in the job folder."""
+        """spool: the name of its folder. blobs: where the images are, if not in the job folder."""
         super().__init__(folder, spool)
         self.blobs: Blobs = blobs or LocalFolder(self.root, self.spool)
         self.uploads = Uploads(SUPERSEDED)
         self._listing = Listing(self.blobs, STATE_FOLDER, RECEIPTS)
-        self._supersede_lock = threading.RLock()  # of two threads each gets a name of its own in `superseded/`
+        self._supersede_lock = threading.RLock()  # so that two threads get different names in `superseded/`
 
     @property
     def url(self) -> str:
-        """Of the bucket that has the pictures; empty for a folder."""
+        """The address of the bucket with the images; empty for a folder."""
         return self.blobs.url
 
     @property
@@ -64,11 +64,11 @@ class StoredFiles(JobFolder):
     # --- names
 
     def file_name(self, stem: str, n: int, kind: Format) -> str:
-        """The path of sample n of an item: sample 1 has the stem itself, so that raising `count` renames nothing."""
+        """The path of sample n of an item. Sample 1 has the stem itself, so that raising `count` renames nothing."""
         return f"{stem}{'' if n == 1 else f'-{n}'}{EXTENSION[kind]}"
 
     def draft_name(self, stem: str, n: int, k: int, attempt: int, kind: Format) -> str:
-        """Earlier pictures of one answer: paid for, so kept."""
+        """The path of an earlier image of an answer, which is paid for and therefore kept."""
         return f"{DRAFTS}/{stem}{'' if n == 1 else f'-{n}'}.{attempt}-{k}{EXTENSION[kind]}"
 
     def _free_superseded_name(self, path: str) -> str:
@@ -80,11 +80,11 @@ class StoredFiles(JobFolder):
         return f"{SUPERSEDED}/{stem}.{number}{extension}"
 
     def _is_taken(self, stem: str) -> bool:
-        """By a picture of any format: what stands beside pictures goes by their stem."""
+        """Whether an image of any format has the stem, by which the files beside images are named too."""
         return any(self.name_exists(stem + ending) for ending in EXTENSION.values())
 
     def _free_numbered_name(self, path: str) -> str:
-        """In `superseded/`, for what is not a picture of ours."""
+        """A free path in `superseded/`, for what is not one of batchgen's images."""
         number = 1
         while self.name_exists(name := f"{SUPERSEDED}/{path}.{number}"):
             number += 1
@@ -93,19 +93,19 @@ class StoredFiles(JobFolder):
     # --- what is there
 
     def is_empty(self) -> bool:
-        """Whether nothing is there but what is hidden."""
+        """Whether there is nothing but hidden files."""
         return next(iter(self._listing), None) is None
 
     def stat(self, path: str) -> BlobInfo | None:
-        """What stands there, as far as it is known: of a bucket that was listed it may be another by now."""
+        """The file with a path, as far as is known: in a bucket that was listed it may be another by now."""
         return self._listing[path]
 
     def name_exists(self, path: str) -> bool:
-        """Whether anything stands there, or is to."""
+        """Whether there is, or will be, a file with this path."""
         return path in self.uploads.pending or self._listing[path] is not None
 
     def has_file(self, path: str, size: int) -> bool:
-        """Whether a picture is there with its size; `verify` compares the hash."""
+        """Whether an image is there with this size; `verify` compares the hash."""
         if (spool := self.uploads.pending.get(path)) is not None:
             with contextlib.suppress(OSError):
                 return os.path.getsize(self.spooled(spool)) == size
@@ -113,7 +113,7 @@ class StoredFiles(JobFolder):
         return found is not None and found.bytes == size
 
     def picture_at(self, stem: str, n: int) -> str | None:
-        """The path of a picture under the name of sample n of an item, in whichever format, whoever put it there."""
+        """The path of an image with the name of sample n of an item, in any format, whoever put it there."""
         for path in (self.file_name(stem, n, kind) for kind in EXTENSION):
             with contextlib.suppress(OSError):
                 if self._listing[path] and sniff(b"".join(self.blobs.get(path, HEAD_BYTES))) is not None:
@@ -121,22 +121,24 @@ class StoredFiles(JobFolder):
         return None
 
     def stat_lookup(self) -> Callable[[str], BlobInfo | None]:
-        """What stands under a path now; None when nothing does. A bucket is asked once for all. Raises StoreError."""
+        """A function that returns the file with a path now, None if there is none. A bucket is listed once for all.
+        Raises StoreError."""
         self._listing.refresh()
         return self.stat
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """(path, size) of every file that is not hidden, nor a copy made of a picture."""
+        """(path, size) of every file that is neither hidden nor a copy made of an image."""
         for found in self.all_files():
             if found.bytes >= 0 and not found.path.startswith(f"{DERIVATIVES}/"):
                 yield found.path, found.bytes
 
     def all_files(self) -> Iterator[BlobInfo]:
-        """Everything that is not hidden, links too."""
+        """Everything that is not hidden, including links."""
         return (found for found in self._listing if not any(part.startswith(".") for part in found.path.split("/")))
 
     def verify(self, path: str, sha256: str) -> FileVerdict:
-        """Every byte is read, and none of a bucket's is kept. A link in a file's place is a change."""
+        """Verify a file. Every byte is read, and nothing of a bucket's is kept. A link in a file's place counts as a
+        change."""
         try:
             return "right" if self._stored_sha256(path) == sha256 else "changed"
         except (FileNotFoundError, NotADirectoryError):
@@ -145,7 +147,7 @@ class StoredFiles(JobFolder):
             return "changed"
 
     def sha256(self, path: str) -> str:
-        """In hex. Raises OSError when there is no such picture."""
+        """The SHA-256 in hex. Raises OSError if there is no such image."""
         with self._open_pending(path) as file:
             return self._stored_sha256(path) if file is None else hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
@@ -156,13 +158,13 @@ class StoredFiles(JobFolder):
         return digest.hexdigest()
 
     def open(self, path: str) -> IO[bytes]:
-        """The picture, at its start. Raises OSError when there is none, or it is a link out of the folder."""
+        """The image, at its start. Raises OSError if there is none, or if it is a link out of the folder."""
         with self._open_pending(path) as file:
             return self.blobs.open(path) if file is None else io.BytesIO(file.read())
 
     @contextlib.contextmanager
     def local_copy(self, path: str) -> Iterator[str]:
-        """The path of a file of this machine that holds the picture. Raises FileNotFoundError, StoreError."""
+        """The path of a local file with the image. Raises FileNotFoundError, StoreError."""
         if not self.properties.remote:
             yield os.path.join(self.root, path)
             return
@@ -174,7 +176,7 @@ class StoredFiles(JobFolder):
             Path(copy).unlink(missing_ok=True)
 
     def download(self, path: str, target: str) -> None:
-        """Copy the picture into a file of this machine. Raises FileNotFoundError, StoreError."""
+        """Copy the image into a local file. Raises FileNotFoundError, StoreError."""
         part = SpoolFile(os.path.dirname(target), f"{os.path.basename(target)}.part")
         try:
             with self._open_pending(path) as file:
@@ -187,12 +189,12 @@ class StoredFiles(JobFolder):
 
     @contextlib.contextmanager
     def _open_pending(self, path: str) -> Iterator[IO[bytes] | None]:
-        """The spooled file of a picture that waits; None for one that is where it belongs."""
+        """The spooled file of an image that waits; None for one that is in its place."""
         spool = self.uploads.pending.get(path)
         try:
             fd = -1 if spool is None else os.open(self.spooled(spool), os.O_RDONLY | NO_FOLLOW)
         except OSError:
-            fd = -1  # it has gone up meanwhile
+            fd = -1  # it has been uploaded in the meantime
         if fd < 0:
             yield None
             return
@@ -202,7 +204,8 @@ class StoredFiles(JobFolder):
     # --- making way
 
     def supersede(self, path: str) -> Moved | None:
-        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. None when nothing is there."""
+        """Move whatever is called `path` into `superseded/`: paid bytes are never deleted. Returns None if there is
+        nothing."""
         if path not in self.uploads.pending:
             return self._supersede(path)
         new = self._free_superseded_name(path)
@@ -210,7 +213,7 @@ class StoredFiles(JobFolder):
         return path, new
 
     def _supersede(self, path: str) -> Moved | None:
-        """What stands there, whatever waits for the name."""
+        """Move the file with this path, whatever waits for the name."""
         with self._supersede_lock:
             if self.blobs.stat(path) is None:
                 return None
@@ -219,14 +222,14 @@ class StoredFiles(JobFolder):
             return path, new
 
     def supersede_foreign(self, path: str) -> None:
-        """Keep a file of somebody else's below `superseded/`, under its whole path, so that whoever moves another one at the same
-        time takes another name. Raises StoreError."""
+        """Keep somebody else's file below `superseded/`, under its whole path, so that others who move a file at the
+        same time take another name. Raises StoreError."""
         with self._supersede_lock:
             self._move(path, self._free_numbered_name(path))
 
     def put_derivative(self, path: str, file: Path, sha256: str, replaces: str) -> BlobInfo | None:
-        """Give what was made of a picture its name. replaces: sha256 of what this job has put there before; whatever else stands
-        there is somebody's own, and is kept in `superseded/`. Call `sync` afterwards. Raises StoreError."""
+        """Give a derivative its name. replaces: the sha256 of what this job put there before; anything else there is
+        somebody's own, and is kept in `superseded/`. Call `sync` afterwards. Raises StoreError."""
         if self.blobs.put_new(path, file) is None:
             if self._derivative_sha256(path) not in (sha256, replaces):
                 self.supersede_foreign(path)
@@ -241,11 +244,11 @@ class StoredFiles(JobFolder):
             return self._stored_sha256(path)
         except IsADirectoryError as error:
             raise StoreError(str(error)) from None
-        except OSError:  # a link, which is not one of ours
+        except OSError:  # a link, which is not one of batchgen's
             return None
 
     def delete_derivative(self, path: str) -> None:
-        """Raises StoreError."""
+        """Delete a derivative. Raises StoreError."""
         self._delete(path)
 
     def _delete(self, path: str) -> None:
@@ -253,14 +256,16 @@ class StoredFiles(JobFolder):
         self._listing.note(path, None)
 
     def move(self, path: str, new: str) -> None:
-        """Rename, with what is beside it. One that waits in the spool will go up under its new name. Raises StoreError."""
+        """Rename an image with the files beside it. One that waits in the spool will be uploaded under its new name.
+        Raises StoreError."""
         if (spool := self.uploads.pending.pop(path, None)) is not None:
             self.uploads.pending[new] = spool
             return
         self._move_with_sidecars(path, new)
 
     def _move_with_sidecars(self, path: str, new: str) -> None:
-        """What is beside it goes first and is durable then, so that a move that is taken up again separates nothing."""
+        """Move an image. The files beside it go first and are durable then, so that a move that is repeated separates
+        nothing."""
         moved = False
         for ending in SIDECARS:
             old, name = sidecar_path(path, ending), sidecar_path(new, ending)
@@ -268,7 +273,7 @@ class StoredFiles(JobFolder):
                 continue
             taken = self._listing[name] is not None
             if taken and self._have_same_bytes(old, name):
-                self._delete(old)  # a power cut has kept the new name and brought back the old
+                self._delete(old)  # a power cut kept the new name and restored the old one
             else:
                 if taken:
                     self._supersede_sidecar(name)
@@ -293,13 +298,14 @@ class StoredFiles(JobFolder):
             self.blobs.move(path, new)
         except FileNotFoundError:
             raise StoreError(f"{self.url}/{path}: it has gone: it was there when the run began") from None
-        self._listing.note(new, BlobInfo(new, was.bytes if was else 0, ""))  # the ETag of the copy is its own
+        self._listing.note(new, BlobInfo(new, was.bytes if was else 0, ""))  # the copy has an ETag of its own
         self._listing.note(path, None)
 
-    # --- what stands beside pictures
+    # --- files beside images
 
     def write_sidecars(self, path: str, contents: Mapping[str, str]) -> None:
-        """Write what belongs beside the picture at `path`, by ending; the same again after a crash. Raises StoreError.
+        """Write the files that belong beside the image at `path`, by ending; the same again after a crash. Raises
+        StoreError.
 
         Each file is whole before it has its name; call `sync` for the folder afterwards.
         """
@@ -317,7 +323,7 @@ class StoredFiles(JobFolder):
         return False
 
     def read_sidecars(self, path: str, listed: Collection[str]) -> dict[str, str]:
-        """What of `listed` stands beside the picture at `path`, by ending."""
+        """Of `listed`, the contents of the files that are beside the image at `path`, by ending."""
         found = {}
         for ending in SIDECARS:
             if (name := sidecar_path(path, ending)) in listed:
@@ -326,7 +332,7 @@ class StoredFiles(JobFolder):
         return found
 
     def lacks_sidecars(self, path: str, contents: Mapping[str, str]) -> bool:
-        """Whether the picture stands at `path` and something of this does not stand beside it."""
+        """Whether the image is at `path` and any of these files is not beside it."""
         there = [self._listing[name] is not None for name in (path, *(sidecar_path(path, e) for e in contents))]
         return there[0] and not all(there)
 

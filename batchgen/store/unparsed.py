@@ -1,7 +1,7 @@
-"""Answers that were paid for and became no picture: kept whole, so that they can be read again without buying again.
+"""Answers that were paid for and became no image: kept whole, so that they can be read again without buying again.
 
-One folder each, `.batchgen/unread/ATTEMPT/`: `envelope`, the lifted strings by number, and `answer.json` with the rest.
-Nothing here is deleted before its sample has a picture; `status` says how much there is.
+Each has a folder, `.batchgen/unread/ATTEMPT/`: `envelope`, the decoded strings by number, and `answer.json` with the
+rest. Nothing is deleted here before its sample has an image; `status` says how much there is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECRET_HEADERS = frozenset({"set-cookie", "set-cookie2", "authorization", "proxy
 
 @dataclass(frozen=True, slots=True)
 class UnparsedAnswer:
-    """facts: of the request it answers."""
+    """An answer that is kept. facts: about its request."""
 
     response: Response
     facts: Mapping[str, Any]
@@ -41,9 +41,9 @@ def save_answer(
     lifted: Sequence[SpoolFile],
     facts: Mapping[str, Any],
 ) -> None:
-    """Durable when it returns. Raises StoreError.
+    """Save an answer, durable on return. Raises StoreError.
 
-    `answer.json` is written last before the lifted files move: whoever finds it can finish what was begun.
+    `answer.json` is written last, before the decoded files are moved: whoever finds it can finish the rest.
     """
     folder = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER), 0o700)
     part = store.plain_folder(os.path.join(STATE_FOLDER, UNPARSED_FOLDER, f"{attempt}{PARTIAL_SUFFIX}"), 0o700)
@@ -66,7 +66,8 @@ def save_answer(
 
 
 def finish_interrupted_saves(store: JobFolder) -> None:
-    """What a crash left half done: finished where all is at hand, else undone, its lifted files still in the spool."""
+    """Finish saves that a crash interrupted if everything is there, else undo them, leaving the decoded files in the
+    spool."""
     folder = _folder(store.root)
     for name in _names(store.root):
         if not name.endswith(PARTIAL_SUFFIX):
@@ -86,7 +87,7 @@ def finish_interrupted_saves(store: JobFolder) -> None:
 
 
 def unparsed_attempts(root: str) -> list[int]:
-    """Numbers of the attempts whose answers are kept in a job folder, ascending."""
+    """The numbers of the attempts whose answers are kept in a job folder, ascending."""
     return sorted(int(name) for name in _names(root) if name.isdecimal())
 
 
@@ -96,7 +97,7 @@ def unparsed_bytes(root: str) -> int:
 
 
 def load_answer(root: str, attempt: int) -> UnparsedAnswer:
-    """Raises OSError or ValueError when it is not whole."""
+    """Load an answer. Raises OSError or ValueError if it is not whole."""
     folder = Path(_folder(root), str(attempt))
     head = json.loads((folder / ANSWER).read_bytes())
     files = tuple(str(folder / str(k)) for k in range(head["lifted"]))

@@ -1,5 +1,5 @@
-"""What has gone up to a bucket and what waits for it, a record kept in memory, and receipts beside the pictures: one for each
-attempt, here until the ledger has heard of it, and there for good."""
+"""What was uploaded to a bucket and what waits for it, in memory, and the receipts beside the images: one for each
+attempt, kept here until the ledger has recorded it, and there for good."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from batchgen.store.job_folder import JobFolder
 from batchgen.store.spool import SpoolFile
 
 RECEIPTS = f"{STATE_FOLDER}/receipts"
-Moved = tuple[str, str]  # a path, and where what was there has gone
-SpooledPath = tuple[str, str]  # a spool name, and the path of its picture
+Moved = tuple[str, str]  # a path, and where the file that was there has gone
+SpooledPath = tuple[str, str]  # a spool name, and the path of its image
 
 
 class Uploads:
-    """Only a record: the ledger and the spool have it for good. All of it by spool name, but for `pending`.
+    """A record of uploads; the ledger and the spool have everything for good. Everything except `pending` is by spool
+    name.
 
-    pending: spool names, by path, of pictures that the ledger has and the bucket has not; in a folder none waits.
-    unavailable_reason: why the bucket did not take a picture; empty while it does.
-    lock: held while one that waits goes up, so that it keeps its name until it is there.
+    pending: by path, the spool names of images that the ledger has and the bucket does not; in a folder none waits.
+    unavailable_reason: why the bucket refused an image; empty if it did not. lock: held while a waiting image is
+    uploaded, so that it keeps its name until then.
     """
 
     def __init__(self, superseded: str) -> None:
         self.pending: dict[str, str] = {}
         self.unavailable_reason = ""
         self.lock = threading.RLock()
-        self.displaced: dict[str, Moved] = {}  # what made way for one that has not gone up yet
+        self.displaced: dict[str, Moved] = {}  # what made way for an image that is not uploaded yet
         self.name_conflicts: set[SpooledPath] = set()  # those whose name something else has
         self._superseded = superseded
         self._uploaded: dict[str, tuple[BlobInfo, Moved | None]] = {}  # where it is, and what made way
-        self._uploaded_elsewhere: dict[str, str] = {}  # where another process has put it
+        self._uploaded_elsewhere: dict[str, str] = {}  # where another process put it
         self._something_waits: Future[None] = Future()
 
     def note_uploaded(self, spool_name: str, found: BlobInfo) -> None:
@@ -49,27 +50,27 @@ class Uploads:
         self._uploaded_elsewhere[spool_name] = path
 
     def uploaded(self, spool_name: str) -> BlobInfo | None:
-        """Put there by this process."""
+        """An image that this process uploaded, None for others."""
         return self._uploaded.get(spool_name, (None, None))[0]
 
     def made_way(self, spool_name: str) -> Moved | None:
-        """For one that has gone up."""
+        """What made way for an image that was uploaded."""
         return self._uploaded.get(spool_name, (None, None))[1]
 
     def last_path(self, spool_name: str, path: str) -> str:
-        """Where it was put, by whichever process; `path` when it was not."""
+        """Where an image was stored, by any process; `path` if it was not."""
         found = self.uploaded(spool_name)
         return self._uploaded_elsewhere.get(spool_name, path) if found is None else found.path
 
     def when_pending(self) -> Future[None]:
-        """Done as soon as a picture waits."""
+        """A future that is done as soon as an image waits."""
         waits = self._something_waits = Future()
         if self.pending:
             _finish(waits)
         return waits
 
     def displace_pending(self, pictures: Sequence[SpooledPath]) -> list[SpooledPath]:
-        """Of two pictures that wait for one name the earlier makes way. Answers (its new path, its spool name)."""
+        """Of two images that wait for one name, the earlier makes way. Returns (its new path, its spool name)."""
         displaced: list[SpooledPath] = []
         if not any(self.pending.get(path, spool) != spool for spool, path in pictures):
             return displaced
@@ -86,10 +87,10 @@ class Uploads:
         return displaced
 
     def add_pending(self, pictures: Sequence[SpooledPath], reason: str) -> tuple[list[SpooledPath], list[Moved]]:
-        """(spool name, path) of pictures that the ledger has and the bucket did not take.
+        """Note (spool name, path) of images that the ledger has and the bucket refused.
 
-        Answers (new path, spool name) of those that waited for one of these names and make way, and (new path, old path) of
-        those that have made way in the bucket: the ledger has to hear of both.
+        Returns (new path, spool name) of those that waited for one of these names and make way, and (new path, old
+        path) of those that made way in the bucket: the ledger has to record both.
         """
         displaced = self.displace_pending(pictures)
         aside = {spool: path for path, spool in displaced}
@@ -103,11 +104,11 @@ class Uploads:
         self.pending.update((image.file.path, image.spool) for image in unplaced)
 
     def still_pending(self, images: Iterable[RecordedImage]) -> list[RecordedImage]:
-        """Those of these that wait: the ledger hears of what has gone up a moment later."""
+        """The images among these that still wait: the ledger records an upload a moment later."""
         return [image for image in images if self.pending.get(image.file.path) == image.spool]
 
     def forget(self, pictures: Sequence[SpooledPath]) -> None:
-        """They are in the bucket and recorded."""
+        """Forget images that are in the bucket and recorded."""
         for spool, path in pictures:
             if self.pending.get(path) == spool:
                 del self.pending[path]
@@ -121,7 +122,7 @@ def _finish(waits: Future[None]) -> None:
 
 
 class ReceiptFiles:
-    """token: tells receipts of one ledger's attempts from those of another job with the same address."""
+    """token: tells this ledger's receipts from those of another job with the same address."""
 
     def __init__(self, folder: JobFolder, blobs: Blobs, token: str) -> None:
         self._folder = folder
@@ -129,7 +130,7 @@ class ReceiptFiles:
         self._token = token
 
     def spool(self, attempt: int, receipt: Mapping[str, Any]) -> bytes:
-        """Durable here. Answers its text. Raises StoreError."""
+        """Write a receipt into the spool, durably. Returns its text. Raises StoreError."""
         text = json.dumps(receipt, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         self.discard_spooled(attempt)
         kept = SpoolFile(self._folder.spool, _spool_name(attempt))
@@ -138,11 +139,12 @@ class ReceiptFiles:
         return text
 
     def put(self, attempt: int, text: bytes) -> None:
-        """Raises BucketUnavailable."""
+        """Upload a receipt. Raises BucketUnavailable."""
         self._blobs.put_new(self._path(attempt), text)
 
     def read(self, attempt: int) -> dict[str, Any] | None:
-        """What was kept of an attempt, here or in the bucket; None when it did not come that far. Raises BucketUnavailable."""
+        """The receipt of an attempt, here or in the bucket; None if it did not get that far. Raises
+        BucketUnavailable."""
         found = None
         with contextlib.suppress(OSError):
             found = _parse(Path(self._folder.spooled(_spool_name(attempt))).read_bytes())
@@ -159,7 +161,7 @@ class ReceiptFiles:
 
 
 def read_receipts(blobs: Blobs, listing: Listing) -> Iterator[dict[str, Any]]:
-    """All that lie below the address, of whichever job. Raises BucketUnavailable."""
+    """All receipts below the address, of any job. Raises BucketUnavailable."""
     for path in listing.receipt_paths():
         with contextlib.suppress(FileNotFoundError):
             if (found := _parse(b"".join(blobs.get(path)))) is not None:

@@ -138,7 +138,7 @@ def lock_spool(store: Store) -> FileLock:
 
 
 def spools_of_all(store: Store) -> list[Store]:
-    """Of all workers that have one in the job's folder."""
+    """The spools of all workers in the job's folder."""
     return [
         store.with_spool(entry.name)
         for entry in os.scandir(os.path.join(store.root, STATE_FOLDER))
