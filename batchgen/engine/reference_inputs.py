@@ -16,10 +16,10 @@ from batchgen.engine.routes import Route
 from batchgen.errors import DownloadFailed, FileGone, ReferenceLinkFailed, ReferenceLinkRefused, UsageError
 from batchgen.http.uploads import Destination, Upload
 from batchgen.manifest.addresses import is_object_url
+from batchgen.manifest.capability import Redrawing, redrawing
 from batchgen.providers.contract import SupportsLinks, SupportsUploads
 from batchgen.records import Inputs, ReferenceImage, Sample
 from batchgen.references.local import FILE_MAX_BYTES, ReferencePicture, References, is_link
-from batchgen.references.redrawing import Redrawing, draw, redrawing
 from batchgen.single_flight import SingleFlight
 from batchgen.store.blobs import BucketUnavailable
 from batchgen.store.check import is_truncated
@@ -212,7 +212,7 @@ class ReferenceInputs:
             return ready
         path = self._path_for(made)
         try:
-            await asyncio.to_thread(draw, source.collection, source.picture, path, instead.kind)
+            await asyncio.to_thread(source.collection.redraw, source.picture.path, path, instead.kind)
         except OSError as error:
             raise UsageError(f"{name} could not be converted to {instead.kind}: {error}") from None
         if instead.why not in self._noted:

@@ -1,11 +1,14 @@
-"""Whether an AI model can do what an item asks, and what could instead. Pure; the facts are in the profiles."""
+"""Whether an AI model can do what an item asks, and what could instead; and in which form it gets a reference image. Pure; the facts
+are in the profiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from batchgen.errors import UsageError
 from batchgen.item import SENT_FIELDS
 from batchgen.profiles.profile import SUPPORTABLE, Profile
 from batchgen.providers import contract, registry
@@ -92,7 +95,7 @@ def accepts_mime_type(profile: Profile, mime_type: str) -> bool:
     return mime_type in profile.reference_mime_types
 
 
-class SizedPicture(Protocol):
+class Picture(Protocol):
     """A reference picture."""
 
     @property
@@ -101,9 +104,11 @@ class SizedPicture(Protocol):
     def mime_type(self) -> str: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def redraw(self) -> bool: ...
 
 
-def check_references(profile: Profile, pictures: Sequence[SizedPicture], *, mask: bool) -> Iterator[FieldProblem]:
+def check_references(profile: Profile, pictures: Sequence[Picture], *, mask: bool) -> Iterator[FieldProblem]:
     """The same for the reference pictures of an item, each once. mask: the last of them is one, and counts for itself."""
     max_count, count = profile.references_max, len(pictures) - mask
     if max_count is not None and count > max_count and "references" in profile.supports:
@@ -123,6 +128,30 @@ def check_references(profile: Profile, pictures: Sequence[SizedPicture], *, mask
             f"{body_bytes / 1e6:.1f} MB in a request, {profile.id} takes {profile.request_max_bytes / 1e6:.1f} MB"
         )
         yield "references", f"the images make {megabytes}; send fewer or smaller ones"
+
+
+@dataclass(frozen=True, slots=True)
+class Redrawing:
+    """What is sent in place of a picture. why: for people."""
+
+    kind: Literal["PNG", "JPEG"]
+    why: str
+
+
+def redrawing(picture: Picture, profile: Profile) -> Redrawing | None:
+    """What a model gets in place of a reference picture; None: the picture as it is. Raises UsageError where nothing can be made of
+    it."""
+    accepted = accepts_mime_type(profile, picture.mime_type)
+    if accepted and not picture.redraw:
+        return None
+    was = picture.mime_type.removeprefix("image/")
+    if picture.mime_type not in CONVERTIBLE:
+        raise UsageError(f"is {picture.mime_type}, which {profile.id} does not take: save it as PNG or JPEG")
+    if accepted:
+        kind: Literal["PNG", "JPEG"] = "JPEG" if was == "jpeg" else "PNG"
+        return Redrawing(kind, f"sent as {kind}, upright and in RGB, since models ignore EXIF rotation and CMYK")
+    frame = " (of several frames the first)" if was == "gif" else ""
+    return Redrawing("PNG", f"sent as PNG{frame}, for {profile.id} does not take {was}")
 
 
 def _check_choice(

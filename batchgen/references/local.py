@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Literal, Protocol
 
 import aiofiles
 import pybase64
@@ -235,6 +235,13 @@ class References:
             file.close()
             raise
         return file
+
+    def redraw(self, path: str, target: str, kind: Literal["PNG", "JPEG"]) -> None:
+        """Into a new file, in a form that every model takes. Raises OSError, and UsageError as `open_unchanged` does."""
+        from batchgen.references.redraw import redraw  # Pillow, which few references need
+
+        with self.open_unchanged(path) as file:
+            redraw(file, target, kind)
 
     def _remember(self, picture: ReferencePicture) -> ReferencePicture:
         self._identified[picture.path] = picture
