@@ -1,15 +1,23 @@
-"""Whether a run still goes on, by its process, and how it ended, in words: by its exit code and by what stopped it."""
+"""Whether a run still goes on, by its process; and in words how it ended, by its exit code and by what stopped it, and what was down."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from batchgen.errors import BREAKER_SCOPES
 from batchgen.ledger.runs import RunRow
 from batchgen.ledger.schema import STATE_FOLDER
+from batchgen.report import formatting
+from batchgen.sanitize import short_message
+
+if TYPE_CHECKING:
+    from batchgen.report.view import OutageView
 
 STOP_REASONS = {
     "budget": "the budget is used up",
@@ -97,3 +105,33 @@ def exit_words(exit_code: int | None) -> str:
 def stop_words(stopped_by: str) -> str:
     """Empty when nothing stopped it."""
     return STOP_REASONS.get(stopped_by, stopped_by)
+
+
+def outage_summary(outage: OutageView) -> str:
+    """After the run, or from outside."""
+    now, why = time.time(), outage_cause(outage.reason, outage.message)
+    since = formatting.local_time(outage.since, now)
+    if outage.until is None:
+        return f"{outage_condition(outage.scope, outage.name)} since {since} ({why})"
+    until = formatting.local_time(outage.until, now)
+    name, account = outage.name, outage.scope == "account"
+    what = f"the account at {name} was at its spending limit" if account else f"{name} was down"
+    return f"{what} from {since} to {until} ({why})"
+
+
+def ongoing_outage(outages: Sequence[OutageView]) -> str | None:
+    """What the run ended with, in words, of the widest reach."""
+    lasting = [outage for outage in outages if outage.until is None]
+    widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage.scope), default=None)
+    if widest is None:
+        return None
+    name = "the API" if widest.scope == "host" else widest.name
+    return f"{outage_condition(widest.scope, name)} since {formatting.local_time(widest.since, time.time())}"
+
+
+def outage_condition(scope: str, name: str) -> str:
+    return f"the account at {name} has been at its spending limit" if scope == "account" else f"{name} has been down"
+
+
+def outage_cause(reason: str, message: str) -> str:
+    return f"{reason}: {short_message(message)}"

@@ -13,8 +13,7 @@ from batchgen.report import formatting, view
 from batchgen.report.acceptance import BY_WHOM, ReviewedSample, acceptance_text
 from batchgen.report.billing import billing_lines, money_lines
 from batchgen.report.console import Console
-from batchgen.report.event_text import ongoing_outage, outage_summary
-from batchgen.report.run_state import stop_words
+from batchgen.report.run_state import ongoing_outage, outage_summary, stop_words
 from batchgen.report.totals import WITH_WORKERS, manifest_lines, totals_text
 from batchgen.sanitize import escape_markdown, short_message
 from batchgen.scheduling.stop_reason import StopReason
