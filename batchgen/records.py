@@ -313,6 +313,7 @@ CURRENT_STATES = (
     *("wanted", "running", "submitted", "succeeded", "rejected", "refused", "failed", "uncertain", "blocked"),
 )
 HAS_IMAGE = ("succeeded", "rejected")  # states of a sample whose image is there, accepted or not
+WITHOUT_IMAGE = ("failed", "refused", "uncertain", "blocked")  # it was asked for, or could not be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -37,9 +38,7 @@ def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | N
         return frozenset()
     wrong = [name for name in names if name not in RETRY_STATES]
     if wrong or not names:
-        raise click.BadParameter(
-            f"{', '.join(wrong) or 'nothing'!r}: choose from {', '.join(RETRY_STATES)}, or none", ctx, param
-        )
+        raise click.BadParameter(f"{', '.join(wrong)!r}: choose from {', '.join(RETRY_STATES)}, or none", ctx, param)
     return frozenset(names)
 
 
@@ -170,6 +169,14 @@ class WordedOption(Option):
         super().__init__(*names, **settings)
         if isinstance(self.type, (IntRange, FloatRange)):
             self.type.name = "whole number" if isinstance(self.type, IntRange) else "number"
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        found = super().type_cast_value(ctx, value)
+        if isinstance(found, float) and not math.isfinite(found):  # a cap of nan or inf would be none
+            raise click.BadParameter(f"{value!r} is not a number that can be compared", ctx, self)
+        if value == "" and isinstance(self.type, click.Path):
+            raise click.BadParameter("is empty: give a path, or leave the option out", ctx, self)
+        return found
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra, kind = super().get_help_extra(ctx), self.type

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from itertools import chain, islice
 from statistics import median
@@ -13,14 +13,14 @@ from batchgen.engine.context import in_background
 from batchgen.engine.engines import Engine
 from batchgen.engine.job_state import JobState, RunRequest
 from batchgen.engine.online_parts import OnlineParts, open_online_parts
+from batchgen.engine.opening import OpenedRun
 from batchgen.engine.outcome import DerivativeCounts, ReviewCounts, RunEnding
 from batchgen.engine.pacing import Pacing
 from batchgen.engine.reconcile import Survey
-from batchgen.engine.routes import Route
 from batchgen.engine.stopping import RunStopper, stop_on_signals
 from batchgen.errors import LedgerError
 from batchgen.planning.plan import Forecast
-from batchgen.records import is_judge_id
+from batchgen.records import WITHOUT_IMAGE, is_judge_id
 from batchgen.scheduling.dispatcher import Dispatcher
 from batchgen.scheduling.stop_reason import StopKind, StopReason, stop_text
 
@@ -28,10 +28,11 @@ NOT_TRIED_BATCH = 500  # samples recorded in one transaction
 
 
 async def run_online(
-    request: RunRequest, state: JobState, survey: Survey, routes: Mapping[str, Route], engine: Engine
+    request: RunRequest, opened: OpenedRun, engine: Engine, signals: Sequence[int]
 ) -> tuple[RunEnding, Forecast]:
-    """Do the work of a run. Returns how it ended, and its forecast. Raises LedgerError if nothing more can be
-    recorded."""
+    """Do the work of a run. Returns how it ended, and its forecast. signals: those that have asked for its end already.
+    Raises LedgerError if nothing more can be recorded."""
+    state, survey, routes = opened.state, opened.survey, opened.routes
     options, limits, reconciliation = request.options, request.job.manifest.limits, survey.reconciliation
     with closing(open_shared_quota(request, routes)) as shared:
         loads, remote = reconciliation.loads, shared.is_remote
@@ -43,20 +44,17 @@ async def run_online(
         async with open_online_parts(request, state, survey, pacing, quota_logs, parked) as parts:
             run_id, name = state.ledger.run_id, request.job.manifest.name
             request.emit(reconciliation.started_event(run_id, name, run_forecast, emulated=request.emulated))
-            derived, reviewed, waiting_uploads = await _drive(request, parts, engine, remote=remote)
+            derived, reviewed, waiting_uploads = await _drive(request, parts, engine, signals, remote=remote)
         dispatcher, stopper = parts.dispatcher, parts.pipeline.stopper
         _raise_if_ledger_broke(state, stopper)
         message = stop_text(dispatcher.stop_reason, options.stall_limit_s or 0.0)
-        _record_not_tried(state, survey, dispatcher, message)
+        not_tried = _record_not_tried(state, survey, dispatcher, message)
         exposed, queue_status = parts.pipeline.execution.exposed_ms, state.ledger.reader.queue_status()
         lanes = dispatcher.lanes.values()
         ending = RunEnding(
             stop_reason=dispatcher.stop_reason,
             message=stopper.storage_message or message,
-            left=dispatcher.untried_count()
-            - parts.review.judging.waiting
-            + parts.batches.left
-            + survey.backlog.dependent_count,
+            left=not_tried + parts.batches.left,
             waits_for_quota=any(lane.parked and lane.waiting for lane in lanes),
             stopped_lanes={**{lane.key: lane.stopped for lane in lanes if lane.stopped}, **parts.batches.stopped_lanes},
             unsubmitted=parts.batches.unsubmitted,
@@ -71,7 +69,7 @@ async def run_online(
 
 
 async def _drive(
-    request: RunRequest, parts: OnlineParts, engine: Engine, *, remote: bool
+    request: RunRequest, parts: OnlineParts, engine: Engine, signals: Sequence[int], *, remote: bool
 ) -> tuple[DerivativeCounts, ReviewCounts, int]:
     """Drive the work to its end. Returns what became of derivatives and reviews, and how many images wait for their
     bucket. remote: other machines share the quota."""
@@ -80,6 +78,7 @@ async def _drive(
     stopping = stop_on_signals(
         dispatcher,
         request.emit,
+        signals,
         give_up_preparing=execution.give_up_preparing,
         cancel_in_flight=execution.cancel_in_flight,
     )
@@ -113,9 +112,16 @@ def _raise_if_ledger_broke(state: JobState, stopper: RunStopper) -> None:
         raise type(broken)(stopper.storage_message or str(broken)) from broken
 
 
-def _record_not_tried(state: JobState, survey: Survey, dispatcher: Dispatcher, message: str) -> None:
-    """Record the samples that the run did not get to, so that each item has a line in the results."""
+def _record_not_tried(state: JobState, survey: Survey, dispatcher: Dispatcher, message: str) -> int:
+    """Record the samples that the run did not get to, so that each item has a line in the results. Returns their number,
+    without those that count as failed or uncertain because of an earlier request."""
+    not_tried, reader = 0, state.ledger.reader
     waiting = (sample for sample in dispatcher.waiting_samples() if not is_judge_id(sample.item.id))
     left = chain(waiting, (sample for _, sample, _ in survey.backlog.iter_all()))
     while samples := list(islice(left, NOT_TRIED_BATCH)):
         state.ledger.record_not_tried(samples, message or "the run ended before its turn came")
+        keys = {(each.item.id, n) for each in samples for n in range(each.n, each.n + each.images)}
+        known = reader.known_samples(list({item_id for item_id, _ in keys})).items()
+        ended = {(item_id, each.n) for item_id, found in known for each in found if each.state in WITHOUT_IMAGE}
+        not_tried += len(keys - ended)
+    return not_tried

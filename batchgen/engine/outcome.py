@@ -13,6 +13,7 @@ from batchgen.ledger.acceptance import Acceptance, AcceptanceReader
 from batchgen.ledger.reader import Reader
 from batchgen.planning.batchable import BatchMode, BatchOptions
 from batchgen.planning.plan import RETRY_STATES, Forecast, RetrySelection, forecast
+from batchgen.records import WITHOUT_IMAGE
 from batchgen.scheduling.stop_reason import StopKind, StopReason
 
 STALL_S = 1800.0
@@ -307,7 +308,7 @@ def count_ending(ending: RunEnding, reader: Reader, run_id: int, wanted: int) ->
     """Complete the ending of a run that workers ended, with what the ledger knows. wanted: samples that it meant to
     request."""
     counts, made = reader.counts(), reader.image_count_of_run(run_id)
-    not_made = sum(counts.get(state, 0) for state in ("refused", "failed", "uncertain", "blocked"))
+    not_made = sum(counts.get(state, 0) for state in WITHOUT_IMAGE)
     return replace(
         ending,
         made=made,

@@ -19,6 +19,7 @@ from batchgen.engine.online_run import run_online
 from batchgen.engine.opening import OpenedRun, begin_run, open_run
 from batchgen.engine.outcome import Discrepancies, Outcome, RunEnding, RunOptions, read_outcome
 from batchgen.engine.recovery.replay import forget_settled_answers
+from batchgen.engine.stopping import hold_stop_signals
 from batchgen.errors import LedgerError, StoreError
 from batchgen.events import Observer
 from batchgen.ledger.pictures import CurrentPicture
@@ -26,7 +27,6 @@ from batchgen.ledger.schema import ledger_path, unreadable_error
 from batchgen.planning.batchable import is_batch
 from batchgen.planning.plan import Forecast
 from batchgen.store.blobs import BucketUnavailable
-from batchgen.store.local_folder import FileVerdict
 
 READERS = 8
 STAMP_BATCH_FILES = 500  # files
@@ -41,14 +41,15 @@ async def run_job(
     remote = isinstance(engine, RemoteEngine)
     try:
         async with open_run(request, remote=remote) as opened:
-            begin_run(request, opened, remote=remote)
-            started = time.time()
-            if isinstance(engine, RemoteEngine):
-                ending, run_forecast = await _run_remotely(request, opened, engine)
-            else:
-                ending, run_forecast = await run_online(request, opened.state, opened.survey, opened.routes, engine)
-            outcome = await _end_run(request, opened, ending, run_forecast, started)
-            _tidy_up(request, opened, outcome)
+            with hold_stop_signals(watching=options.install_signal_handlers and not remote) as signals:
+                begin_run(request, opened, remote=remote)
+                started = time.time()
+                if isinstance(engine, RemoteEngine):
+                    ending, run_forecast = await _run_remotely(request, opened, engine)
+                else:
+                    ending, run_forecast = await run_online(request, opened, engine, signals)
+                outcome = await _end_run(request, opened, ending, run_forecast, started)
+                _tidy_up(request, opened, outcome)
             return outcome
     except sqlite3.Error as error:
         raise unreadable_error(error, ledger_path(job.folder)) from error
@@ -188,14 +189,14 @@ def _compare_stamps(state: JobState) -> tuple[list[str], list[str], list[tuple[C
 
 def _verify_contents(
     state: JobState, doubtful: Sequence[tuple[CurrentPicture, str]], interrupted: threading.Event
-) -> dict[FileVerdict, list[str]]:
+) -> dict[str, list[str]]:
     """Paths by what was found, up to the point where the check was interrupted."""
 
-    def judge(each: tuple[CurrentPicture, str]) -> FileVerdict | None:
+    def judge(each: tuple[CurrentPicture, str]) -> str | None:
         picture, _ = each
         return None if interrupted.is_set() else state.store.verify(picture.path, picture.sha256)
 
-    found: dict[FileVerdict, list[str]] = {"right": [], "changed": [], "missing": []}
+    found: dict[str, list[str]] = {"right": [], "changed": [], "missing": []}
     with ThreadPoolExecutor(READERS, "verify") as pool:
         judged = zip(doubtful, pool.map(judge, doubtful), strict=True)
         while some := list(islice(judged, STAMP_BATCH_FILES)):

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from batchgen.engine.context import Emit, RunContext
 from batchgen.engine.recovery.open_attempts import complete_images
@@ -78,11 +79,37 @@ class RunStopper:
 
 
 @contextlib.contextmanager
+def hold_stop_signals(*, watching: bool) -> Iterator[list[int]]:
+    """Keep signals from ending the process between the record of a run's start and that of its end. Yields those that came
+    before `stop_on_signals` handles them, or after it. The third exits at once."""
+    held = list[int]()
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if len(held) > 2:
+            _exit_at_once(number, frame)
+
+    before = _stop_signals() if watching else {}
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield held
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stop_on_signals(
-    dispatcher: Dispatcher, emit: Emit, *, give_up_preparing: Callable[[], None], cancel_in_flight: Callable[[], None]
+    dispatcher: Dispatcher,
+    emit: Emit,
+    held: Sequence[int],
+    *,
+    give_up_preparing: Callable[[], None],
+    cancel_in_flight: Callable[[], None],
 ) -> Iterator[None]:
     """Stop a run on signals. The first: start nothing more. The second: give up what is in flight. The third: exit at
-    once."""
+    once. held: signals that came earlier."""
     loop = asyncio.get_running_loop()
     interrupts = 0
 
@@ -106,37 +133,43 @@ def stop_on_signals(
                 signal.signal(other, _exit_at_once)
 
     with handling_stop_signals(interrupted) as numbers:
+        for number in held:
+            interrupted(number)
         yield
 
 
 @contextlib.contextmanager
 def handling_stop_signals(on_signal: Callable[[int], None]) -> Iterator[list[int]]:
     """Call `on_signal` in the event loop with the number of each signal that asks this process to end. Yields the
-    signals that are handled: an ignored SIGHUP (nohup) stays ignored. The previous handlers are restored afterwards."""
-    loop = asyncio.get_running_loop()
-    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in found}
-    numbers = [
-        number for number in found if signal.Signals(number).name != "SIGHUP" or before[number] != signal.SIG_IGN
-    ]
-    for number in numbers:
+    signals that are handled. The previous handlers are restored afterwards."""
+    loop, before = asyncio.get_running_loop(), _stop_signals()
+    for number in before:
         if sys.platform == "win32":
             signal.signal(number, lambda got, _: loop.call_soon_threadsafe(on_signal, got))
         else:
             loop.add_signal_handler(number, on_signal, number)
     try:
-        yield numbers
+        yield list(before)
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             if sys.platform != "win32":
                 loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
+            signal.signal(number, handler)
+
+
+def _stop_signals() -> dict[int, Any]:
+    """The signals that ask this process to end, each with its handler now. An ignored SIGHUP (nohup) is left out."""
+    found = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in found}
+    return {n: each for n, each in handlers.items() if signal.Signals(n).name != "SIGHUP" or each != signal.SIG_IGN}
 
 
 def _stopping_message(dispatcher: Dispatcher) -> str:
     out = "in batches" if dispatcher.external_samples else "with the vendor as jobs" if dispatcher.jobs else ""
     if out and not dispatcher.in_flight:
         return f"what is {out} goes on there, and a later run collects it"
+    if not dispatcher.in_flight:
+        return "nothing is in flight"
     words = f"finishing {dispatcher.in_flight} in flight; once more to give them up"
     return f"{words}; what is {out} stays there" if out else words
 

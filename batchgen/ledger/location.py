@@ -31,6 +31,7 @@ from batchgen.ledger.schema import (
     open_file_for_writing,
 )
 from batchgen.ledger.server_connection import application_name_for, is_unambiguous_url, redacted, without_user_defaults
+from batchgen.os_errors import machine_refusal
 from batchgen.safe_open import private_opener
 from batchgen.settings import LEDGER_VARIABLE as VARIABLE
 from batchgen.settings import Settings
@@ -87,7 +88,9 @@ def read_pointer(job_folder: Path) -> LedgerPointer | None:
         return LedgerPointer(**{name: str(facts[name]) for name in ("server", "schema", "job")})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnicodeEncodeError) as error:  # says nothing about what the file holds
+        raise LedgerError(machine_refusal(error) or f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{path} does not say where the job's ledger is: {error}") from None
 
 

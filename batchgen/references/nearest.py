@@ -39,7 +39,9 @@ def missing_folder(folder: str, name: str) -> str:
     if meant := _nearest(folder, parent, None):
         return f"there is no folder {parent!r} (did you mean {meant!r}?)"
     with os.scandir(folder) as entries:
-        there = sorted(e.name for e in islice(entries, ENTRIES_MAX) if e.is_dir() and not e.name.startswith("."))
+        there = sorted(
+            e.name for e in islice(entries, ENTRIES_MAX) if os.path.isdir(e.path) and not e.name.startswith(".")
+        )
     here = f"; the folders there are {', '.join(map(repr, there[:FOLDERS_SHOWN]))}" if there else ""
     return f"there is no folder {parent!r} beside the manifest{here}"
 
@@ -62,12 +64,12 @@ def _nearest_entry(folder: str, name: str, endings: tuple[str, ...] | None) -> s
             names = [
                 entry.name
                 for entry in islice(entries, ENTRIES_MAX)
-                if (entry.is_dir() if endings is None else entry.name.lower().endswith(endings))
+                if (os.path.isdir(entry.path) if endings is None else entry.name.lower().endswith(endings))
             ]
     except OSError:
         return None
     if name in names:
-        return name
+        return name if os.path.exists(os.path.join(folder, name)) else None  # a link to nothing
     alike = {_key(each): each for each in sorted(names, reverse=True)}
     if (same := alike.get(_key(name))) is not None or len(name) > 200:
         return same

@@ -11,14 +11,13 @@ from itertools import islice
 from batchgen.engine.job import Job, Results
 from batchgen.engine.outcome import Outcome as RunFigures
 from batchgen.errors import BatchgenError, StoreError
-from batchgen.records import HAS_IMAGE, Result
+from batchgen.records import HAS_IMAGE, WITHOUT_IMAGE, Result
 from batchgen.report import formatting
 from batchgen.sanitize import redact_secrets, sanitize, short_message
 from batchgen.settings import hideable
 from batchgen.store.store import open_store
 
 MAX_WITHOUT_IMAGE, MAX_IMAGES = 8, 24  # rows of a notebook's table, which is kept in the notebook's file
-WITHOUT_IMAGE = ("failed", "refused", "uncertain", "blocked")
 HEAD = ("image", "id", "state", "pixels", "cost")
 CELL = "text-align:left;vertical-align:middle;padding:2px 12px 2px 0"
 ESTIMATED = ("estimate", "guess")  # sources of a price

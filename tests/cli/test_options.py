@@ -37,6 +37,34 @@ def test_what_a_command_does_takes_exactly_what_its_options_give(command):
         assert given - named <= {field.name for record in records for field in fields(record)}
 
 
+PATHS = [
+    (name, option.opts[-1])
+    for name, command in cli.commands.items()
+    for option in command.params
+    if isinstance(option, click.Option) and isinstance(option.type, click.Path)
+]
+
+
+@pytest.mark.parametrize(("command", "option"), PATHS)
+def test_an_empty_path_as_an_unset_variable_leaves_it_is_refused(batchgen, command, option):
+    answer = batchgen(command, option, "")
+    assert (answer.code, "is empty: give a path" in answer.err) == (2, True), answer.err
+
+
+@pytest.mark.parametrize(
+    ("output", "why"), [("job.yaml", "a file stands where a folder should be"), ("x" * 300, "the path is too long")]
+)
+def test_an_output_that_cannot_be_a_folder_is_said_to_be_that(batchgen, write, output, why):
+    answer = batchgen("run", str(write({"a": "A mug"})), "--emulate", "-o", output)
+    assert (answer.code, why in answer.err, "does not say" in answer.err) == (5, True, False), answer.err
+
+
+@pytest.mark.parametrize("usd", ["nan", "inf", "1e999"])
+def test_a_cap_that_caps_nothing_is_refused(batchgen, write, usd):
+    answer = batchgen("run", str(write({"a": "A mug"})), "--emulate", "--max-cost", usd)
+    assert (answer.code, "'--max-cost'" in answer.err) == (2, True), answer.err
+
+
 @pytest.mark.parametrize(("text", "seconds"), [
     ("4h", 14400), ("90m", 5400), ("90min", 5400), ("1h30m", 5400), ("45s", 45), ("2d", 172800), ("0.5h", 1800), ("1H 5M", 3900),
 ])  # fmt: skip

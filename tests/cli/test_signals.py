@@ -79,6 +79,50 @@ def test_a_third_ctrl_c_leaves_at_once_though_the_disk_hangs(spawn, write, emula
     assert (process.returncode, "leaving at once" in err) == (130, True)
 
 
+SIGNALLED_CHILD = """
+import os, signal, sys
+from batchgen.ledger.ledger import Ledger
+step, name = os.environ["STEP"], os.environ["SIGNAL"]
+real = getattr(Ledger, step)
+def signalled(*args):
+    os.kill(os.getpid(), getattr(signal, name))
+    return real(*args)
+setattr(Ledger, step, signalled)
+from batchgen.cli.main import run_command_line
+sys.exit(run_command_line(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("step", ["manifest_read", "run_ended"])
+def test_a_signal_before_the_first_request_or_after_the_last_leaves_a_run_with_an_end(
+    spawn, write, emulator, tmp_path, name, step
+):
+    emulator("--latency", "0")
+    (tmp_path / "child.py").write_text(SIGNALLED_CHILD)
+    environ = {"STEP": step, "SIGNAL": name, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    process = spawn("run", str(write({"a": "A mug"})), module="child", **environ)
+    _, err = process.communicate(timeout=20)
+    code = 128 + signal.Signals[name] if step == "manifest_read" else 0
+    with Reader.open(tmp_path / "job") as reader:
+        assert (process.returncode, reader.last_run().exit_code, reader.attempts()) == (
+            code,
+            code,
+            {} if code else {"succeeded": 1},
+        )
+    assert ("1 not tried" if code else "all done") in err
+
+
+def test_what_failed_earlier_and_was_not_reached_is_not_counted_as_not_tried_too(spawn, write, emulator):
+    emulator("--latency", "0", "--fault", "no_image=1")
+    manifest = str(write(dict.fromkeys("abcd", "A mug")))
+    assert spawn("run", manifest, "-q").wait(20) == 4
+    emulator("--latency", "0")
+    process = spawn("run", manifest, "--max-cost", "0.05")
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, "1 made · 0 kept · 3 failed\n" in err) == (6, True), err
+
+
 def linked(folder) -> bool:
     """Whether an answer's link is durable and its picture is still to be fetched."""
     with Reader.open(folder) as reader:

@@ -31,6 +31,14 @@ def test_the_nearest_name_is_in_the_complaint(folder, there, written, meant):
     assert complaint.endswith(f"there is no such file (did you mean {meant}?)")
 
 
+def test_links_that_lead_nowhere_are_neither_meant_nor_in_the_way(folder, tmp_path):
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("gone.png", "photos/mug.png"):
+        complaint = folder.complaint(f"items: [{{prompt: p, references: ['{name}']}}]")
+        assert ("there is no" in complaint, "did you mean" in complaint) == (True, False), complaint
+
+
 def test_all_names_that_are_not_there_are_said_at_once_each_with_its_nearest(folder):
     for n in range(3):
         folder.write(PNG, f"photos/{n}-mug.jpg")
