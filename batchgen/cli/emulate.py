@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 from batchgen.cli.invocation import Invocation
-from batchgen.emulator.__main__ import MoreRoutes, main, parser
+from batchgen.emulator.__main__ import main, parser
 from batchgen.http.package_emulators import package_routes
 from batchgen.providers.registry import PACKAGES_PATH, emulated_packages
 
@@ -14,7 +14,7 @@ from batchgen.providers.registry import PACKAGES_PATH, emulated_packages
 def emulate_command(invocation: Invocation, arguments: tuple[str, ...]) -> int:
     paths = {name: f"{PACKAGES_PATH}/{name}" for name in emulated_packages()}
     try:
-        return main(list(arguments), MoreRoutes(package_routes(), paths))
+        return main(list(arguments), package_routes(), paths)
     except SystemExit as leave:  # its parser exits like this, for --help too
         return leave.code if isinstance(leave.code, int) else 2
 

@@ -8,24 +8,12 @@ import contextlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from batchgen.emulator.options import BatchOptions, EmulatorOptions, add_flags, from_flags
 from batchgen.emulator.pictures import is_loopback
 from batchgen.emulator.server import serve
-
-
-@dataclass(frozen=True, slots=True)
-class MoreRoutes:
-    """Of servers that others bring. paths: under which each is reached, by its name."""
-
-    routes: Sequence[web.RouteDef] = ()
-    paths: Mapping[str, str] = field(default_factory=dict)
-
-
-NO_MORE = MoreRoutes()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,22 +35,31 @@ def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
     return from_flags(EmulatorOptions, arguments, batch=from_flags(BatchOptions, arguments))
 
 
-async def _run(arguments: argparse.Namespace, options: EmulatorOptions, more: MoreRoutes) -> None:
+async def _run(
+    arguments: argparse.Namespace, options: EmulatorOptions, routes: Sequence[web.RouteDef], paths: Mapping[str, str]
+) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C ends asyncio.run instead
             loop.add_signal_handler(number, stopped.set)
     async with await serve(
-        options, arguments.host, arguments.port, allow_remote=arguments.allow_remote, more_routes=more.routes
+        options, arguments.host, arguments.port, allow_remote=arguments.allow_remote, more_routes=routes
     ) as emulator:
-        also = (f"{name} at {emulator.base_url}{path}" for name, path in more.paths.items())
+        also = (f"{name} at {emulator.base_url}{path}" for name, path in paths.items())
         print(f"listening on {emulator.base_url}", *also, sep="\n", flush=True)
         await stopped.wait()
 
 
-def main(argv: Sequence[str] | None = None, more: MoreRoutes = NO_MORE) -> int:
-    """0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 when the address cannot be had."""
+def main(
+    argv: Sequence[str] | None = None,
+    more_routes: Sequence[web.RouteDef] = (),
+    more_paths: Mapping[str, str] | None = None,
+) -> int:
+    """0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 when the address cannot be had.
+
+    more_routes: of servers that others bring. more_paths: under which each of those is reached, by its name.
+    """
     flags = parser()
     arguments = flags.parse_args(argv)
     try:
@@ -72,7 +69,7 @@ def main(argv: Sequence[str] | None = None, more: MoreRoutes = NO_MORE) -> int:
     if not arguments.allow_remote and not is_loopback(arguments.host):
         flags.error(f"{arguments.host} can be reached from other machines; say --allow-remote if that is meant")
     try:
-        asyncio.run(_run(arguments, options, more))
+        asyncio.run(_run(arguments, options, more_routes, more_paths or {}))
     except KeyboardInterrupt:
         return 0
     except OSError as error:

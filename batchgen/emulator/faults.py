@@ -244,18 +244,9 @@ def drawing_of(prompt: str, places: Places, name: str) -> tuple[str, str]:
     return "" if flaw == "good" else flaw, text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ruling:
-    """What a question demands of its judge. score: None where it leaves it to him; malformed: in how many answers he does not
-    keep to the form."""
-
-    score: float | None = None
-    remark: str = ""
-    malformed: int = 0
-
-
-def ruling_of(question: str, places: Places, image: str) -> Ruling:
-    """image: the hash of the one that is judged."""
+def ruling_of(question: str, places: Places, image: str) -> tuple[float | None, str, int]:
+    """What a question demands of its judge: a score, None where it leaves it to him; a remark; and in how many answers he does not
+    keep to the form. image: the hash of the one that is judged."""
     score, remark, malformed = None, "", 0
     for found in _ASKED.finditer(question):
         if found[1] != "judge":
@@ -266,4 +257,4 @@ def ruling_of(question: str, places: Places, image: str) -> Ruling:
             malformed = int(found[2].partition("*")[2] or _FOR_EVER)
         elif score is None:
             score = float(_nth(found, places, image))
-    return Ruling(score=score, remark=remark, malformed=malformed)
+    return score, remark, malformed

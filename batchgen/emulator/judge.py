@@ -75,15 +75,15 @@ def _is_flat(image: Image.Image) -> bool:
 def judge(question: str, sight: Sight, schema: Mapping[str, Any], places: Places, attempt: int) -> str:
     """The text of an answer. attempt: how often the question was asked, from 1. schema: JSON Schema, or the vendor's own dialect
     with its types in upper case; its number is the score, its string the remark."""
-    ruling = ruling_of(question, places, sight.name)
-    if attempt <= ruling.malformed:
+    asked_score, asked_remark, malformed = ruling_of(question, places, sight.name)
+    if attempt <= malformed:
         return "I like it, and would give it a good score"
     score, remark = _SEEN[sight.flaw]
-    if ruling.remark and ruling.score is None:
+    if asked_score is not None:
+        score, remark = asked_score, f"The emulated judge gives {asked_score:g} of 10."
+    elif asked_remark:
         score = 3.0
-    if ruling.score is not None:
-        score, remark = ruling.score, f"The emulated judge gives {ruling.score:g} of 10."
-    remark = "" if score >= 7 else ruling.remark or remark
+    remark = "" if score >= 7 else asked_remark or remark
     fields = schema.get("properties") or {"score": {"type": "number"}, "remark": {"type": "string"}}
     return json.dumps({name: _value(field, score, remark) for name, field in fields.items()}, ensure_ascii=False)
 
