@@ -121,6 +121,12 @@ class GoogleCodec:
         """The key as a header; `?key=` would leak it into the logs of every proxy."""
         return KeyHeader("x-goog-api-key", key)
 
+    def post(self, body: bytes, timeout_s: float) -> Request:
+        """A request in JSON. X-Server-Timeout makes the server stop a little before the client does: its own 504 says more
+        than a timeout."""
+        headers = {"Content-Type": "application/json", "X-Server-Timeout": str(max(1, int(timeout_s) - 5))}
+        return Request(method="POST", path=self._path, body=body, headers=headers, timeout_s=timeout_s)
+
 
 class Gemini(GoogleCodec):
     """The codec. One image per request: a candidateCount above 1 does not give more."""
@@ -143,13 +149,8 @@ class Gemini(GoogleCodec):
         timeout_s = self.profile.time_limit(item.image_size)
         if item.service_tier == "flex":
             timeout_s = max(timeout_s, FLEX_TIME_LIMIT_S)
-        return Request(
-            method="POST",
-            path=self._path,
-            body=encode_body(body, [reference.base64 for reference in inputs.references], inputs.turns),
-            headers=json_headers(timeout_s),
-            timeout_s=timeout_s,
-        )
+        references = [reference.base64 for reference in inputs.references]
+        return self.post(encode_body(body, references, inputs.turns), timeout_s)
 
     @staticmethod
     def turn(envelope: bytes) -> Mapping[str, Any]:
@@ -174,15 +175,8 @@ class Gemini(GoogleCodec):
             "temperature": 0 if "temperature" in self.profile.supports else None,
         }
         contents = [{"role": "user", "parts": _parts(question.text, question.images)}]
-        return Request(
-            method="POST",
-            path=self._path,
-            body=encode_body(
-                {"contents": contents, "generationConfig": given(config)}, [image.base64 for image in question.images]
-            ),
-            headers=json_headers(question.timeout_s),
-            timeout_s=question.timeout_s,
-        )
+        body = {"contents": contents, "generationConfig": given(config)}
+        return self.post(encode_body(body, [image.base64 for image in question.images]), question.timeout_s)
 
     def read_answer(self, response: Response) -> Answer:
         return read_answer(_parsed(response), response)
@@ -193,12 +187,6 @@ def _parsed(response: Response) -> GenerateContentResponse:
     if answer.error and not answer.candidates:
         raise error_in_success(answer.error, response)
     return answer
-
-
-def json_headers(timeout_s: float) -> dict[str, str]:
-    """Headers for JSON. X-Server-Timeout makes the server stop a little before the client does: its own 504 says more
-    than a timeout."""
-    return {"Content-Type": "application/json", "X-Server-Timeout": str(max(1, int(timeout_s) - 5))}
 
 
 def _body(item: Item, inputs: Inputs) -> dict[str, Any]:

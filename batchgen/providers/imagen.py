@@ -11,7 +11,7 @@ from pydantic import OnErrorOmit
 
 from batchgen.errors import NoImage, Refused
 from batchgen.providers.answer_body import AnswerModel, clean_line, decode_image
-from batchgen.providers.gemini import GoogleCodec, json_headers
+from batchgen.providers.gemini import GoogleCodec
 from batchgen.providers.google_errors import error_in_success, parse_answer
 from batchgen.providers.request_body import deep_merged, encode_body, given
 from batchgen.records import Inputs, Item, Reply, Request, Response, Sample
@@ -42,14 +42,7 @@ class Imagen(GoogleCodec):
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         item = sample.item
         body: dict[str, Any] = {"instances": [{"prompt": item.prompt}], "parameters": _parameters(item, sample.images)}
-        timeout_s = self.profile.time_limit(item.image_size)
-        return Request(
-            method="POST",
-            path=self._path,
-            body=encode_body(deep_merged(body, item.extra)),
-            headers=json_headers(timeout_s),
-            timeout_s=timeout_s,
-        )
+        return self.post(encode_body(deep_merged(body, item.extra)), self.profile.time_limit(item.image_size))
 
     def read(self, response: Response) -> Reply:
         answer = parse_answer(Answer, response)
