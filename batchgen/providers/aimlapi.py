@@ -28,7 +28,7 @@ from batchgen.providers.listings import (
     page_request,
     read_listing,
 )
-from batchgen.providers.request_body import MappedCodec, Names, mapped_input
+from batchgen.providers.request_body import MappedCodec, Names
 from batchgen.records import Answer, Inputs, Question, Reply, Request, Response, Sample
 
 # For a model without a table of its own: the names that most of AIML's models share.
@@ -129,7 +129,7 @@ class AimlApi(MappedCodec):
         return bearer(key)
 
     def build(self, sample: Sample, inputs: Inputs) -> Request:
-        body = {"model": self._model, **mapped_input(self.profile, self._fields, sample, inputs)}
+        body = {"model": self._model, **self.mapped_input(sample, inputs)}
         return self.post(self.profile.wire.get("path") or "/v1/images/generations", body, sample, inputs)
 
     def read(self, response: Response) -> Reply:

@@ -43,14 +43,7 @@ from batchgen.providers.answer_body import (
     validation_words,
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
-from batchgen.providers.request_body import (
-    MappedCodec,
-    Names,
-    encoded,
-    field_names,
-    mapped_input,
-    reference_placeholder,
-)
+from batchgen.providers.request_body import MappedCodec, Names, reference_placeholder
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, server_fault
 from batchgen.records import Inputs, PendingJob, Reply, Request, Response, Sample, Usage
 
@@ -99,8 +92,8 @@ class Bfl(MappedCodec):
 
     @classmethod
     def encodes(cls, profile: Profile) -> frozenset[str]:
-        names = field_names(profile, cls.default_fields)
-        return encoded(names) | ({"aspect_ratio", "image_size"} if _takes_pixels(names) else frozenset[str]())
+        pixels = {"aspect_ratio", "image_size"} if _takes_pixels(cls.field_names(profile)) else set[str]()
+        return super().encodes(profile) | pixels
 
     @staticmethod
     def credentials(key: str) -> Credentials:
@@ -109,11 +102,10 @@ class Bfl(MappedCodec):
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         if not MODEL.fullmatch(self._model):
             raise BadRequest(f"{self.profile.id} is not bfl/name", reason="not_sendable")
-        others = {ours: theirs for ours, theirs in self._fields.items() if ours != "references"}
         body = {
             **self._pixels(sample.item.aspect_ratio, sample.item.image_size),
             **self._references(inputs),
-            **mapped_input(self.profile, others, sample, inputs),
+            **self.mapped_input(sample, inputs, without="references"),
         }
         return self.post(f"/v1/{self._model}", body, sample, inputs)
 

@@ -43,7 +43,7 @@ from batchgen.providers.answer_body import (
 )
 from batchgen.providers.credentials import Credentials, KeyHeader
 from batchgen.providers.images_answer import INLINE_PREFIXES
-from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time, mapped_input, unwrap_single
+from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample, Usage
 
@@ -114,7 +114,7 @@ class Fal(MappedCodec):
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         if not MODEL.fullmatch(self._model):
             raise BadRequest(f"{self.profile.id} is not fal/owner/app", reason="not_sendable")
-        body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
+        body = self.unwrap_single(self.mapped_input(sample, inputs))
         # X-Fal-No-Retry: otherwise a failed run is repeated up to ten times before it is reported.
         return self.post(f"/{self._model}", body, sample, inputs, **{"X-Fal-No-Retry": "1"})
 

@@ -30,7 +30,7 @@ from batchgen.errors import (
 )
 from batchgen.providers.answer_body import LENIENT, AnswerModel, clean_line, markup_text, parse_json, utc_seconds
 from batchgen.providers.credentials import Credentials, bearer
-from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time, mapped_input, unwrap_single
+from batchgen.providers.request_body import MappedCodec, Names, input_digest, iso_time
 from batchgen.providers.server_faults import hinted_delay_s, not_the_api_error, read_answer, status_error
 from batchgen.records import Inputs, ListedJob, PendingJob, Reply, Request, Response, Sample
 
@@ -81,7 +81,7 @@ class Replicate(MappedCodec):
     def build(self, sample: Sample, inputs: Inputs) -> Request:
         if not OWNER_AND_NAME.fullmatch(self._model):
             raise BadRequest(f"{self.profile.id} is not replicate/owner/name", reason="not_sendable")
-        body = unwrap_single(self.profile, self._fields, mapped_input(self.profile, self._fields, sample, inputs))
+        body = self.unwrap_single(self.mapped_input(sample, inputs))
         return self.post(f"/v1/models/{self._model}/predictions", {"input": body}, sample, inputs)
 
     def read(self, response: Response) -> Reply | PendingJob:

@@ -126,34 +126,12 @@ def encode_body(body: Mapping[str, Any], references: Sequence[str] = (), turns: 
 
 # Fields by their names in a model's schema.
 
-# The fields that `wire.fields` may map.
-MAPPABLE = frozenset(
-    {
-        "aspect_ratio",
-        "image_size",
-        "count",
-        "references",
-        "mask",
-        "quality",
-        "background",
-        "output_format",
-        "seed",
-        "person_generation",
-        "negative_prompt",
-        "search",
-        "temperature",
-        "thinking",
-    }
+# The fields that `wire.fields` may map, in their order in a request.
+MAPPABLE = (
+    *("aspect_ratio", "image_size", "count", "references", "mask", "quality", "background", "output_format", "seed"),
+    *("temperature", "thinking", "person_generation", "negative_prompt", "search"),
 )
 Names = Mapping[str, str | None]  # the API's name of each field; None removes one from the profile's own table
-
-
-def field_names(profile: Profile, default: Names) -> Names:
-    return profile.wire.get("fields") or default
-
-
-def encoded(names: Names) -> frozenset[str]:
-    return MAPPABLE & {ours for ours, theirs in names.items() if theirs} | {"extra"}
 
 
 class MappedCodec:
@@ -170,11 +148,45 @@ class MappedCodec:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._model = wire_name(profile).removeprefix(self.prefix)
-        self._fields = field_names(profile, self.default_fields)
+        self._fields = self.field_names(profile)
+
+    @classmethod
+    def field_names(cls, profile: Profile) -> Names:
+        return profile.wire.get("fields") or cls.default_fields
 
     @classmethod
     def encodes(cls, profile: Profile) -> frozenset[str]:
-        return encoded(field_names(profile, cls.default_fields))
+        return frozenset(MAPPABLE) & {ours for ours, theirs in cls.field_names(profile).items() if theirs} | {"extra"}
+
+    def mapped_input(self, sample: Sample, inputs: Inputs, *, without: str = "") -> dict[str, Any]:
+        """The prompt, the defaults, and each requested field that has a name; `extra` merged in.
+
+        References are links or data URLs, into which `encode_body` puts the data. without: a field that is left out.
+        """
+        item, profile = sample.item, self.profile
+        links = [link_of(number, reference) for number, reference in enumerate(inputs.references)]
+        made = {
+            "count": sample.images if sample.images > 1 else None,
+            "references": (links[:-1] if item.mask else links) or None,
+            "mask": links[-1] if item.mask else None,
+            "search": True if item.search else None,
+        }
+        values = {name: made[name] if name in made else getattr(item, name) for name in MAPPABLE if name != without}
+        words = profile.wire.get("values") or {}
+        named = {
+            theirs: words.get(ours, {}).get(value, value) if isinstance(value, str) else value
+            for ours, value in given(values).items()
+            if (theirs := self._fields.get(ours))
+        }
+        body = {"prompt": item.prompt, **(profile.wire.get("defaults") or {}), **named}
+        return deep_merged(body, item.extra)
+
+    def unwrap_single(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body with a single reference as itself instead of a list of one, for models that want that."""
+        name = self._fields.get("references") or ""
+        if self.profile.references_max != 1 or not isinstance(body.get(name), list):
+            return body
+        return {**body, name: body[name][0]}
 
     def post(self, path: str, body: Mapping[str, Any], sample: Sample, inputs: Inputs, **headers: str) -> Request:
         """A POST request with the inputs. Raises BadRequest if they are more than the model accepts."""
@@ -185,47 +197,6 @@ class MappedCodec:
             headers={"Content-Type": "application/json", **headers},
             timeout_s=self.profile.time_limit(sample.item.image_size),
         )
-
-
-def mapped_input(profile: Profile, names: Names, sample: Sample, inputs: Inputs) -> dict[str, Any]:
-    """The prompt, the defaults, and each requested field that has a name; `extra` merged in.
-
-    References are links or data URLs, into which `encode_body` puts the data.
-    """
-    item = sample.item
-    links = [link_of(number, reference) for number, reference in enumerate(inputs.references)]
-    values = {
-        "aspect_ratio": item.aspect_ratio,
-        "image_size": item.image_size,
-        "count": sample.images if sample.images > 1 else None,
-        "references": (links[:-1] if item.mask else links) or None,
-        "mask": links[-1] if item.mask else None,
-        "quality": item.quality,
-        "background": item.background,
-        "output_format": item.output_format,
-        "seed": item.seed,
-        "temperature": item.temperature,
-        "thinking": item.thinking,
-        "person_generation": item.person_generation,
-        "negative_prompt": item.negative_prompt,
-        "search": True if item.search else None,
-    }
-    words = profile.wire.get("values") or {}
-    named = {
-        theirs: words.get(ours, {}).get(value, value) if isinstance(value, str) else value
-        for ours, value in given(values).items()
-        if (theirs := names.get(ours))
-    }
-    body = {"prompt": item.prompt, **(profile.wire.get("defaults") or {}), **named}
-    return deep_merged(body, item.extra)
-
-
-def unwrap_single(profile: Profile, names: Names, body: dict[str, Any]) -> dict[str, Any]:
-    """The body with a single reference as itself instead of a list of one, for models that want that."""
-    name = names.get("references") or ""
-    if profile.references_max != 1 or not isinstance(body.get(name), list):
-        return body
-    return {**body, name: body[name][0]}
 
 
 def checked_size(profile: Profile, body: bytes) -> bytes:
