@@ -180,10 +180,8 @@ def mismatch_flags(checked: ImageInfo, ratio: str | None, expected: tuple[int, i
     wide, high = expected or (int(part) for part in (ratio or "1:1").split(":"))
     if abs(checked.width * high / (checked.height * wide) - 1) > 0.05:
         return ("ratio",)
-    longest, wanted = (
-        max(checked.width, checked.height),
-        max(wide, high),
-    )  # documented and measured 1:8 differ by 5 %
+    # For 1:8, the documents and measurements differ by 5 %.
+    longest, wanted = max(checked.width, checked.height), max(wide, high)
     return ("size",) if expected and abs(longest / wanted - 1) > 0.05 else ()
 
 
