@@ -1,5 +1,5 @@
-"""How many images are accepted and what each has cost, in money and time, of a job and of its variants side by side: its models, its
-tags, or the values of a variable that tags name. The same figures and words in every view."""
+"""How many images are accepted, and what each has cost in money and time: for a job, and for its variants side by side
+(models, tags, or the values of a variable in tags). The same figures and words in every view."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from batchgen.records import sample_key
 from batchgen.report import formatting
 
 MAX_REASONS = 5
-MAX_REVIEWED = 10  # samples that are named one by one
+MAX_REVIEWED = 10  # samples that are listed individually
 BY_WHOM = {"person": "by people", "judge": "by the judge", "unknown": "for no reason given"}
-Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
+Z_95 = 1.959964  # of the normal distribution: 95 % are within this many standard deviations
 MAX_VARIANTS = 200  # of each kind, in the JSON of a job
 MAX_BARS = 40  # of each kind, on a page
 NO_TAG = "(no tag)"
@@ -30,15 +30,15 @@ NOTES = (
     "each: for each accepted image. USD counts the rejected, the judge and what was not chosen; minutes are those of requests,"
     " from sent to answered, of which a run has several under way at once",
 )
-AcceptanceByVariant = Mapping[tuple[str, str], Acceptance]  # by model and tags, as `variant_acceptance` answers it
+AcceptanceByVariant = Mapping[tuple[str, str], Acceptance]  # by model and tags, from `variant_acceptance`
 
 
 @dataclass(frozen=True, kw_only=True)  # without slots, so that a view may have another base too
 class AcceptanceView:
-    """accepted, rejected: images; warned: of the accepted, those in which a check has found something; rejected_for: of the
-    rejected, how many for which reason.
-    usd_per_accepted: all that was spent for each image that is accepted; None when that is not known, or none is. estimated: a part
-    of it is; at_least: something of unknown price, or maybe billed, is not in it. minutes_per_accepted: of the runs."""
+    """Accepted images. accepted, rejected: images. warned: of the accepted, those with a finding. rejected_for: the
+    number of rejected images by reason. usd_per_accepted: everything spent for each accepted image; None if unknown, or
+    if none is accepted. estimated: partly so. at_least: it leaves out something of unknown price, or maybe billed.
+    minutes_per_accepted: of the runs."""
 
     accepted: int = 0
     warned: int = 0
@@ -52,7 +52,8 @@ class AcceptanceView:
 
 @dataclass(frozen=True, slots=True)
 class ReviewedSample:
-    """One whose image is rejected, or counts with a warning. reason: a slug, `judge` or `person`; message: in their words."""
+    """A sample whose image is rejected, or counts with a warning. reason: a slug, `judge` or `person`; message: in
+    their words."""
 
     id: str
     reason: str
@@ -77,7 +78,7 @@ def acceptance_fields(
 
 
 def read_acceptance_text(reader: Reader) -> str:
-    """Of a whole job, to the last answer of its runs."""
+    """The acceptance of a whole job in words, up to the last answer of its runs."""
     asked = AcceptanceReader.from_reader(reader)
     found = asked.job_acceptance(0.0)
     fields = acceptance_fields(found, asked.rejections() if found.rejected else (), asked.check_warnings())
@@ -85,14 +86,15 @@ def read_acceptance_text(reader: Reader) -> str:
 
 
 def reviewed_samples(found: Sequence[Rejection] | Sequence[CheckWarning]) -> list[ReviewedSample]:
-    """The first of them."""
+    """The first of these samples."""
     return [
         ReviewedSample(sample_key(each.item_id, each.n), each.reason, each.message) for each in found[:MAX_REVIEWED]
     ]
 
 
 def acceptance_text(found: AcceptanceView, *, emulated: bool) -> str:
-    """`38 of 40 images; $0.052 and 25 s per accepted image; of 2 rejected 1 for text, 1 for blank`. Empty without an image."""
+    """Text such as `38 of 40 images; $0.052 and 25 s per accepted image; of 2 rejected 1 for text, 1 for blank`. Empty
+    without an image."""
     if not (images := found.accepted + found.rejected):
         return ""
     warned = f", {found.warned:,} with a warning" if found.warned else ""
@@ -107,7 +109,8 @@ def acceptance_text(found: AcceptanceView, *, emulated: bool) -> str:
 
 
 def usd_text(found: AcceptanceView) -> str:
-    """`$0.052`, `$0.052 (estimated)`, `at least $0.052`, `an unknown amount`; empty when none is accepted."""
+    """The cost per accepted image: `$0.052`, `$0.052 (estimated)`, `at least $0.052`, `an unknown amount`; empty if
+    none is accepted."""
     if not found.accepted:
         return ""
     if found.usd_per_accepted is None:
@@ -118,7 +121,7 @@ def usd_text(found: AcceptanceView) -> str:
 
 
 def reasons_text(found: AcceptanceView) -> str:
-    """`6 for text, 4 by people`."""
+    """The reasons of rejections: `6 for text, 4 by people`."""
     shown = list(found.rejected_for.items())[:MAX_REASONS]
     more = ["…"] if len(found.rejected_for) > MAX_REASONS else []
     return ", ".join([*(f"{number:,} {BY_WHOM.get(why, f'for {why}')}" for why, number in shown), *more])
@@ -126,8 +129,9 @@ def reasons_text(found: AcceptanceView) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantView(AcceptanceView):
-    """share: accepted of the images that are there, None without one; low, high: its 95 % interval. overlaps_best: too few
-    images to tell it from the variant with the largest share. minutes_per_accepted: of its requests, from sent to answered."""
+    """A variant. share: accepted of the existing images, None without one; low, high: its 95 % interval. overlaps_best:
+    there are too few images to tell it from the variant with the largest share. minutes_per_accepted: of its requests,
+    from sent to answered."""
 
     variant: str
     images: int
@@ -139,7 +143,7 @@ class VariantView(AcceptanceView):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonView:
-    """by: model, tag, or the name of a variable. variants: the largest share first."""
+    """Variants side by side. by: model, tag, or the name of a variable. variants: the largest share first."""
 
     job: str
     folder: str
@@ -149,7 +153,8 @@ class ComparisonView:
 
 
 def wilson_interval(accepted: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share, which holds for few images and for shares near 0 and 1. Everything without an image.
+    """The 95 % interval of a share, also valid for few images and for shares near 0 and 1. From 0 to 1 without an
+    image.
 
     Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
     """
@@ -162,7 +167,7 @@ def wilson_interval(accepted: int, images: int) -> tuple[float, float]:
 
 
 def load_comparison(folder: Path, by: str) -> ComparisonView:
-    """Raises UsageError when no tag names such a variable, and LedgerError."""
+    """The comparison of a job's variants. Raises UsageError if no tag has such a variable, and LedgerError."""
     with reviewed(AcceptanceReader.open(folder), folder) as reader:
         found = compare(reader.variant_acceptance(), reader.rejections(), by)
         if not found:
@@ -175,20 +180,20 @@ def load_comparison(folder: Path, by: str) -> ComparisonView:
 
 
 def load_variants(folder: Path) -> dict[str, list[VariantView]]:
-    """Raises LedgerError."""
+    """The variants of a job by model and by tag. Raises LedgerError."""
     with reviewed(AcceptanceReader.open(folder), folder) as reader:
         return read_variants(reader)
 
 
 def read_variants(reader: Reader) -> dict[str, list[VariantView]]:
-    """Those of a whole job by model and by tag."""
+    """The variants of a whole job by model and by tag."""
     asked = AcceptanceReader.from_reader(reader)
     found, rejections = asked.variant_acceptance(), asked.rejections()
     return {by: compare(found, rejections, by)[:MAX_VARIANTS] for by in ("model", "tag")}
 
 
 def compare(found: AcceptanceByVariant, rejections: Sequence[Rejection], by: str) -> list[VariantView]:
-    """The largest share first. An item with several tags counts for each of them. Pure."""
+    """The variants, the largest share first. An item with several tags counts for each of them. Pure."""
     sums: dict[str, Acceptance] = {}
     why: dict[str, list[Rejection]] = {}
     for (model, tags), each in sorted(found.items()):
@@ -222,7 +227,7 @@ def _view(name: str, found: Acceptance, why: Sequence[Rejection]) -> VariantView
 
 
 class VariantBar(NamedTuple):
-    """As a page draws it: shares of 1, and the figures in words."""
+    """A variant as a page draws it: shares of 1, and the figures in words."""
 
     variant: str
     text: str
@@ -233,7 +238,7 @@ class VariantBar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ComparedView:
-    """by: model or tag. conclusion: what the intervals allow to say."""
+    """Variants on a page. by: model or tag. conclusion: what the intervals allow to say."""
 
     by: str
     bars: Sequence[VariantBar]
@@ -241,7 +246,7 @@ class ComparedView:
 
 
 def read_compared(reader: Reader) -> list[ComparedView]:
-    """What a page shows of a job: nothing where there is one variant alone, or none has an image."""
+    """The comparisons for a job's page: nothing if there is only one variant, or if none has an image."""
     found = []
     for by, all_variants in read_variants(reader).items():
         variants = [each for each in all_variants if each.share is not None][:MAX_BARS]
@@ -252,7 +257,7 @@ def read_compared(reader: Reader) -> list[ComparedView]:
 
 
 def _text(each: VariantView) -> str:
-    """`18 of 20 accepted (70% to 97%) · $0.04 and 0.20 min each`."""
+    """Text such as `18 of 20 accepted (70% to 97%) · $0.04 and 0.20 min each`."""
     cost = "" if not each.accepted else f" · {usd_text(each)} and {each.minutes_per_accepted or 0.0:.2f} min each"
     return f"{each.accepted:,} of {each.images:,} accepted ({_interval_text(each)}){cost}"
 
@@ -262,7 +267,7 @@ def _interval_text(each: VariantView) -> str:
 
 
 def comparison_rows(variants: Sequence[VariantView]) -> list[tuple[str, ...]]:
-    """For a table under HEAD."""
+    """Rows for a table under HEAD."""
     return [
         (
             each.variant,
@@ -278,7 +283,7 @@ def comparison_rows(variants: Sequence[VariantView]) -> list[tuple[str, ...]]:
 
 
 def conclusion(variants: Sequence[VariantView]) -> str:
-    """What the intervals allow to say. Empty where there is nothing to compare."""
+    """What the intervals allow to say. Empty if there is nothing to compare."""
     with_images = [each for each in variants if each.images]
     if len(with_images) < 2:
         return ""

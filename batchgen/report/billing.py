@@ -1,5 +1,5 @@
-"""What a job was billed for: by AI model, by run, what is uncertain; and its books: every request that was or may have been billed
-is wanted, listed with its cause, or a bug."""
+"""What a job was billed for: by AI model, by run, and what is uncertain. The account has to balance: every request that
+was or may have been billed is wanted, listed with its cause, or a bug."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ KIND_LABELS = {
 
 
 def classify_request(request: SurplusRequest) -> tuple[str, str]:
-    """What a request beyond the wanted ones is, as a key of KIND_LABELS and a cause; `unexplained` when the ledger has none."""
+    """What a request beyond the wanted ones is, as a key of KIND_LABELS and a cause; `unexplained` if the ledger has
+    none."""
     if request.outcome is None:
         if request.reason == IN_BATCH_REASON:
             return "batch", request.reason
@@ -53,7 +54,7 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
 
 
 def read_billing(reader: Reader, run_id: int | None = None, max_listed: int | None = MAX_LISTED) -> BillingCheck:
-    """Requests of one run, or of all. max_listed: of each kind; None: all."""
+    """The account of one run, or of all. max_listed: of each kind; None: all."""
     counts = reader.billed_request_count(run_id), reader.picture_request_count(run_id)
     return billing_check(*counts, reader.surplus_requests(run_id), max_listed)
 
@@ -61,7 +62,7 @@ def read_billing(reader: Reader, run_id: int | None = None, max_listed: int | No
 def billing_check(
     billed: int, wanted: int, beyond: Iterable[SurplusRequest], max_listed: int | None = MAX_LISTED
 ) -> BillingCheck:
-    """Pure."""
+    """The account of these requests. Pure."""
     counts: dict[str, int] = {}
     listed: list[BillingEntry] = []
     for request in beyond:
@@ -74,21 +75,22 @@ def billing_check(
 
 
 def balance_text(found: BillingCheck) -> str:
-    """`12 requests billed: 9 for images, 3 billed without an image`."""
+    """Text such as `12 requests billed: 9 for images, 3 billed without an image`."""
     terms = [f"{found.wanted:,} for images"]
     terms += [f"{number:,} {KIND_LABELS.get(kind, kind)}" for kind, number in found.beyond.items()]
     return f"{formatting.count(found.billed, 'request')} billed: {', '.join(terms)}"
 
 
 def billing_lines(of_run: BillingCheck, of_all: BillingCheck) -> list[str]:
-    """One line on what the last run was billed for, none when it was all for images; and a second when it does not balance."""
+    """A line about what the last run was billed for, unless it was all for images, and a second one if it does not
+    balance."""
     lines = [f"{balance_text(of_run)}; `batchgen status --billing` has the details"] if of_run.beyond else []
     return lines if of_all.holds else [*lines, UNBALANCED]
 
 
 @dataclass(frozen=True, slots=True)
 class RunBilling:
-    """requests: that have ended, billed or not."""
+    """The billing of one run. requests: those that have ended, billed or not."""
 
     run: int
     began: UtcTime
@@ -98,8 +100,8 @@ class RunBilling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BillingView:
-    """usd: of all runs, by_model and by_run parts of the same, the latest run first. account: every request beyond the wanted
-    ones with its cause."""
+    """The billing of a job. usd: of all runs; by_model, by_run: parts of it, the latest run first. account: every
+    request beyond the wanted ones with its cause."""
 
     job: str
     folder: str
@@ -112,7 +114,7 @@ class BillingView:
 
 
 def load_billing(folder: Path) -> BillingView:
-    """Raises LedgerError."""
+    """The billing of a job. Raises LedgerError."""
     with Reader.open(folder) as reader:
         by_run = reader.money_by_run()
         return BillingView(
@@ -133,7 +135,7 @@ def load_billing(folder: Path) -> BillingView:
 
 
 def billing_blocks(found: BillingView) -> Iterator[tuple[str, list[str]]]:
-    """(label, its lines), the sum first. Foreign text is not cleaned yet."""
+    """(label, lines), the sum first. Text from others is not sanitized yet."""
     yield "money", money_lines(found.usd, emulated=found.emulated)
     yield "requests", [balance_text(found.account), *([] if found.account.holds else [UNBALANCED])]
     if found.by_model:
@@ -157,7 +159,7 @@ def _money(usd: MoneyView, found: BillingView) -> str:
 
 
 def money_lines(usd: MoneyView, *, emulated: bool) -> list[str]:
-    """Charged, estimated, perhaps charged and unknown are four things and never one sum."""
+    """Charged, estimated, possibly charged and unknown amounts, which are never added up."""
     charged = "that a vendor would have charged" if emulated else "charged, by the usage that the vendor reported"
     parts = [f"{formatting.usd(usd.spent)} {charged}"] if usd.spent else []
     if usd.estimated:
@@ -182,7 +184,7 @@ def _why_estimated(usd: MoneyView) -> str:
 
 
 def _maybe_billed(usd: MoneyView, words: str) -> str:
-    """For requests that brought no image."""
+    """The amount for requests that brought no image."""
     requests = formatting.count(usd.maybe_billed_requests, "request")
     if usd.maybe_billed is None:
         return f"an unknown amount {words} ({requests} that brought no image)"

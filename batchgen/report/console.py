@@ -1,4 +1,4 @@
-"""A stream that people read: what it can show, and the one way a line gets onto it."""
+"""A stream that people read: what it can show, and the one way to write a line to it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from batchgen.settings import environment
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 Row = Sequence[str]
-MIN_COLUMN = 20  # a text that is cut to fewer columns says nothing
+MIN_COLUMN = 20  # a text that is cut to fewer columns is useless
 
 
 class Console:
-    """Every line is cleaned, its secrets taken out, and put into what the stream's encoding can say.
+    """Every line is sanitized, its secrets are removed, and it is converted to the stream's encoding.
 
-    tty: a person watches. live: lines may be redrawn. secrets: values never to be shown, whoever says them.
+    tty: a person watches. live: lines may be redrawn. secrets: values never to be shown, wherever they come from.
     """
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
@@ -35,7 +35,7 @@ class Console:
 
     @property
     def columns(self) -> int:
-        """Width in columns; without a terminal there is nothing to fit into."""
+        """The width in columns; without a terminal there is no limit."""
         if not self.tty:
             return 1000
         with contextlib.suppress(OSError, ValueError):
@@ -45,29 +45,30 @@ class Console:
 
     @property
     def rows(self) -> int:
-        """Height in lines of the terminal."""
+        """The height in lines of the terminal."""
         with contextlib.suppress(OSError, ValueError):
             return os.get_terminal_size(self.stream.fileno()).lines or 24
         return 24
 
     def fit(self, text: str) -> str:
-        """`text` as this stream may show it, on one line, without styles."""
+        """`text` in a form that this stream can show, on one line, without styles."""
         text = sanitize(redact_secrets(text, self.secrets))
         return text if self.unicode else ascii_only(text)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line, whatever the text holds; a terminal gets it wrapped. style: words of bold, dim, red, green, yellow."""
+        """Write one line, whatever the text contains; on a terminal it is wrapped. style: words of bold, dim, red,
+        green, yellow."""
         self.print_labelled("", text, style)
 
     def print_labelled(self, label: str, text: str, style: str = "") -> None:
-        """A line behind a dim label of ours; what wraps is indented like the text."""
+        """Write a line after a dim label; wrapped lines are indented like the text."""
         for number, part in enumerate(self.wrapped(self.fit(text), len(label))):
             head = label if number == 0 else " " * len(label)
             self.stream.write(self.styled(head, "dim") + self.styled(part, style) + "\n")
         self.stream.flush()
 
     def wrapped(self, text: str, indent: int = 0) -> list[str]:
-        """`text` in parts that fit beside an indent; whole when no terminal sets a width. It keeps its own indent."""
+        """`text` in parts that fit beside an indent; whole if no terminal sets a width. It keeps its own indent."""
         width = self.columns - indent - 1
         if not self.tty or display_width(text) <= width:
             return [text]
@@ -80,16 +81,17 @@ class Console:
         return f"\x1b[{';'.join(_CODES[word] for word in style.split())}m{text}\x1b[0m"
 
     def json(self, value: Any) -> None:
-        """One object, the only thing on this stream."""
+        """Write one object, the only thing on this stream."""
         text = printable_json(value, indent=2, plain=not self.unicode)
         self.stream.write(redact_secrets(text, self.secrets) + "\n")
         self.stream.flush()
 
     def table(self, head: Row, rows: Sequence[Row], *, right: Iterable[int] = (), flexible: int | None = 0) -> None:
-        """Columns under a bold head. right: columns of figures; flexible: the column that is cut when space is short, None
-        where none may be.
+        """Write columns under a bold head. right: columns of figures; flexible: the column to cut if space is short,
+        None if none may be.
 
-        Where a terminal has no room for that, each row is a block: its first cell, and the others with their names below.
+        If the terminal is too narrow for that, each row becomes a block: its first cell, and the others with their
+        names below.
         """
         fitted = [[self.fit(cell) for cell in row] for row in (head, *rows)]
         widths = [max(display_width(row[column]) for row in fitted) for column in range(len(head))]
@@ -111,7 +113,7 @@ class Console:
         self.stream.flush()
 
     def _blocks(self, fitted: Sequence[Row]) -> None:
-        """The rows of a table, the first its head, each on as many lines as it takes."""
+        """Write the rows of a table, starting with its head, each on as many lines as it needs."""
         head, *rows = fitted
         for row in rows:
             self.line(row[0], "bold")
@@ -128,7 +130,7 @@ class Console:
 
 
 def _plain_locale(environ: Mapping[str, str]) -> bool:
-    """Whether a person chose the C locale. Python then writes UTF-8 all the same, and sets LC_CTYPE to say so (PEP 538)."""
+    """Whether a person chose the C locale. Python then writes UTF-8 anyway, and sets LC_CTYPE to say so (PEP 538)."""
     if environ.get("PYTHONIOENCODING") or environ.get("PYTHONUTF8"):
         return False
     chosen = [environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG")]

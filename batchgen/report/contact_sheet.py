@@ -1,4 +1,4 @@
-"""Contact sheets: all pictures of a job small and labelled on one picture, or on as many as bounded memory takes."""
+"""Contact sheets: all images of a job, small and labelled, on one image or on as many as bounded memory allows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from batchgen.store.store import Store
 
 FILE_NAME = "contact-sheet.jpg"
 FORMATS_BY_SUFFIX = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-MAX_SHEET_PIXELS = 40_000_000  # 120 MB while it is drawn; more pictures go onto another sheet
+MAX_SHEET_PIXELS = 40_000_000  # 120 MB while it is drawn; further images go onto another sheet
 MAX_SIDE_PX = 16_000  # WebP ends at 16,383
 GAP_PX = 8
 FRAME_PX = 4  # around an image that was rejected
@@ -41,7 +41,7 @@ STATE_COLOURS = {"refused": RED, "failed": RED, "rejected": RED, "uncertain": (1
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """path: of the picture, empty when there is none; then `state` and `why` stand in its place."""
+    """A cell. path: of the image, empty if there is none; then `state` and `why` are shown instead."""
 
     label: str
     path: str
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """cell: pixels to the square of a picture; its label stands below."""
+    """The layout of a sheet. cell: pixels on a side of an image's square; its label is below."""
 
     columns: int
     cell: int
@@ -74,7 +74,7 @@ class Layout:
         return GAP_PX + self.columns * (self.cell + GAP_PX)
 
     def max_rows(self) -> int:
-        """That fit on one sheet."""
+        """The number of rows that fit on one sheet."""
         high = min(MAX_SIDE_PX, MAX_SHEET_PIXELS // self.width)
         return max(1, (high - self.header_height - GAP_PX) // (self.high + GAP_PX))
 
@@ -84,7 +84,7 @@ class Layout:
 
 
 def cells_of(ledger: HistoryReader, folder: Path, wants: Sequence[str]) -> Iterator[Cell]:
-    """In the order of `results_order`. folder: of the job. wants: patterns of `--only`, all without any."""
+    """The cells, in the order of `results_order`. folder: the job's. wants: patterns of `--only`; none select all."""
     pictures: dict[tuple[str, int, str | None], PictureRow] = {}
     for row in ledger.pictures():
         if row.role == "image":
@@ -102,8 +102,8 @@ def cells_of(ledger: HistoryReader, folder: Path, wants: Sequence[str]) -> Itera
 def write_sheets(
     target: Path, store: Store, title: str, cells: Iterable[Cell], layout: Layout, *, emulated: bool
 ) -> list[Path]:
-    """One file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError, also when a file of
-    somebody else's has one of these."""
+    """Write one file, or NAME-2, NAME-3 … beside it. Each is whole before it has its name. Raises StoreError, also if
+    somebody else's file has one of these names."""
     kind, paths = FORMATS_BY_SUFFIX[target.suffix.lower()], list[Path]()
     most, left = layout.max_rows() * layout.columns, iter(cells)
     while chunk := list(islice(left, most)):
@@ -118,7 +118,7 @@ def write_sheets(
 
 
 def _software_exif() -> Image.Exif:
-    """By which a sheet is known as one of ours. Source: Exif 2.32, 4.6.5, tag 0131 (Software)."""
+    """Exif by which a sheet is recognised. Source: Exif 2.32, 4.6.5, tag 0131 (Software)."""
     exif = Image.Exif()
     exif[EXIF_SOFTWARE_TAG] = "batchgen"
     return exif
@@ -128,7 +128,7 @@ def _is_sheet(path: Path) -> bool:
     try:
         with Image.open(path, formats=tuple(set(FORMATS_BY_SUFFIX.values()))) as image:
             return str(image.getexif().get(EXIF_SOFTWARE_TAG)) == "batchgen"
-    except Exception:  # Pillow raises all sorts of errors on what is not a picture
+    except Exception:  # Pillow raises all sorts of errors on what is not an image
         return False
 
 
@@ -142,16 +142,16 @@ def _sheet(store: Store, title: str, cells: Sequence[Cell], layout: Layout, *, e
 
 
 def _thumbnails(store: Store, pictures: Sequence[tuple[str, str]], side: int) -> Iterator[bytes]:
-    """In order; those of the gallery's size are kept for the next time."""
+    """The thumbnails, in order; those of the gallery's size are kept for the next time."""
     if side <= THUMBNAIL_SIDE_PX:
         yield from Thumbnails(store.folder, store).all(pictures)
         return
-    with ThreadPoolExecutor(2) as pool:  # of pictures this large few are in memory at once
+    with ThreadPoolExecutor(2) as pool:  # only a few images of this size are in memory at once
         yield from pool.map(lambda picture: shrink_stored(store, picture[0], side) if picture[0] else b"", pictures)
 
 
 class Drawing:
-    """One sheet, and how text and cells get onto it."""
+    """One sheet while it is drawn: its title, texts and cells."""
 
     def __init__(self, layout: Layout, cells: int) -> None:
         self.image = Image.new("RGB", layout.size(cells), BACKGROUND)
@@ -159,7 +159,7 @@ class Drawing:
         self._layout = layout
 
     def head(self, title: str, mark: str) -> None:
-        """mark: to the right of the title."""
+        """Draw the title. mark: to its right."""
         layout = self._layout
         large, middle = round(layout.font_px * 1.3), GAP_PX + layout.header_height / 2
         max_width_px = layout.width - 2 * GAP_PX - self._draw.textlength(f"  {mark}", font_for(mark, large))
@@ -189,8 +189,8 @@ class Drawing:
     def _text(
         self, at: tuple[float, float], text: str, max_width_px: float, colour: Colour, anchor: str, size: int = 0
     ) -> None:
-        """A text of at most `max_width_px` pixels: what is too long loses its middle, for names differ at their ends. anchor: which
-        point of it `at` is, by Pillow's two letters."""
+        """Draw a text of at most `max_width_px` pixels. One that is too long loses its middle, as names differ at their
+        ends. anchor: the point of the text that `at` means, by Pillow's two letters."""
         font, keep_chars = font_for(text, size or self._layout.font_px), len(text)
         shown = text
         while keep_chars > 1 and self._draw.textlength(shown, font) > max_width_px:
@@ -200,7 +200,7 @@ class Drawing:
 
 
 def font_for(text: str, size: int) -> Font:
-    """Pillow's own font, which has little more than ASCII, else the one of the system's that has most of the text."""
+    """Pillow's own font, which has little more than ASCII, or the system's font that has most of the text."""
     if text.isascii():
         return ImageFont.load_default(size=size)
     return min(_fonts(size), key=lambda font: sum(_lacks_glyph(font, sign) for sign in set(text)))
@@ -217,5 +217,5 @@ def _fonts(size: int) -> list[Font]:
 
 @cache
 def _lacks_glyph(font: Font, sign: str) -> bool:
-    """Whether the font draws what it draws for U+FFFF, which is no character."""
+    """Whether the font draws a character as it draws U+FFFF, which is not a character."""
     return bool(bytes(font.getmask(sign)) == bytes(font.getmask("\uffff")))

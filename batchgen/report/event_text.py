@@ -14,9 +14,9 @@ from batchgen.report.run_state import outage_cause, outage_condition
 from batchgen.sanitize import short_message
 
 STATUS_INTERVAL_S = 30.0
-MAX_ENDED_LINES = 10  # samples without an image that are named one by one; the summary counts the others
+MAX_ENDED_LINES = 10  # samples without an image that are listed; the summary counts the others
 MAX_NOTES = 20
-LONG_IN_FLIGHT_S = 30.0  # from which on it is said for how long
+LONG_IN_FLIGHT_S = 30.0  # longer times in flight are mentioned
 WAIT_WORDS = {
     "quota": "waiting for its quota of requests per minute",
     "spend": "waiting for its quota of spending",
@@ -28,7 +28,7 @@ Line = tuple[str, str]  # text, style
 
 
 class EventLines:
-    """Which events deserve a line of their own. At most one line for each time a model cools, parks or stops."""
+    """Decides which events get a line of their own. At most one line each time a model cools, parks or stops."""
 
     def __init__(self) -> None:
         self._ended = self._reviewed = self._notices = 0
@@ -87,7 +87,7 @@ class EventLines:
 
 
 def _first(number: int, most: int, line: Line, further: str) -> Iterator[Line]:
-    """Its line for each of the first `most`, and `further` once when there is another."""
+    """The line for each of the first `most`, and `further` once if there is another."""
     if number <= most:
         yield line
     elif number == most + 1:
@@ -95,7 +95,8 @@ def _first(number: int, most: int, line: Line, further: str) -> Iterator[Line]:
 
 
 class LogWarningPrinter(logging.Handler):
-    """For a run without a log: a fault of ours or of a library is one line, never a traceback. Use as a context manager."""
+    """Shows a warning of batchgen or a library as one line, never a traceback, in a run without a log. Use it as a
+    context manager."""
 
     def __init__(self, print_line: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -113,9 +114,9 @@ class LogWarningPrinter(logging.Handler):
 
 
 class RunLines:
-    """The observer for pipes and timers: start, end, what deserves a line, and every 30 s how it stands.
+    """The observer for pipes and timers: start, end, notable events, and the status every 30 s.
 
-    Time is that of the events, so nothing is said while nothing happens.
+    It uses the times of events, so nothing is said while nothing happens.
     """
 
     def __init__(self, console: Console) -> None:
@@ -138,7 +139,7 @@ class RunLines:
 
 
 class WorkerLines:
-    """The same for a worker, which has no end and makes pictures of many runs: what went wrong, and now and then a count."""
+    """The observer for a worker, which has no end and makes images of many runs: errors, and a count now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -189,7 +190,7 @@ def started_line(event: events.RunStarted) -> str:
     estimate = f", estimated {formatting.total_usd(known_usd, event.unpriced)}{at_the}"
     if event.usd is None and not event.known_usd:
         estimate = ", price unknown"
-    # The forecast knows the vendor's latency, not the emulator's.
+    # The forecast uses the vendor's latency, not the emulator's.
     known = event.eta_s is not None and not event.emulated
     time_s = f", at best {formatting.duration(event.eta_s or 0.0)}" if known else ""
     images = f"{formatting.count(wanted, 'image')} to make, {event.kept:,} kept{left_out}"
@@ -197,19 +198,19 @@ def started_line(event: events.RunStarted) -> str:
 
 
 def in_flight_text(progress: RunProgress | ModelProgress, now: float) -> str:
-    """How many requests are on their way, and since when, once that is long."""
+    """How many requests are in flight, and for how long if that is long."""
     oldest_s = progress.oldest_s(now)
     since = f", the oldest for {formatting.duration(oldest_s)}" if oldest_s >= LONG_IN_FLIGHT_S else ""
     return f"{progress.in_flight} in flight{since}"
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Behind the images of a run: those of its manifest that it does not make. Empty when there are none."""
+    """The images of the manifest that a run does not make, after those it makes. Empty if there are none."""
     return "".join(f", {number:,} {formatting.LEFT_OUT_WORDS[why]}" for why, number in left_out.items())
 
 
 def status_line(run_progress: RunProgress, now: float) -> str:
-    """How a run stands, in one line."""
+    """The status of a run in one line."""
     left = run_progress.remaining_s(now)
     spent = formatting.total_usd(run_progress.usd, run_progress.unpriced, "image")
     parts = [f"{run_progress.done:,} of {run_progress.wanted:,}", in_flight_text(run_progress, now), spent]
@@ -231,12 +232,12 @@ def status_line(run_progress: RunProgress, now: float) -> str:
 
 
 def wait_text(reason: str, until: float, now: float) -> str:
-    """What a model waits for. reason: as `LaneWaiting` has it; until: UTC seconds."""
+    """What a model waits for. reason: from `LaneWaiting`; until: UTC seconds."""
     return f"{WAIT_WORDS[reason]} until {formatting.local_time(until, now)}"
 
 
 def outage_started(outage: Outage) -> str:
-    """One sentence for the moment at which it was found."""
+    """A sentence for the moment at which an outage was noticed."""
     since = formatting.local_time(outage.since, outage.at)
     what, why = outage_condition(outage.scope, outage.name), outage_cause(outage.reason, outage.message)
     return f"{what} since {since} ({why}): retrying now and then, without using up any item's attempts"

@@ -11,12 +11,12 @@ LEFT_OUT_WORDS = {"limit": "left out by --limit", "only": "left out by --only", 
 
 
 def known_amount(amount: float, unpriced: int) -> float | None:
-    """A sum of money of which `unpriced` parts have no price: None when that is all of it."""
+    """A sum of money of which `unpriced` parts have no price: None if that is all of it."""
     return None if unpriced and not amount else amount
 
 
 def total_usd(amount: float | None, unpriced: int, noun: str = "request") -> str:
-    """The same in words: `$0.70`, `$0.70 + 3 requests of unknown price`, `unknown (3 requests of unknown price)`."""
+    """A sum in words: `$0.70`, `$0.70 + 3 requests of unknown price`, `unknown (3 requests of unknown price)`."""
     if not unpriced:
         return usd(amount)
     rest = f"{count(unpriced, noun)} of unknown price"
@@ -24,7 +24,7 @@ def total_usd(amount: float | None, unpriced: int, noun: str = "request") -> str
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `35 s`, `1 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
+    """A duration: `0.4 s`, `35 s`, `1 min 20 s`, `2 h 05 min`, `3 d 4 h`."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)
@@ -40,12 +40,12 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 image`, `1,200 images`."""
+    """A count with its noun: `1 image`, `1,200 images`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def local_time(at: float, now: float) -> str:
-    """Local time of day; with the date when that is another day than `now`. at, now: UTC seconds."""
+    """The local time of day, with the date if it is another day than `now`. at, now: UTC seconds."""
     then = time.localtime(at)
     same_day = then[:3] == time.localtime(now)[:3]
     return time.strftime("%H:%M:%S" if same_day else "%a %d %b %H:%M", then)
@@ -56,7 +56,7 @@ def utc_iso(at: float | None) -> str | None:
 
 
 def size(number: float) -> str:
-    """`310 kB`, `2.4 GB`; decimal, as disks are sold."""
+    """A size: `310 kB`, `2.4 GB`; decimal, as disks are sold."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit in ("bytes", "kB") else f"{number:.1f} {unit}"
@@ -65,6 +65,6 @@ def size(number: float) -> str:
 
 
 def join_counts(counts: Mapping[str, int]) -> str:
-    """`9 succeeded, 1 refused`, the largest first, without zeros."""
+    """Counts such as `9 succeeded, 1 refused`, the largest first, without zeros."""
     parts = sorted(((number, name) for name, number in counts.items() if number), key=lambda part: (-part[0], part[1]))
     return ", ".join(f"{number:,} {name}" for number, name in parts)

@@ -1,4 +1,5 @@
-"""Writes `report.html`: one page that holds its data, thumbnails, style and script, and loads nothing but linked pictures."""
+"""Writes `report.html`: a page that contains its data, thumbnails, style and script, and only loads the linked
+images."""
 
 from __future__ import annotations
 
@@ -27,24 +28,24 @@ if TYPE_CHECKING:
     from batchgen.report.gallery_data import PageView
 
 FILE_NAME = "report.html"
-PAGE_NAME = re.compile(r"report(-[0-9]+)?\.html")  # of `page_path`, in a job folder
+PAGE_NAME = re.compile(r"report(-[0-9]+)?\.html")  # as `page_path` names them, in a job folder
 TITLE_END = b" \xc2\xb7 batchgen</title>"
-HEAD_BYTES = 20_000  # the title stands in them, however long the job's name
-THUMBNAILS_PER_SCRIPT = 100  # in one script element, which the page decodes when one of them comes into view
+HEAD_BYTES = 20_000  # contain the title, however long the job's name is
+THUMBNAILS_PER_SCRIPT = 100  # in one script element, which is decoded when one of them becomes visible
 
 
 def page_path(target: Path, number: int) -> Path:
-    """Of one of several pages, from 0: `report.html`, `report-2.html` and so on."""
+    """The path of one of several pages, from 0: `report.html`, `report-2.html` and so on."""
     return target.with_name(f"{target.stem}-{number + 1}{target.suffix}") if number else target
 
 
 def is_page_name(name: str) -> bool:
-    """Whether a file in a job folder is called as a page of ours."""
+    """Whether a file in a job folder has the name of a page."""
     return PAGE_NAME.fullmatch(name) is not None
 
 
 def remove_further_pages(target: Path, pages: int) -> None:
-    """Those that an earlier, longer gallery has left."""
+    """Delete the pages that an earlier, longer gallery left."""
     while _is_page(path := page_path(target, pages)):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -52,7 +53,7 @@ def remove_further_pages(target: Path, pages: int) -> None:
 
 
 class LinkFolders(NamedTuple):
-    """Where the images lie, and the references: the manifest's folder, None when it is not known."""
+    """The folders of the images and of the references: the manifest's, None if unknown."""
 
     images: Path
     references: Path | None
@@ -61,7 +62,7 @@ class LinkFolders(NamedTuple):
 def write_gallery(
     target: Path, page: PageView, thumbnails: Iterable[bytes], folders: LinkFolders, secrets: Sequence[str]
 ) -> int:
-    """Answers the size in bytes. Raises StoreError."""
+    """Write a page, and return its size in bytes. Raises StoreError."""
     manifest_base = link_base(target, folders.references) if folders.references else None
     page = replace(page, base=link_base(target, folders.images), manifest_base=manifest_base)
     with replacing(target) as part, open(part, "x", encoding="utf-8", newline="\n") as file:
@@ -71,7 +72,8 @@ def write_gallery(
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Where to write a file that then gets its name, so that nobody ever sees half of it. Raises StoreError."""
+    """The path to write a file to, which is renamed to `target` afterwards, so that nobody ever sees half of it. Raises
+    StoreError."""
     temp_path = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield temp_path
@@ -83,13 +85,13 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def refuse_to_overwrite_pages(target: Path, pages: int) -> None:
-    """Before any is written. Raises StoreError when a file of somebody else's stands there."""
+    """Refuse to overwrite anything, before any page is written. Raises StoreError if somebody else's file is there."""
     for number in range(pages):
         refuse_to_overwrite(page_path(target, number), _is_page)
 
 
 def refuse_to_overwrite(target: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Raises StoreError rather than have a file written over that is not one of ours."""
+    """Raises StoreError rather than overwrite somebody else's file."""
     if os.path.lexists(target) and not is_ours(target):
         raise StoreError(f"{target} was not written by batchgen and stays as it is: rename it, or name another file")
 
@@ -108,7 +110,7 @@ def render_gallery(page: PageView, thumbnails: Iterable[bytes], secrets: Sequenc
 
 
 def _page_json(page: PageView, secrets: Sequence[str]) -> Iterator[str]:
-    """As `safe_json`, sample by sample: ten thousand are small as a text, and large as data."""
+    """The page's JSON like `safe_json`, sample by sample: ten thousand are small as text, and large as data."""
     rest = as_json(replace(page, samples=()))
     rest.pop("samples")
     yield '{"samples":['
@@ -119,13 +121,13 @@ def _page_json(page: PageView, secrets: Sequence[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class PageParts:
-    """Names of the files in `page/` that one page is made of. live: it asks its own server for more."""
+    """The names of the files in `page/` that a page is made of. live: it asks its own server for more."""
 
     styles: tuple[str, ...]
     bodies: tuple[str, ...]
     scripts: tuple[str, ...]
     live: bool = False
-    form_action: str = "'none'"  # where a form may be sent, as a policy says it
+    form_action: str = "'none'"  # where a form may be sent, in the policy's terms
 
     @cached_property
     def texts(self) -> tuple[str, str, str]:
@@ -135,7 +137,7 @@ class PageParts:
 
     @cached_property
     def policy(self) -> str:
-        """What the browser may do: this style and this script, and nothing that a prompt could smuggle in."""
+        """What the browser may do: use this style and this script, and nothing that a prompt could smuggle in."""
         style, _, script = self.texts
         pictures = "data: 'self'; connect-src 'self'" if self.live else "data: 'self' file:"
         return (
@@ -151,7 +153,7 @@ GALLERY = PageParts(styles=("gallery",), bodies=("gallery", "people"), scripts=G
 def render_document(
     parts: PageParts, title: str, facts_text: Iterable[str], thumbnails: Iterable[bytes] = ()
 ) -> Iterator[str]:
-    """A page in pieces. facts_text: as `safe_json` makes it, whole or in pieces."""
+    """A page in pieces. facts_text: from `safe_json`, whole or in pieces."""
     style, body, script = parts.texts
     title = html.escape(title)
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -178,12 +180,13 @@ def _thumbnail_scripts(thumbnails: Iterable[bytes]) -> Iterator[str]:
 
 
 def safe_json(view: Any, secrets: Sequence[str]) -> str:
-    """JSON for a page, without a key: in it a secret stands as JSON writes it, `"`, `&` and their like look different there."""
+    """JSON for a page, without keys. A secret is looked for as JSON writes it: `"`, `&` and the like are written
+    differently."""
     return redact_secrets(script_json(as_json(view)), [script_json(secret)[1:-1] for secret in secrets])
 
 
 def script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, nor open a comment there. Source: HTML, 4.12.1.3."""
+    """JSON that can neither end the script element it is in nor open a comment there. Source: HTML, 4.12.1.3."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -191,7 +194,7 @@ def script_json(value: Any) -> str:
 
 
 def link_base(target: Path, folder: Path) -> str:
-    """What stands before a picture's path in a link from the page: `` when both are in one folder, else `../catalog/`."""
+    """The beginning of a link from the page to an image: `` if both are in one folder, else such as `../catalog/`."""
     try:
         relative = os.path.relpath(folder, target.parent)
     except ValueError:  # another drive

@@ -1,4 +1,5 @@
-"""What the page of a job shows, a file or live: every sample with its pictures and attempts, and each run as a night.
+"""What a job's page shows, as a file or live: every sample with its images and attempts, and each run with its
+statistics.
 
 A field's name is its key in the JSON of the page: a new column is one field.
 """
@@ -28,12 +29,13 @@ R = TypeVar("R", PictureRow, DerivativeFileRow, Verdict)
 
 @dataclass(frozen=True, slots=True)
 class ManifestInfo:
-    """What the manifest says and the ledger does not. concurrency: requests in flight at once; order: place of an item by its id.
+    """What the manifest says and the ledger does not. concurrency: requests in flight at once. order: the position of
+    an item by its id.
 
-    folder: where the manifest lies. unfingerprinted: by item, what a manifest that asks again needs and no fingerprint holds:
-    names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
-    post: as a manifest says it, of items whose `unfingerprinted` say nothing else; None for none.
-    budgets: USD by run, day and month. state: folder or server where the spend of all jobs is noted, None where this job's alone counts.
+    folder: the manifest's. unfingerprinted: by item, what a manifest that requests it again needs and no fingerprint
+    contains: names of references, service tier, fallback, post. conversations: all turns, by the id without its turn.
+    post: from the manifest, for items whose `unfingerprinted` has none; None for none. budgets: USD by run, day and
+    month. state: the folder or server where the spending of all jobs is stored, None if only this job's counts.
     """
 
     catalogue: Catalogue = field(default_factory=load_catalogue)
@@ -47,13 +49,13 @@ class ManifestInfo:
     state: Path | str | None = None
 
     def place(self, item_id: str) -> int:
-        """Of an item among all; items that the manifest no longer has come last."""
+        """The position of an item among all; items that the manifest no longer has come last."""
         return self.order.get(item_id, len(self.order))
 
 
 class AttemptView(NamedTuple):
-    """A request. seconds: from sent to answered; usd_source: `maybe` where it may have been billed; sent_as: how it departed
-    from its item, in words."""
+    """A request. seconds: from sent to answered. usd_source: `maybe` if it may have been billed. sent_as: how it
+    differed from its item, in words."""
 
     started: float
     seconds: float | None
@@ -69,7 +71,7 @@ class AttemptView(NamedTuple):
 
 
 class MadeFile(NamedTuple):
-    """What `post:` made of the picture that a sample has now."""
+    """A file that `post:` made from the image that a sample has now."""
 
     path: str
     width: int
@@ -80,9 +82,9 @@ class MadeFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView(Sparse):
-    """settings: their number among those of the page; place: of its item in the manifest. seconds, served_by, tier: of the
-    request that brought the picture. files: what stands beside it; thoughts: what the model let see of its thinking. asks: what
-    no fingerprint holds."""
+    """A sample. settings: their number among those of the page. place: its item's position in the manifest. seconds,
+    served_by, tier: of the request that brought the image. files: beside the image. thoughts: what the model showed of
+    its thinking. asks: what no fingerprint contains."""
 
     id: str
     n: int
@@ -112,9 +114,9 @@ class SampleView(Sparse):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesView:
-    """Samples of a job, all or those that have changed, and what is the same for all. settings: what reached the wire, by
-    number; providers: by model, where its id alone would mean another; wanted: by the last run; accepted: how many images are, and
-    what each has cost, in words."""
+    """Samples of a job, all or those that have changed, and what they share. settings: what reached the wire, by
+    number. providers: by model, if its id alone would mean another. wanted: by the last run. accepted: how many images
+    are, and what each has cost, in words."""
 
     job: str
     manifest: str = ""
@@ -128,7 +130,7 @@ class SamplesView:
 
 
 class PageLink(NamedTuple):
-    """One of several pages. first, last: ids of its items; states: of its samples, how many are in each."""
+    """One of several pages. first, last: ids of its items; states: the number of its samples by state."""
 
     file: str
     first: str
@@ -138,8 +140,8 @@ class PageLink(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PagesView:
-    """What a page knows of a job that does not fit on it. at: its own number among the pages, from 0. wanted, made: samples of all
-    pages; usd: of those made, estimated of that, unpriced: how many have no price."""
+    """What a page knows about a job that does not fit on it. at: its own number among the pages, from 0. wanted, made:
+    samples of all pages. usd: for those made; estimated: the estimated part; unpriced: how many have no price."""
 
     at: int
     links: Sequence[PageLink]
@@ -152,11 +154,11 @@ class PagesView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageView(SamplesView):
-    """All that a page begins with. pages: None where it is the only one; related: samples of other pages from whose images some
-    of this page's were made. beside: the way from the manifest to the pictures, conversations and post: what a manifest
-    that asks again needs. key: of the picks that a browser keeps. base, manifest_base: what stands in a link before the path of
-    an image and of a reference. references: thumbnails of reference files, by SHA-256; a live page asks by that. nights,
-    compared: None where the page asks for them."""
+    """Everything that a page starts with. pages: None if it is the only one. related: samples of other pages from whose
+    images some of this page's were made. beside: the path from the manifest to the images; conversations and post: what
+    a manifest that requests items again needs. key: for the picks that a browser stores. base, manifest_base: the
+    beginning of a link to an image and to a reference. references: thumbnails of reference files, by SHA-256, which a
+    live page requests. nights, compared: None if the page requests them."""
 
     beside: str | None = None
     conversations: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -186,7 +188,7 @@ class ValueIndex:
 
 
 class AttemptIndex:
-    """Requests by their samples; one may be for several. One that is read again takes its own place."""
+    """Requests by their samples; one may be for several. One that is read again replaces itself."""
 
     def __init__(self) -> None:
         self._by_sample: dict[SampleKey, dict[int, AttemptRow]] = defaultdict(dict)
@@ -200,7 +202,7 @@ class AttemptIndex:
 
 
 def first_start(ledger: HistoryReader) -> float | None:
-    """When the first run that sent anything began to, in UTC seconds."""
+    """When the first run that sent anything started doing so, in UTC seconds."""
     for run in reversed(ledger.runs()):
         if spans := ledger.lane_spans(run.id):
             return start_of(spans)
@@ -208,7 +210,8 @@ def first_start(ledger: HistoryReader) -> float | None:
 
 
 def read_nights(ledger: HistoryReader, manifest_info: ManifestInfo) -> list[RunStatistics]:
-    """The last runs that sent anything, the newest last. Requests are read one by one, and none is kept."""
+    """The statistics of the last runs that sent anything, the newest last. Requests are read one by one, and none is
+    kept."""
     found = []
     for run in ledger.runs():
         spans = ledger.lane_spans(run.id)
@@ -223,11 +226,11 @@ def read_nights(ledger: HistoryReader, manifest_info: ManifestInfo) -> list[RunS
 
 
 def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: float, **more: Any) -> PageView:
-    """builder: of the samples, after it made them. more: fields that differ from page to page."""
+    """A page. builder: of the samples, after it made them. more: fields that differ from page to page."""
     run, manifest_info, settings = ledger.last_run(), builder.manifest_info, builder.settings.values
     return PageView(
         job=ledger.meta("name") or folder.name,
-        manifest=Path(ledger.meta("manifest") or "").name,  # nobody else's business where it lies
+        manifest=Path(ledger.meta("manifest") or "").name,  # its folder is nobody else's business
         emulated=ledger.meta("emulated") == "yes",
         at=now,
         wanted=run.wanted + run.kept if run else 0,  # there is no row yet for what was not tried
@@ -242,13 +245,15 @@ def page_view(ledger: HistoryReader, folder: Path, builder: SampleBuilder, now: 
 
 
 def unusual_providers(settings: Sequence[JsonObject], catalogue: Catalogue) -> dict[str, str]:
-    """Model -> provider, where the model's id alone would mean another: a manifest that asks again has to say so."""
+    """Model -> provider, if the model's id alone would mean another: a manifest that requests it again has to say
+    so."""
     pairs = {(wire.get("model", ""), wire.get("provider", "")) for wire in settings}
     return {model: provider for model, provider in pairs if model and catalogue.resolve(model).provider != provider}
 
 
 def _relative_folder(folder: Path, manifest_folder: Path | None) -> str | None:
-    """The way from the manifest's folder to the job's, as a reference to one of its pictures begins; None when it lies elsewhere."""
+    """The path from the manifest's folder to the job's, with which a reference to one of its images begins; None if it
+    is elsewhere."""
     if manifest_folder is None:
         return None
     try:
@@ -267,8 +272,8 @@ def _by_sample(rows: Iterable[R]) -> Mapping[SampleKey, Sequence[R]]:
 
 @dataclass(frozen=True, slots=True)
 class SampleBuilder:
-    """Makes the views of samples. thumbnail: how the page will ask for one. references: paths of the files that were sent along,
-    from the manifest's folder, by SHA-256; filled as samples are made."""
+    """Makes the views of samples. thumbnail: how the page requests one. references: by SHA-256, the paths of the files
+    that were sent along, from the manifest's folder; filled as samples are made."""
 
     files: SidecarFiles
     manifest_info: ManifestInfo
@@ -278,7 +283,7 @@ class SampleBuilder:
     references: dict[str, str] = field(default_factory=dict)
 
     def build(self, ledger: HistoryReader, item_ids: Sequence[str] | None = None) -> Iterator[SampleView]:
-        """In the order of the manifest. item_ids: these items alone."""
+        """The views, in the order of the manifest. item_ids: only these items."""
         pictures, made = _by_sample(ledger.pictures(item_ids)), _by_sample(ledger.derivatives(item_ids))
         said = ledger.notable_verdicts(item_ids)
         for row in sorted(ledger.samples(item_ids), key=lambda row: self.manifest_info.place(row.item_id)):
@@ -322,8 +327,9 @@ class SampleBuilder:
         )
 
     def _note_references(self, item_id: str, digests: Sequence[str]) -> None:
-        """Names are the manifest's of today, digests those of the request: they belong together while there are as many. Of a
-        manifest that cannot be read there are no names; previews may be kept all the same."""
+        """Note the reference files of an item. Names come from the current manifest, digests from the request: they
+        belong together if there are equally many. If the manifest cannot be read there are no names, but there may be
+        previews."""
         names = self.manifest_info.unfingerprinted.get(item_id, {}).get("references") or [""] * len(digests)
         if len(names) == len(digests):
             pairs = zip(digests, names, strict=True)
@@ -333,12 +339,13 @@ class SampleBuilder:
 
 
 def is_elsewhere(name: str) -> bool:
-    """Whether a reference is another item's image, a link or in a bucket, and no file beside the manifest."""
+    """Whether a reference is another item's image, a link or in a bucket, rather than a file beside the manifest."""
     return name.startswith("@") or "://" in name[:8]
 
 
 def thumbnail_path(picture: PictureRow) -> str:
-    """Of a picture by its number in the ledger. What follows the `?` changes with the picture, so browsers may keep it."""
+    """The address of an image's thumbnail by the image's number in the ledger. What follows the `?` changes with the
+    image, so browsers may cache it."""
     return f"{picture.attempt_id}-{picture.k}?{picture.sha256[:SHA256_BEGINS_CHARS]}"
 
 

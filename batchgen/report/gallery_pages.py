@@ -1,5 +1,5 @@
-"""The pages of a job's gallery, made one after another from its ledger: as many as it takes, and one for most jobs. The order of the
-items is in a private file, for memory that does not grow."""
+"""The pages of a job's gallery, made one after another from its ledger; most jobs need only one. The order of the items
+is in a private file, so that memory does not grow."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from batchgen.report.gallery_data import (
 )
 from batchgen.report.picture_views import ReferenceFiles, sidecar_files
 
-CACHE_KB = 16_000  # of what was looked up last; the rest is on disk
+CACHE_KB = 16_000  # for recent lookups; the rest is on disk
 PAGE_SAMPLES = 10_000
 CHUNK = 1000  # items whose rows are in memory at once
-MAX_RELATED = 10_000  # items of other pages that one page shows images of
+MAX_RELATED = 10_000  # items of other pages whose images one page shows
 
 
 class ItemFacts(NamedTuple):
-    """What a manifest says of an item and no fingerprint holds. conversation: its id without the turn, empty outside of one; turns:
-    the prompts up to this one."""
+    """What a manifest says about an item and no fingerprint contains. conversation: its id without the turn, empty
+    outside a conversation. turns: the prompts up to this one."""
 
     id: str
     unfingerprinted: JsonObject
@@ -51,7 +51,7 @@ class ItemFacts(NamedTuple):
 
 
 def with_items(info: ManifestInfo, items: Iterable[ItemFacts]) -> ManifestInfo:
-    """All of them in memory, as a dashboard has them."""
+    """The manifest's information with all items in memory, for a dashboard."""
     order, unfingerprinted, conversations = dict[str, int](), dict[str, JsonObject](), dict[str, Sequence[str]]()
     for number, item in enumerate(items):
         order[item.id] = number
@@ -64,7 +64,8 @@ def with_items(info: ManifestInfo, items: Iterable[ItemFacts]) -> ManifestInfo:
 
 @dataclass(frozen=True, slots=True)
 class PageOutline:
-    """Which items are on a page. first, last: their ids; places: from the first to the last; states: samples by state."""
+    """The items of a page. first, last: their ids; places: from the first to the last; states: the number of samples by
+    state."""
 
     first: str = ""
     last: str = ""
@@ -77,9 +78,10 @@ class PageOutline:
 
 
 class GalleryIndex:
-    """Items in the order of the manifest, then those that it no longer has, each with the states of its samples and its requests.
+    """The items in the order of the manifest, then those that it no longer has, each with the states of its samples and
+    its requests.
 
-    SQLite keeps a database without a name in its page cache and spills it to an anonymous file when it grows.
+    SQLite keeps a database without a name in its page cache and spills it to an anonymous file if it grows.
     """
 
     def __init__(self) -> None:
@@ -98,7 +100,7 @@ class GalleryIndex:
         self._db.close()
 
     def add_items(self, items: Iterable[ItemFacts]) -> None:
-        """Of the manifest, in its order. What `items` raises leaves none of them here."""
+        """Add the items of the manifest, in its order; none of them if `items` raises."""
         rest = iter(items)
         try:
             while chunk := list(islice(rest, CHUNK)):
@@ -115,7 +117,7 @@ class GalleryIndex:
             raise
 
     def read(self, ledger: HistoryReader) -> None:
-        """Take in the samples and requests that the ledger has."""
+        """Add the samples and requests in the ledger."""
         samples = ledger.sample_states()
         while chunk := list(islice(samples, CHUNK)):
             self._db.executemany("INSERT OR IGNORE INTO item (id) VALUES (?)", ((item_id,) for item_id, _ in chunk))
@@ -126,7 +128,8 @@ class GalleryIndex:
             self._db.executemany("INSERT INTO attempt SELECT place, ? FROM item WHERE id = ?", requests)
 
     def outlines(self, max_samples: int) -> list[PageOutline]:
-        """The pages, at least one: of about so many samples at most, for those of an item or of a conversation stay together."""
+        """The pages, at least one, of at most about this many samples: those of an item or of a conversation stay
+        together."""
         found: list[PageOutline] = []
         states, first, last, place, talk = Counter[str](), (0, ""), "", 0, ""
         sql = "SELECT place, id, coalesce(talk, ''), states FROM item WHERE states <> '' ORDER BY place"
@@ -142,18 +145,18 @@ class GalleryIndex:
         return [*found, PageOutline(first[1], last, (first[0], place), states)]
 
     def items(self, page: PageOutline) -> list[str]:
-        """Ids of those on a page, in their order."""
+        """The ids of the items on a page, in order."""
         sql = "SELECT id FROM item WHERE place BETWEEN ? AND ? AND states <> '' ORDER BY place"
         return [item_id for (item_id,) in self._db.execute(sql, page.places)]
 
     def attempts(self, page: PageOutline) -> Iterator[list[int]]:
-        """Ids of the requests of a page, some thousand at a time."""
+        """The ids of a page's requests, some thousand at a time."""
         rows = self._db.execute("SELECT id FROM attempt WHERE place BETWEEN ? AND ? ORDER BY id", page.places)
         while ids := [number for (number,) in islice(rows, CHUNK)]:
             yield ids
 
     def manifest_info(self, info: ManifestInfo, page: PageOutline) -> ManifestInfo:
-        """What the manifest says of a page's items, beside what it says of all."""
+        """What the manifest says about a page's items, besides what it says about all."""
         order, unfingerprinted, conversations = dict[str, int](), dict[str, JsonObject](), dict[str, Sequence[str]]()
         sql = "SELECT place, id, asks FROM item WHERE place BETWEEN ? AND ?"
         for place, item_id, asks in self._db.execute(sql, page.places):
@@ -167,14 +170,15 @@ class GalleryIndex:
 
 
 class ThumbnailFiles(NamedTuple):
-    """What a page shows small, numbered from 0: (path, sha256) of images, then the reference files by their SHA-256."""
+    """The files of a page's thumbnails, numbered from 0: (path, sha256) of images, then the reference files by their
+    SHA-256."""
 
     pictures: Sequence[tuple[str, str]]
     references: ReferenceFiles
 
 
 class GalleryPages:
-    """Every page is of one moment, and holds no moment of the ledger while its thumbnails are made."""
+    """Makes the pages. Each shows one moment, but no snapshot of the ledger is held while its thumbnails are made."""
 
     def __init__(
         self, ledger: HistoryReader, folder: Path, manifest_info: ManifestInfo, index: GalleryIndex, now: float
@@ -235,7 +239,7 @@ class GalleryPages:
         return SampleBuilder(self._files, manifest_info, ValueIndex(), number, AttemptIndex())
 
     def _related(self, builder: SampleBuilder, samples: Sequence[SampleView]) -> list[SampleView]:
-        """Those of other pages whose images were sent along."""
+        """The samples of other pages whose images were sent along."""
         here, needed = {sample.id for sample in samples}, dict[str, None]()
         for sample in samples if len(self.outlines) > 1 else ():
             names = (sample.asks or {}).get("references", ())

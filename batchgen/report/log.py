@@ -1,4 +1,5 @@
-"""A run's log, one line for each event, as text or as JSON: structlog's chain of processors, the last of which takes keys out."""
+"""A run's log, one line for each event, as text or as JSON: a chain of structlog's processors, the last of which
+removes keys."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from batchgen.report.log_events import CONTEXT_FIELDS, log_line, utc_iso_ms
 from batchgen.sanitize import ascii_only, printable_json, redact_secrets, sanitize
 
 LogFormat = Literal["text", "json"]
-Secrets = Callable[[], Iterable[str]]  # asked for each line: some are known only when the manifest has been read
+Secrets = Callable[[], Iterable[str]]  # called for each line: some are known only once the manifest has been read
 EventDict = MutableMapping[str, Any]
 
 
 class Log(logging.Handler):
-    """An observer of a run, and a handler for what batchgen and its libraries say through the logging module.
+    """An observer of a run, and a handler for what batchgen and its libraries log through the logging module.
 
-    Use as a context manager. quiet: only what is amiss.
+    Use it as a context manager. quiet: only warnings and errors.
     """
 
     def __init__(self, sink: LogFile | Stream, log_format: LogFormat, secrets: Secrets, *, quiet: bool = False) -> None:
@@ -60,27 +61,28 @@ class Log(logging.Handler):
 
     @property
     def loss_message(self) -> str:
-        """What could not be written and why, in words; empty when nothing was lost."""
+        """What could not be written and why, in words; empty if nothing was lost."""
         lost, why = self._sink.lost_lines, self._sink.loss_reason
         return f"{lost:,} line(s) of the log could not be written: {why}" if lost else ""
 
     def bind(self, **context: Any) -> None:
-        """From here on each line says this too."""
+        """Add these fields to each line from now on."""
         self._logger = self._logger.bind(**context)
 
     def __call__(self, event: Event, **context: Any) -> None:
-        """context: what this line alone says too."""
+        """Log an event. context: further fields of this line."""
         if isinstance(event, RunStarted):
             self.bind(run=event.run_id, job=event.job)
         level, name, fields = log_line(event)
         self.write_event(level, name, **{**context, **fields})
 
     def write_event(self, level: str, name: str, /, **fields: Any) -> None:
-        """level: info, warning or error. name: one that log_lines lists; an outage has a field called so, too."""
+        """Log an event by name. level: info, warning or error. name: one that log_events lists; an outage also has a
+        field of that name."""
         getattr(self._logger, level)(name, **{"at": time.time(), **fields})
 
     def _render(self, _: Any, __: str, event_dict: EventDict) -> str:
-        """The line. Its keys are taken out last, also as JSON writes them, so that nothing which came before can let one through."""
+        """The line. Its keys are removed last, also as JSON writes them, so that nothing before can let one through."""
         fields = dict(event_dict)
         line = printable_json(fields, plain=self._plain) if self._format == "json" else _text(fields, plain=self._plain)
         known = sorted(self._secrets(), key=len, reverse=True)
@@ -95,7 +97,7 @@ class Log(logging.Handler):
 
 
 class Stream:
-    """stderr, which loses lines without a word. plain: it takes ASCII only."""
+    """stderr, which loses lines silently. plain: it only takes ASCII."""
 
     lost_lines, loss_reason = 0, ""
 
@@ -108,18 +110,18 @@ class Stream:
         self._stream.flush()
 
     def flush(self) -> None:
-        """Each line was."""
+        """Nothing to do: each line was flushed."""
 
     def close(self) -> None:
-        """It is not ours."""
+        """Nothing to do: it is not the log's own."""
 
 
 class LogFile:
-    """Whole lines at the end of a file that may be rotated. Unbuffered: a line is in the file when `write` returns, and one that
-    cannot be written is counted and stops nothing."""
+    """Writes whole lines to the end of a file that may be rotated. Unbuffered: a line is in the file when `write`
+    returns, and one that cannot be written is counted and stops nothing."""
 
     def __init__(self, path: str) -> None:
-        """Raises UsageError when it cannot be written to."""
+        """Raises UsageError if it cannot be written to."""
         self._path = os.path.abspath(path)
         self.lost_lines = 0
         self.loss_reason = ""
@@ -135,13 +137,13 @@ class LogFile:
         self._partial_line = stat.st_size > 0 and not _ends_a_line(self._path)
 
     def write(self, line: str) -> None:
-        """line: with its newline."""
+        """Write a line, including its newline."""
         data = line.encode("utf-8", "backslashreplace")
         try:
             self._reopen_if_rotated()
             data = b"\n" + data if self._partial_line else data
             written = self._file.write(data) or 0
-            self._partial_line = written < len(data)  # a disk that fills up may take a part
+            self._partial_line = written < len(data)  # a disk that fills up may accept a part
             if self._partial_line:
                 raise OSError(0, "the disk took only a part of a line")
         except (OSError, ValueError) as error:
@@ -149,13 +151,13 @@ class LogFile:
             self.loss_reason = getattr(error, "strerror", None) or str(error)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Nothing to do: nothing is buffered."""
 
     def close(self) -> None:
         self._file.close()
 
     def _reopen_if_rotated(self) -> None:
-        """Whoever rotates logs renames ours; then there is a new one by the old name."""
+        """Open a new file if somebody rotated, that is renamed, the old one."""
         try:
             stat = os.stat(self._path)
             if (stat.st_dev, stat.st_ino) == self._id:
@@ -168,24 +170,26 @@ class LogFile:
 
 
 def _ends_a_line(path: str) -> bool:
-    """Whether what an earlier run left ends with a newline; its process may have been killed in the middle of one."""
+    """Whether what an earlier run left ends with a newline; its process may have been killed in the middle of a
+    line."""
     try:
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
-    except OSError:  # no plain file, or not ours to read
+    except OSError:  # not a regular file, or not readable
         return True
 
 
 def _order_fields(_: Any, __: str, event_dict: EventDict) -> EventDict:
-    """When, how grave, what, of which run; then the rest as it came."""
+    """Put time, level, event and run first, and leave the rest in order."""
     first = {"at": utc_iso_ms(event_dict.pop("at")), "level": event_dict.pop("level"), "event": event_dict.pop("event")}
     context = {name: event_dict.pop(name) for name in CONTEXT_FIELDS if name in event_dict}
     return {**first, **context, **event_dict}
 
 
 def _text(fields: dict[str, Any], *, plain: bool) -> str:
-    """`2026-11-21T02:53:51.120Z warning sample.ended run=1 item=bad reason=safety …`; what is empty is left out."""
+    """Text such as `2026-11-21T02:53:51.120Z warning sample.ended run=1 item=bad reason=safety …`; empty fields are
+    left out."""
     head = f"{fields.pop('at')} {fields.pop('level'):7} {fields.pop('event')}"
     pairs = [f"{name}={_value(value)}" for name, value in fields.items() if value not in (None, "", [], (), {})]
     line = sanitize(" ".join([head, *pairs]))

@@ -1,4 +1,4 @@
-"""Lines of the log, and the JSON Schema of them all, from the fields that the events declare."""
+"""The lines of the log and their JSON Schema, from the fields that the events declare."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JSON_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number", 
 
 
 class LogField(NamedTuple):
-    """One field of an event in its line. attribute: its name in the event."""
+    """A field of an event in its line. attribute: its name in the event."""
 
     attribute: str
     name: str
@@ -30,7 +30,7 @@ class LogField(NamedTuple):
     schema: JsonObject
 
     def write(self, value: Any) -> Any:
-        """The value as a line has it."""
+        """The value in the form of a line."""
         if value is None:
             return None
         if self.logged.unit in _DIGITS:
@@ -43,7 +43,8 @@ class LogField(NamedTuple):
 
 
 class LogEvent(NamedTuple):
-    """description: for people. required: fields of every such line; optional: of some, or once they are known."""
+    """A kind of line. description: for people. required: fields of every such line; optional: of some, or once they are
+    known."""
 
     description: str
     required: tuple[str, ...]
@@ -79,7 +80,7 @@ def utc_iso_ms(at: float) -> str:
 
 
 def _schema(kind: Any, logged: Logged) -> JsonObject:
-    """JSON Schema of a field, from its type and what it declares."""
+    """The JSON Schema of a field, from its type and its declaration."""
     schema: JsonObject = {"description": logged.description} if logged.description else {}
     schema |= {name: list(value) if isinstance(value, tuple) else value for name, value in logged.schema.items()}
     if "enum" in schema:
@@ -135,7 +136,7 @@ def _names(kind: type[events.Event], left_out: bool) -> list[str]:
 
 
 def _log_events() -> dict[str, LogEvent]:
-    """By name. Where several events have one, what they share is required."""
+    """The kinds of lines by name. If several events share a name, their common fields are required."""
     found: dict[str, LogEvent] = {}
     for kind in EVENTS:
         required, optional = _names(kind, False), _names(kind, True)
@@ -146,7 +147,7 @@ def _log_events() -> dict[str, LogEvent]:
         owner = next(base for base in reversed(kind.__mro__) if getattr(base, "log_name", "") == kind.log_name)
         meaning = (owner.__doc__ or "").partition("\n")[0]
         found[kind.log_name] = LogEvent(meaning, tuple(required), tuple(optional))
-    # Two lines that no event of a run is behind.
+    # Two lines that do not come from events of a run.
     found["run.failed"] = LogEvent(
         "An error ended it, most often before anything was sent.",
         ("error", "exit_code", "message"),
@@ -181,7 +182,7 @@ FIELDS: Mapping[str, JsonObject] = {
 
 
 def log_schema() -> JsonObject:
-    """JSON Schema of one line. A line has no field that its event does not name."""
+    """The JSON Schema of one line. A line has no fields that its event does not name."""
 
     def event_schema(name: str, kind: LogEvent) -> JsonObject:
         fields = (*CONTEXT_FIELDS, *kind.required, *kind.optional)

@@ -1,4 +1,5 @@
-"""A run in Prometheus' text format, for node_exporter's textfile collector: the ledger's totals and what happens now."""
+"""A run's metrics in Prometheus' text format, for node_exporter's textfile collector: the ledger's totals and what
+happens now."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ log = logging.getLogger("batchgen")
 
 
 class MetricDefinition(NamedTuple):
-    """counter: over all runs of the job, from the ledger; it falls only when the ledger itself is made anew."""
+    """A metric. counter: over all runs of the job, from the ledger; it only falls if the ledger itself is created
+    again."""
 
     kind: str
     labels: tuple[str, ...]
@@ -42,7 +44,7 @@ class MetricDefinition(NamedTuple):
 
 
 def _counter(help_text: str, *labels: str) -> MetricDefinition:
-    """labels: after that of the job."""
+    """A counter. labels: after the one for the job."""
     return MetricDefinition("counter", ("job", *labels), help_text)
 
 
@@ -120,7 +122,7 @@ def require_library() -> None:
 
 
 def ledger_values(reader: Reader) -> Iterator[MetricValue]:
-    """What all runs of a job amount to."""
+    """The totals of all runs of a job."""
     for model, role, images in reader.images_by_model():
         yield "batchgen_images_total", (model, role), images
     for model, outcome, requests in reader.requests_by_model():
@@ -129,7 +131,7 @@ def ledger_values(reader: Reader) -> Iterator[MetricValue]:
         yield "batchgen_usd_total", (model, source), usd
     for model, usd, unpriced, maybe_unpriced in reader.maybe_usd_by_model():
         known_usd = formatting.known_amount(usd, maybe_unpriced)
-        if known_usd is not None:  # else unknown, which no number says
+        if known_usd is not None:  # otherwise unknown, which no number expresses
             yield "batchgen_maybe_usd", (model,), known_usd
         yield "batchgen_unpriced_requests_total", (model, "yes"), unpriced
         yield "batchgen_unpriced_requests_total", (model, "maybe"), maybe_unpriced
@@ -157,7 +159,7 @@ def _acceptance_values(reader: AcceptanceReader) -> Iterator[MetricValue]:
 
 
 def run_values(run_progress: RunProgress, now: float) -> Iterator[MetricValue]:
-    """What the events of this run amount to. Pure."""
+    """The values from the events of this run. Pure."""
     for name, model in list(run_progress.models.items()):
         lasts, down = not run_progress.ended, run_progress.outage_for(name) is not None
         yield "batchgen_in_flight", (name,), len(model.open) if lasts else 0
@@ -168,13 +170,13 @@ def run_values(run_progress: RunProgress, now: float) -> Iterator[MetricValue]:
 
 
 class MetricsFile:
-    """The observer that writes FILE when the run begins, every 15 s, and when it has ended, by an error too.
+    """The observer that writes FILE when the run begins, every 15 s, and when it has ended, also by an error.
 
-    The file always holds one whole state: it is written beside and renamed.
+    The file always contains one whole state: it is written beside and renamed.
     """
 
     def __init__(self, path: str, job: str, folder: Path) -> None:
-        """job: the label. Raises UsageError when the file cannot be written or the library is not there."""
+        """job: the label. Raises UsageError if the file cannot be written or the library is missing."""
         require_library()
         if not path.endswith(".prom"):
             raise UsageError(f"--metrics-file {path}: node_exporter reads only names that end in .prom")
@@ -196,7 +198,7 @@ class MetricsFile:
         self._started.set()
         self._thread.join()
         if isinstance(error, JobLocked):
-            return  # the file is that of the run that holds the job
+            return  # the file belongs to the run that holds the job
         if error is not None:
             self._run_progress.ended = True
             self._exit_code = error.exit_code if isinstance(error, BatchgenError) else 1
@@ -207,17 +209,17 @@ class MetricsFile:
     def __call__(self, event: Event) -> None:
         self._run_progress(event)
         if isinstance(event, RunStarted):
-            self._started.set()  # not before: only now is it certain that no other run has the job
+            self._started.set()  # not earlier: only now is it certain that no other run has the job
 
     def _write_loop(self) -> None:
-        """In a thread: the run never waits for it."""
+        """Write the file repeatedly, in a thread that the run never waits for."""
         self._started.wait()
         while not self._stopped.is_set():
             self.write()
             self._stopped.wait(WRITE_INTERVAL_S)
 
     def write(self) -> None:
-        """A file that cannot be written is said once and never ends a run."""
+        """Write the file. If that fails it is reported once, and never ends a run."""
         from prometheus_client import write_to_textfile  # an extra
 
         try:
@@ -229,14 +231,14 @@ class MetricsFile:
             self._failed = True
 
     def collect(self) -> list[Metric]:
-        """As prometheus_client asks for it."""
+        """The metrics for prometheus_client."""
         return families((self._job, value) for value in self._values())
 
     def _values(self) -> Iterator[MetricValue]:
         now, code, seconds = time.time(), self._exit_code, None
         try:
             reader = reviewed(Reader.open(self._folder), self._folder)
-        except (LedgerError, StoreError):  # none yet, or damaged: then how it ended is all there is to tell
+        except (LedgerError, StoreError):  # none yet, or damaged: only how it ended is known
             pass
         else:
             with closing(reader):
@@ -256,7 +258,7 @@ class MetricsFile:
 def families(
     values: Iterable[tuple[str, MetricValue]], definitions: Mapping[str, MetricDefinition] = METRICS
 ) -> list[Metric]:
-    """values: each with the label of its job, where it has one."""
+    """Metrics from values, each with the label of its job if it has one."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # an extra
 
     makers = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
@@ -269,7 +271,7 @@ def families(
 
 
 def snapshot_values(reader: Reader, folder: Path, now: float) -> Iterator[MetricValue]:
-    """The same of a run that is seen from outside; how long answers were exposed is not to be seen there."""
+    """The values of a run seen from outside, where it is unknown how long answers were exposed."""
     yield from ledger_values(reader)
     last, ended = reader.last_run(), reader.last_ended_run()
     running = last is not None and process_state(last, folder) == "running"
@@ -288,7 +290,7 @@ def snapshot_values(reader: Reader, folder: Path, now: float) -> Iterator[Metric
 
 
 class _SnapshotCollector:
-    """Asked once by prometheus_client, like a registry."""
+    """A registry that prometheus_client collects from once."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._folders = folders
@@ -302,7 +304,7 @@ class _SnapshotCollector:
                 with closing(reviewed(Reader.open(folder), folder)) as reader:
                     emulated = ".emulated" if reader.meta("emulated") == "yes" else ""
                     name = (reader.meta("name") or folder.name) + emulated
-                    # All at once: a ledger that turns out to be damaged half way gives nothing.
+                    # All together: a ledger that turns out to be damaged half way gives nothing.
                     found = list(snapshot_values(reader, folder, time.time()))
             except (LedgerError, StoreError):
                 continue
@@ -310,12 +312,13 @@ class _SnapshotCollector:
 
 
 def exposition(folders: Iterable[Path]) -> tuple[bytes, str]:
-    """(how these jobs stand in Prometheus' text format, its content type). Raises ImportError without the library."""
+    """(the metrics of these jobs in Prometheus' text format, its content type). Raises ImportError without the
+    library."""
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # an extra
 
     return generate_latest(_SnapshotCollector(folders)), CONTENT_TYPE_LATEST
 
 
 def grafana() -> str:
-    """A dashboard of these names, as JSON for Grafana's import."""
+    """A dashboard for these metrics, as JSON for Grafana's import."""
     return files("batchgen.report").joinpath("grafana.json").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One message about a night to the people who asked for it, and a sign of life for a dead man's switch."""
+"""Sends one message about a run to the people who asked for it, and a heartbeat to a monitoring service."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ SHUTDOWN_NOTICE_DAYS = (7, 30, 60)
 SEND_LIMIT_S = 60.0
 HEARTBEAT_LIMIT_S = 20.0
 HEARTBEAT_BYTES = 65_536
-# Work is out and its end is told when it has come, another run has the job, or a person stopped it.
+# Work is out and its end is reported when it comes, another run has the job, or a person stopped it.
 SILENT_CODES = frozenset((9, 11, 129, 130, 143))
-HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the night took place
+HEARTBEAT_CODES = frozenset((0, 3, 6, 7, 8, 9))  # the run took place
 _NOTIFY_EVENTS = {0: "success", 3: "partial", 6: "budget", 7: "deadline", 8: "parked"}
 DEFAULT_ON = frozenset(("failure", "partial", "budget", "parked", "shutdown"))
 MISSING_LIBRARY = "messages need the library apprise: pip install 'batchgen[notify]'"
 
 
 def notify_events(exit_code: int, *, parked: bool, shutdown: bool) -> frozenset[str]:
-    """What there is to tell of a run. Pure."""
+    """The events of a run to report. Pure."""
     found = set() if exit_code in SILENT_CODES else {_NOTIFY_EVENTS.get(exit_code, "failure")}
     found |= {"parked"} if parked else set()
     return frozenset(found | ({"shutdown"} if shutdown else set()))
 
 
 def due_shutdown_notices(profiles: Iterable[Profile], notified: Mapping[str, int], today: date) -> dict[str, int]:
-    """Models whose end comes near, with the threshold in days that they have passed and nobody was told of. Pure."""
+    """Models that will soon be shut down, with the threshold in days that they have passed and nobody was told about.
+    Pure."""
     found = {}
     for profile in profiles:
         if profile.shutdown is None:
@@ -61,7 +62,7 @@ def shutdown_line(profile: Profile, today: date) -> str:
 
 
 def failure_message(job: str, text: str) -> tuple[str, str]:
-    """For a run that ended by an error."""
+    """The subject and body for a run that ended by an error."""
     return f"batchgen: {job}: ended by an error", limit_lines(text.splitlines())
 
 
@@ -80,7 +81,8 @@ def check_library() -> None:
 
 
 def send(addresses: Sequence[str], subject: str, body: str) -> list[str]:
-    """Answers what went wrong, in words that may hold an address: the caller hides it. Never raises."""
+    """Send a message. Returns what went wrong, in words that may contain an address, which the caller hides. Never
+    raises."""
     problems: list[str] = []
     thread = threading.Thread(target=_send, args=(addresses, subject, body, problems), daemon=True)
     try:
@@ -106,7 +108,7 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
             elif not service.notify(title=subject, body=body, body_format=apprise.NotifyFormat.TEXT):
                 said = [record.getMessage() for record in captured.buffer[-1:]]
                 problems.append(": ".join([f"address {number} ({address.partition(':')[0]})", *said]))
-            captured.flush()  # forgets it
+            captured.flush()  # discards it
     except Exception as error:  # a message is never worth a run
         problems.append(f"{type(error).__name__}: {error}")
     finally:
@@ -114,7 +116,7 @@ def _send(addresses: Sequence[str], subject: str, body: str, problems: list[str]
 
 
 def send_heartbeat(address: str) -> str | None:
-    """GET the address of a dead man's switch; answers what went wrong. https to a public host, or this machine."""
+    """GET the address of a monitoring service; returns what went wrong. https to a public host, or to this machine."""
     try:
         asyncio.run(_fetch_heartbeat(address))
     except ProviderError as error:
@@ -127,7 +129,7 @@ def send_heartbeat(address: str) -> str | None:
 
 
 async def _fetch_heartbeat(address: str) -> None:
-    """Raises ProviderError, OSError, and ValueError for an address that is malformed."""
+    """Raises ProviderError, OSError, and ValueError for a malformed address."""
     split_url(address)
     with ThreadPoolExecutor(1) as threads:
         async with TimeLimit(HEARTBEAT_LIMIT_S), Transport(1, threads) as transport:

@@ -25,13 +25,13 @@ ESTIMATED = ("estimate", "guess")  # sources of a price
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Outcome(RunFigures):
-    """How a run ended. exit_code: as the command line's; 0 when every wanted image exists. counts: samples by state now;
-    attempts: this run's requests by outcome; made: images of this run, kept: those that were there already.
+    """How a run ended. exit_code: the command line's; 0 if every wanted image exists. counts: samples by their state
+    now; attempts: this run's requests by outcome. made: images of this run; kept: those that existed already.
 
-    usd: charged by usage or the vendor's word; estimated_usd: from the table of prices; maybe_usd: for requests that may have
-    been billed without an image. left: wanted and not tried; left_out: without an image, by `only` or `limit`. folder: of
-    the images, with `bucket` where they are in one. acceptance: of the images of this run, and what each has cost. results:
-    every sample with its state, its image and what it cost. Shown as a table in a notebook.
+    usd: charged by usage or the vendor's word; estimated_usd: from the price table; maybe_usd: for requests that may
+    have been billed without an image. left: wanted and not tried; left_out: without an image because of `only` or
+    `limit`. folder: of the images; bucket: if they are in one. acceptance: of the images of this run, and what each has
+    cost. results: every sample with its state, its image and its cost. Shown as a table in a notebook.
     """
 
     results: Results
@@ -44,7 +44,7 @@ class Outcome(RunFigures):
         return f"<outcome of {self.results.job.manifest.name}: {' · '.join(self.facts())}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The HTML for a notebook."""
         return outcome_html(self)
 
     def facts(self) -> Iterator[str]:
@@ -75,7 +75,7 @@ def outcome_html(outcome: Outcome) -> str:
     job = outcome.results.job
     try:
         table = _table(outcome)
-    except BatchgenError as error:  # the folder has gone since, or a server is away
+    except BatchgenError as error:  # the folder is gone, or a server is away
         table = f"<p>{escape(short_message(str(error)))}</p>"
     name, facts = escape(job.manifest.name), escape(" · ".join(outcome.facts()))
     place = escape(outcome.bucket or outcome.folder)
@@ -97,7 +97,7 @@ def _table(outcome: Outcome) -> str:
 
 
 def _thumbnails(job: Job, made: Sequence[Result]) -> list[bytes]:
-    """WebP of each, empty where the image cannot be had now."""
+    """A WebP of each image, empty if it cannot be read now."""
     from batchgen.report.thumbnails import Thumbnails  # it brings Pillow, and a run from the command line shows none
 
     pictures = [(each.image.path, each.image.sha256) if each.image else ("", "") for each in made]
@@ -122,7 +122,7 @@ def _row(result: Result, thumbnail: bytes, *, emulated: bool) -> str:
 
 
 def _cost(result: Result, *, emulated: bool) -> str:
-    """Estimated and emulated prices are called so."""
+    """The cost of a result; estimated and emulated prices are marked as such."""
     if result.usd is None:
         return "unknown" if result.image else ""
     words = ["estimated"] if result.usd_source in ESTIMATED else []

@@ -1,5 +1,5 @@
-"""The images of a sample as the page of a job shows them: what was said of them, what stands beside them in plain files, and the
-reference files that were sent along."""
+"""The images of a sample on a job's page: what was said about them, the files beside them, and the reference files that
+were sent along."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from batchgen.report.view import Sparse, view_of
 from batchgen.store.store import STORE_META_KEY
 from batchgen.store.stored_files import sidecar_path, with_sidecars
 
-KINDS = ("image", "draft", "thought", "earlier")  # of pictures, in the order in which a sample shows them
-SHA256_BEGINS_CHARS = 12  # of a hash, by which a page knows what an image holds
+KINDS = ("image", "draft", "thought", "earlier")  # in the order in which a sample shows them
+SHA256_BEGINS_CHARS = 12  # of a hash, enough for a page to recognise an image
 MAX_BOXES = 300  # of one verdict
 MAX_BOX_TEXT_CHARS = 200
 THOUGHTS = ".thoughts.md"
@@ -31,7 +31,8 @@ THOUGHTS_MAX_BYTES = 65_536
 
 
 class Box(NamedTuple):
-    """Where something is in an image, in parts of its width and height from its upper left corner, and what is read there."""
+    """Where something is in an image, as fractions of its width and height from the upper left corner, and the text
+    there."""
 
     x: float
     y: float
@@ -42,7 +43,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictView(Sparse):
-    """As `Verdict` has it. at: UTC seconds; twin: the path, or the name, of the image that this one is like."""
+    """A `Verdict`. at: UTC seconds; twin: the path, or the name, of the similar image."""
 
     by: str
     name: str
@@ -57,7 +58,7 @@ class VerdictView(Sparse):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureView(Sparse):
-    """kind: one of KINDS. thumbnail: how the page asks for it. sha: how its SHA-256 begins."""
+    """An image. kind: one of KINDS. thumbnail: how the page requests it. sha: the beginning of its SHA-256."""
 
     kind: str
     path: str
@@ -77,7 +78,7 @@ def picture_views(
     said: Sequence[Verdict],
     thumbnail: Callable[[PictureRow], int | str],
 ) -> list[PictureView]:
-    """The picture that counts first, then drafts and thoughts of its answer, then earlier versions, the newest first."""
+    """The image that counts first, then drafts and thoughts of its answer, then earlier versions, newest first."""
     made = [each for each in pictures if each.role == "image" and each.fingerprint == row.made_fingerprint]
     current = made[0].attempt_id if made and row.state in (*HAS_IMAGE, "superseded") else None
     found = [
@@ -97,7 +98,7 @@ def picture_views(
 
 
 def verdict_views(said: Iterable[Verdict], sha256: str) -> tuple[VerdictView, ...]:
-    """Of one image."""
+    """The verdicts on one image."""
     return tuple(
         view_of(
             VerdictView,
@@ -112,7 +113,7 @@ def verdict_views(said: Iterable[Verdict], sha256: str) -> tuple[VerdictView, ..
 
 
 def _boxes(details: Mapping[str, Any]) -> Iterator[Box]:
-    """Those that can be drawn: a check of somebody else's may have written anything."""
+    """The boxes that can be drawn: somebody else's check may have written anything."""
     listed = details.get("boxes")
     for each in listed[:MAX_BOXES] if isinstance(listed, list) else ():
         if isinstance(each, list) and len(each) >= 4 and all(_is_part(value) for value in each[:4]):
@@ -127,25 +128,26 @@ def _is_part(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SourcesView:
-    """What a search found for a picture: its queries, and title, uri and domain of each source."""
+    """What a search found for an image: its queries, and title, uri and domain of each source."""
 
     queries: Sequence[str]
     sources: Sequence[Mapping[str, str]]
 
 
 class SidecarFiles:
-    """Those of a job folder, which is listed once: most jobs have none, and then no picture is asked about."""
+    """The files beside the images of a job folder, which is listed once: most jobs have none, and then no image is
+    looked up."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._endings: dict[str, tuple[str, ...]] = {}  # by folder
 
     def beside(self, picture: str) -> tuple[str, ...]:
-        """Paths of what stands beside a picture."""
+        """The paths of the files beside an image."""
         return tuple(path for path in with_sidecars(picture)[1:] if self._has(path))
 
     def thoughts(self, picture: str) -> str:
-        """What the model let see of its thinking."""
+        """What the model showed of its thinking."""
         path = sidecar_path(picture, THOUGHTS)
         return self._read(path, THOUGHTS_MAX_BYTES).decode("utf-8", "replace").strip() if self._has(path) else ""
 
@@ -181,7 +183,7 @@ class SidecarFiles:
             return False
 
     def _list_endings(self, below: str) -> tuple[str, ...]:
-        """Those of the files in a folder."""
+        """The endings of the files in a folder."""
         found = set[str]()
         with suppress(OSError), os.scandir(self._folder / below) as entries:
             for entry in entries:
@@ -189,7 +191,7 @@ class SidecarFiles:
         return tuple(found)
 
     def _read(self, path: str, max_bytes: int) -> bytes:
-        """The first of its bytes, at most so many; none of what cannot be read."""
+        """The beginning of a file, at most this many bytes; empty if it cannot be read."""
         if (self._folder / path).is_symlink():
             return b""
         try:
@@ -200,7 +202,7 @@ class SidecarFiles:
 
 
 class RecordedSidecarFiles(SidecarFiles):
-    """Those of a bucket, from the ledger: nothing is fetched for them."""
+    """The files beside images in a bucket, from the ledger: nothing is downloaded for them."""
 
     def __init__(self, folder: Path, texts: Iterable[tuple[str, Mapping[str, str]]]) -> None:
         super().__init__(folder)
@@ -221,13 +223,14 @@ def sidecar_files(ledger: HistoryReader, folder: Path) -> SidecarFiles:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFiles:
-    """A source for thumbnails. folder: of the manifest, None when it is not known. paths: below it, by SHA-256."""
+    """Reference files as a source for thumbnails. folder: the manifest's, None if unknown. paths: in that folder, by
+    SHA-256."""
 
     folder: Path | None
     paths: Mapping[str, str]
 
     def open(self, sha256: str) -> IO[bytes]:
-        """Raises FileNotFoundError, also when the file has changed since."""
+        """Raises FileNotFoundError, also if the file has changed since."""
         if self.folder is None or sha256 not in self.paths:
             raise FileNotFoundError(sha256)
         references = References(self.folder)

@@ -22,8 +22,8 @@ from batchgen.report.run_progress import ModelProgress, RunProgress
 from batchgen.scheduling.stop_reason import StopKind
 
 Part = tuple[str, str]  # text, style
-NARROW = 72  # below this the notes of a model stand on a line of their own
-NOTES_ROOM = 38  # columns that the bar leaves to the notes beside it, where there are that many
+NARROW = 72  # below this, a model's notes are on a line of their own
+NOTES_ROOM = 38  # columns left to the notes beside a bar, if possible
 MAX_MODELS = 12
 FRAMES_PER_S = 5
 _PLAIN_SIGNS = str.maketrans("━─·…", "=--~")
@@ -32,7 +32,7 @@ _PLAIN_SIGNS = str.maketrans("━─·…", "=--~")
 def draw(
     run_progress: RunProgress, columns: int, now: float, fit: Callable[[str], str], unicode: bool = True
 ) -> list[Text]:
-    """The lines of the view, none wider than `columns`. Pure; `fit` makes foreign text safe to show."""
+    """The lines of the view, none wider than `columns`. Pure; `fit` sanitizes text from others."""
     width = max(16, columns - 1)  # the last column stays free: some terminals wrap when it is written
     lines = [_head(run_progress, fit)]
     names = {name: Text(fit(name)) for name in list(run_progress.models)[:MAX_MODELS]}
@@ -49,7 +49,7 @@ def draw(
     lines.append(_foot(run_progress, now, width))
     for line in lines:
         line.truncate(width, overflow="ellipsis")
-        if not unicode:  # sign by sign, so that every style stays where it is
+        if not unicode:  # character by character, so that every style stays in place
             line.plain = line.plain.translate(_PLAIN_SIGNS).encode("ascii", "replace").decode()
     return lines
 
@@ -80,7 +80,7 @@ def _model(model: ModelProgress, notes: Sequence[Part], name: Text, digits: int,
 
 
 def _fitting(parts: Sequence[Part], room: int) -> Text:
-    """The first, cut if need be, and as many more as fit whole."""
+    """The first part, cut if necessary, and as many more as fit whole."""
     kept = Text.assemble(*parts[:1])
     for part in parts[1:]:
         longer = Text.assemble(kept, (" · ", "dim"), part)
@@ -91,7 +91,7 @@ def _fitting(parts: Sequence[Part], room: int) -> Text:
 
 
 def _bar(model: ModelProgress, width: int) -> Text:
-    """Made in green, ended without an image in yellow, the rest dim."""
+    """A bar: made in green, ended without an image in yellow, the rest dim."""
     most = max(1, model.wanted)
     made = min(width, model.made * width // most)
     ended = min(width - made, -(-model.ended * width // most) if model.ended else 0)
@@ -99,7 +99,7 @@ def _bar(model: ModelProgress, width: int) -> Text:
 
 
 def _notes(run_progress: RunProgress, name: str, now: float) -> list[Part]:
-    """What keeps the model busy or back, the most telling first."""
+    """What the model does or waits for, the most important first."""
     model, outage = run_progress.models[name], run_progress.outage_for(name)
     notes: list[Part] = []
     if model.stopped:
@@ -124,7 +124,7 @@ def _notes(run_progress: RunProgress, name: str, now: float) -> list[Part]:
 
 
 def _idle_text(run_progress: RunProgress) -> str:
-    """Why a model has nothing in flight though nothing of its own keeps it back."""
+    """Why a model has nothing in flight although nothing of its own prevents it."""
     if run_progress.batches:
         return f"{formatting.count(len(run_progress.batches), 'batch', 'batches')} out, not answered yet"
     if run_progress.in_flight:
@@ -151,7 +151,7 @@ def _foot(run_progress: RunProgress, now: float, width: int) -> Text:
 
 
 class ProgressView:
-    """An observer that keeps the view on the screen while a run goes on. Use as a context manager."""
+    """An observer that keeps the view on the screen while a run is going on. Use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -177,7 +177,7 @@ class ProgressView:
             self._live.start(refresh=True)
 
     def print_line(self, text: str, style: str = "") -> None:
-        """A line above the view."""
+        """Print a line above the view."""
         lines = self._console.wrapped(self._console.fit(text))
         self._live.console.print(Text("\n".join(lines), style), soft_wrap=True)
 
@@ -190,7 +190,7 @@ class ProgressView:
 
 
 class PinnedLive(Live):
-    """rich's live display on a terminal that may be resized at any moment, and left by a process that dies."""
+    """rich's live display on a terminal that may be resized at any moment, and used by a process that may die."""
 
     def __init__(self, console: Console, view: RenderableType) -> None:
         self._stream = console
@@ -208,16 +208,16 @@ class PinnedLive(Live):
         self._live_render = _PinnedRender(view)
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        self.console.size = ConsoleDimensions(self._stream.columns, self._stream.rows)  # the same for all of a frame
+        self.console.size = ConsoleDimensions(self._stream.columns, self._stream.rows)  # the same for a whole frame
         return super().process_renderables(renderables)
 
 
 class _PinnedRender(LiveRender):
-    """Between frames the cursor rests at the first line of the view, where rich leaves it at the last, and it is shown:
-    whatever a resized terminal makes of long lines, all that is to be painted over lies below it.
+    """Renders frames. Between frames the cursor rests on the first line of the view, where rich leaves it on the last,
+    and it is visible: whatever a resized terminal makes of long lines, everything to be painted over is below it.
 
-    A frame may be of a moment ago, when the window was wider: then its lines are cut, not wrapped (DEC autowrap, mode 7). A
-    terminal that knows it shows a frame as a whole (synchronized output, mode 2026).
+    A frame may be from a moment ago, when the window was wider: then its lines are cut, not wrapped (DEC autowrap, mode
+    7). A terminal that supports it shows each frame as a whole (synchronized output, mode 2026).
     """
 
     def position_cursor(self) -> Control:
@@ -234,7 +234,7 @@ class _PinnedRender(LiveRender):
 
 
 class _Escape(Control):
-    """Sequences that rich has no name for."""
+    """Escape sequences that rich has no name for."""
 
     def __init__(self, codes: str) -> None:
         self.segment = Segment(codes, None, [(ControlType.CARRIAGE_RETURN,)])

@@ -1,4 +1,4 @@
-"""The questions to a ledger that fill the views. Each answer is a snapshot."""
+"""The queries of a ledger that fill the views. Each answer is a snapshot."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ R = TypeVar("R", bound=view.RunView)
 
 
 def load_status(folder: Path) -> view.JobStatus:
-    """How the job in a folder stands now. Raises LedgerError."""
+    """The current state of the job in a folder. Raises LedgerError."""
     with reviewed(Reader.open(folder), folder) as reader:
         return read_status(reader, str(folder), time.time(), is_process_alive(reader.last_run(), folder))
 
 
 def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> view.JobStatus:
-    """alive: whether the process of the last run still runs, None when that cannot be seen from here."""
+    """The current state of a job. alive: whether the process of the last run is still running, None if that cannot be
+    seen from here."""
     bucket, found = reader.meta("store") or "", reader.last_discrepancies()
     samples, run, manifest = reader.counts(), reader.last_run(), reader.meta("manifest") or ""
     totals = read_totals(reader, samples, manifest)
@@ -76,7 +77,7 @@ def read_status(reader: Reader, folder: str, now: float, alive: bool | None) -> 
 
 
 def read_summary(outcome: Outcome, job: Job, engine: str, retried: Sequence[str] = ()) -> view.RunSummary:
-    """retried: as the summary has it."""
+    """The summary of a run. retried: see the summary."""
     manifest = job.manifest
     default_folder = manifest.output.with_name(manifest.output.name + (".emulated" if job.emulated else ""))
     names = {"job": manifest.name, "engine": engine, "own_folder": job.folder != default_folder}
@@ -85,13 +86,13 @@ def read_summary(outcome: Outcome, job: Job, engine: str, retried: Sequence[str]
 
 
 def read_summary_of_submission(outcome: Outcome, reader: Reader, name: str) -> view.RunSummary:
-    """Of a submission that workers have ended. name: of the job."""
+    """The summary of a submission that workers have ended. name: the job's."""
     more = {"job": name, "engine": "cluster", "own_folder": False, "retried": []}
     return _summary(outcome, reader, reader.meta("manifest") or "", **more)
 
 
 def _summary(outcome: Outcome, reader: Reader, manifest: str, **more: Any) -> view.RunSummary:
-    """more: as fields of the summary."""
+    """A summary. more: fields of the summary."""
     samples = dict(outcome.counts)
     limit, stopped_by = outcome.forecast.limit, outcome.stopped_by
     return view_of(
@@ -126,7 +127,7 @@ def _summary(outcome: Outcome, reader: Reader, manifest: str, **more: Any) -> vi
 
 
 def read_run(kind: type[R], reader: Reader, run: RunRow, state: str, **more: Any) -> R:
-    """One run in figures. state: as `process_state` says it; more: what this kind of view has besides."""
+    """One run in figures. state: from `process_state`; more: further fields of this kind of view."""
     ends = reader.sample_count_by_outcome(run.id)
     until = run.ended_at if run.ended_at is not None else time.time() if state == "running" else None
     return view_of(
@@ -147,7 +148,7 @@ def read_run(kind: type[R], reader: Reader, run: RunRow, state: str, **more: Any
 def read_lanes(
     reader: Reader, by_model: Mapping[str, Mapping[str, int]], in_flight: Mapping[str, int], running: bool, now: float
 ) -> list[view.LaneView]:
-    """Every AI model of the job, by name. by_model, in_flight: samples by state, and requests; now: UTC seconds."""
+    """Every AI model of the job, by name. by_model, in_flight: samples by state, and requests. now: UTC seconds."""
     cooling = {lane_model(lane): until for lane, until in reader.cooling_lanes().items()}
     parked = {lane_model(lane): (until, why) for lane, (until, why) in reader.parked().items()}
     down = {model: outage for outage in reader.outages() if outage.retry_at is not None for model in outage.models}
@@ -175,7 +176,7 @@ def read_derivatives(counts: DerivativeCounts, reader: Reader) -> view.Derivativ
 
 
 def _common(reader: Reader, samples: Mapping[str, int], totals: view.TotalsView, run_id: int | None) -> dict[str, Any]:
-    """What is read alike for a status and for a summary, as fields of a JobView. run_id: of the last run."""
+    """The fields of a JobView that a status and a summary share. run_id: the last run."""
     return {
         "samples": samples,
         "totals": totals,
@@ -193,7 +194,7 @@ def _common(reader: Reader, samples: Mapping[str, int], totals: view.TotalsView,
 
 
 def _acceptance(reader: Reader, found: Acceptance, run_id: int | None = None) -> dict[str, Any]:
-    """run_id: of one run, not of the job."""
+    """The acceptance of a job. run_id: of one run instead."""
     asked = AcceptanceReader.from_reader(reader)
     rejections, warnings = asked.rejections(run_id) if found.rejected else [], asked.check_warnings(run_id)
     return {

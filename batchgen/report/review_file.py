@@ -1,4 +1,4 @@
-"""The file that verdicts of people come and go in: the one that a gallery saves as JSON."""
+"""The file in which people's verdicts are exported and imported: the JSON that a gallery saves."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from batchgen.ledger.reviews import make_review
 from batchgen.records import Verdict
 
 RULINGS = {"picked": "accept", "rejected": "reject", "undecided": "none"}  # by the lists of the file
-SHA256_MIN_CHARS = 12  # of a hash, to know its image by
+SHA256_MIN_CHARS = 12  # of a hash, enough to identify its image
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """review: with as much of the hash as the file has. at: when it was said, ISO 8601; empty where the file does not say."""
+    """An entry. review: with as much of the hash as the file has. at: when it was said, ISO 8601; empty if the file
+    does not say."""
 
     review: Verdict
     at: str
 
 
 def parse_review_file(text: str, source: str, name: str) -> list[FileEntry]:
-    """In the order in which it was said, for the later word counts. name: of whoever says it, where the file does not. Raises
-    UsageError, which says where and what."""
+    """The entries in the order in which they were said, as the later one counts. name: who said it, if the file does
+    not state it. Raises UsageError, which says where and what."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -81,7 +82,7 @@ def review_file(
     reviews: Iterable[Verdict],
     images: Mapping[tuple[str, int], tuple[str, str]],
 ) -> dict[str, Any]:
-    """What a file holds: an entry for each person and image. images: (path, prompt) by sample. at: UTC seconds."""
+    """The contents of a file: an entry for each person and image. images: (path, prompt) by sample. at: UTC seconds."""
     lists: dict[str, list[dict[str, Any]]] = {kind: [] for kind in RULINGS}
     kinds = {ruling: kind for kind, ruling in RULINGS.items()}
     for review in reviews:

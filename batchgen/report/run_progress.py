@@ -1,4 +1,4 @@
-"""How a run stands, folded from its events: the facts that progress and plain lines are drawn from."""
+"""The state of a run from its events: the facts that progress and plain lines show."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from batchgen.scheduling.stop_reason import StopReason
 
 @dataclass(slots=True)
 class ModelProgress:
-    """One AI model. ended: samples that got no image this run; exposed_s: the longest time for which an answer was received and not
-    yet durable; `until` values are UTC seconds."""
+    """The progress of one AI model. ended: samples that got no image in this run. exposed_s: the longest time for which
+    an answer was received and not yet durable. `until` values are UTC seconds."""
 
     wanted: int = 0
     made: int = 0
@@ -38,7 +38,7 @@ class ModelProgress:
     retries: int = 0
     open: dict[int, float] = field(default_factory=dict)  # attempts in flight, and since when
     waiting_until: float = 0.0
-    waiting_for: str = ""  # as `LaneWaiting.reason`
+    waiting_for: str = ""  # see `LaneWaiting.reason`
     cooling_until: float = 0.0
     parked_until: float = 0.0
     stopped: str = ""
@@ -53,19 +53,19 @@ class ModelProgress:
         return len(self.open)
 
     def oldest_s(self, now: float) -> float:
-        """For how long the oldest attempt has been in flight."""
+        """How long the oldest attempt has been in flight."""
         return now - min(self.open.values(), default=now)
 
 
 @dataclass(slots=True)
 class RunProgress:
-    """The whole run. usd: of the images made so far; unpriced: images whose price is unknown."""
+    """The progress of the whole run. usd: of the images made so far; unpriced: images whose price is unknown."""
 
     job: str = ""
     run_id: int = 0
     emulated: bool = False
     kept: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)  # as `RunStarted` has it
+    left_out: dict[str, int] = field(default_factory=dict)  # see `RunStarted`
     started_at: float = 0.0
     estimate_usd: float | None = None
     eta_s: float | None = None
@@ -133,7 +133,7 @@ class RunProgress:
             self._model(model).wanted = wanted
 
     def outage_for(self, model: str) -> Outage | None:
-        """What keeps a model from being asked."""
+        """The outage that keeps a model from being used."""
         return next((outage for outage in self.outages.values() if model in outage.models), None)
 
     def _model(self, name: str) -> ModelProgress:
@@ -156,14 +156,14 @@ class RunProgress:
         return sum(model.in_flight for model in self.models.values())
 
     def oldest_s(self, now: float) -> float:
-        """For how long the oldest attempt has been in flight."""
+        """How long the oldest attempt has been in flight."""
         return max((model.oldest_s(now) for model in self.models.values()), default=0.0)
 
     def remaining_s(self, now: float) -> float | None:
-        """Seconds to go for the models that are neither parked nor stopped; None while not known, as in an outage.
+        """The seconds left for the models that are neither parked nor stopped; None if unknown, as in an outage.
 
-        The slowest of the forecast, which knows quota and cap, of the pace so far, and of what a model waits for now. An
-        emulator answers faster than the forecast's latencies, so there the forecast does not count.
+        This is the slowest of the forecast, which considers quota and cap, the pace so far, and what a model waits for
+        now. An emulator answers faster than the forecast's latencies, so there the forecast does not count.
         """
         if self.outages:
             return None

@@ -51,17 +51,18 @@ EXIT_WORDS = {
 
 
 def run_state(run: RunRow, alive: bool | None) -> str:
-    """ended; running; died (its process is gone and no end recorded); unknown (another host's process)."""
+    """The state of a run: ended; running; died (its process is gone and no end recorded); unknown (another host's
+    process)."""
     return "ended" if run.ended_at is not None else {True: "running", False: "died", None: "unknown"}[alive]
 
 
 def process_state(run: RunRow, folder: Path) -> str:
-    """`run_state` on this machine, for a run of the job in a folder."""
+    """The `run_state` on this machine, for a run of the job in a folder."""
     return run_state(run, is_process_alive(run, folder))
 
 
 def read_lock_holder(folder: Path) -> dict[str, Any]:
-    """The note that a run keeps beside its lock and removes when it ends in order; empty when there is none."""
+    """The note that a run keeps beside its lock and removes when it ends properly; empty if there is none."""
     try:
         note = json.loads((folder / STATE_FOLDER / "holder.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -70,14 +71,15 @@ def read_lock_holder(folder: Path) -> dict[str, Any]:
 
 
 def is_process_alive(run: RunRow | None, folder: Path) -> bool | None:
-    """Whether the process of an unended run still works on the job in this folder; None when it runs on another host."""
+    """Whether the process of an unended run is still working on the job in this folder; None if it runs on another
+    host."""
     if run is None or run.ended_at is not None:
         return False
     if run.host != socket.gethostname():
         return None
     if read_lock_holder(folder).get("pid") != run.pid:
         return False
-    if os.name == "nt":  # signal 0 is Ctrl-C there; the note has to do
+    if os.name == "nt":  # signal 0 is Ctrl-C there; the note has to be enough
         return True
     try:
         os.kill(run.pid, 0)
@@ -89,7 +91,8 @@ def is_process_alive(run: RunRow | None, folder: Path) -> bool | None:
 
 
 def _is_zombie(pid: int) -> bool:
-    """A process that was killed and not yet reaped still answers signal 0. Source: proc(5), /proc/pid/stat field 3."""
+    """Whether a process was killed and not reaped yet: it still answers signal 0. Source: proc(5), /proc/pid/stat field
+    3."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[:1] == ["Z"]
@@ -98,12 +101,12 @@ def _is_zombie(pid: int) -> bool:
 
 
 def exit_words(exit_code: int | None) -> str:
-    """Empty for a run without an end."""
+    """An exit code in words; empty for a run without an end."""
     return "" if exit_code is None else EXIT_WORDS.get(exit_code, f"exit code {exit_code}")
 
 
 def stop_words(stopped_by: str) -> str:
-    """Empty when nothing stopped it."""
+    """What stopped a run in words; empty if nothing did."""
     return STOP_REASONS.get(stopped_by, stopped_by)
 
 

@@ -1,4 +1,4 @@
-"""What one run's requests amount to over time and by model, and what held the run back. Pure.
+"""The statistics of one run's requests over time and by model, and what limited the run. Pure.
 
 A field's name is its key in the JSON of the page: a new column is one field.
 """
@@ -26,15 +26,15 @@ from batchgen.report.view import view_of
 MAX_POINTS = 120
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)
 MINUTE_S = 60.0
-MIN_FAULT_SHARE = 0.25  # of requests that failed from which on faults are what a person should look at first
+MIN_FAULT_SHARE = 0.25  # share of failed requests from which faults are the first thing to look at
 MIN_QUOTA_SHARE = 0.8
 MIN_BUSY_SHARE = 0.7
-RequestsPerMinute = Mapping[str, int | None]  # by model, None when not known
+RequestsPerMinute = Mapping[str, int | None]  # by model, None if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds from sent to answered, of the `n` requests that succeeded."""
+    """The seconds from sent to answered, for the `n` requests that succeeded."""
 
     n: int
     p10: float
@@ -45,8 +45,8 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class ModelMoney:
-    """USD. maybe: of requests without an answer that may have been billed, an estimate. unknown and maybe_unknown: how many
-    of the one and the other kind of requests have no price. As `Money` has them."""
+    """USD. maybe: an estimate for requests without an answer that may have been billed. unknown and maybe_unknown: how
+    many requests of the two kinds have no price. See `Money`."""
 
     charged: float
     estimated: float
@@ -71,8 +71,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """start: UTC seconds. sent, in_flight: a figure for every `step_s` from then on; cap: requests in flight that are allowed,
-    rpm: requests a minute, None when not known. outcomes: the most frequent first. end: how it ended, in words."""
+    """The statistics of a run. start: UTC seconds. sent, in_flight: a figure for every `step_s` from then on. cap: the
+    allowed requests in flight; rpm: requests per minute, None if unknown. outcomes: the most frequent first. end: how
+    it ended, in words."""
 
     id: int
     ended: float | None
@@ -99,10 +100,12 @@ def run_statistics(
     rpm: RequestsPerMinute,
     concurrency: int | None,
 ) -> RunStatistics:
-    """attempts: of the run, at least one, in the order of their start; read once, and none is kept. spans: of their lanes. money: of
-    the run, by model. concurrency: requests in flight that are allowed, None when not known.
+    """Compute the statistics. attempts: of the run, at least one, in the order of their start; read once, and none is
+    kept. spans: of their lanes. money: of the run, by model. concurrency: the allowed requests in flight, None if
+    unknown.
 
-    What went by batch has its money and outcomes here; it says nothing about a quota a minute, latency or places in flight.
+    What went by batch counts in money and outcomes, but says nothing about a quota per minute, latency or requests in
+    flight.
     """
     online, start_s = [span for span in spans if not is_batch(span.lane)], start_of(spans)
     end_s = max(span.last for span in online) if online else start_s
@@ -142,7 +145,7 @@ def run_statistics(
 
 
 def start_of(spans: Sequence[LaneSpan]) -> float:
-    """UTC seconds of the first request that did not go by batch; of the last answer when all did."""
+    """UTC seconds of the first request that did not go by batch; of the last answer if all did."""
     online = [span.first for span in spans if not is_batch(span.lane)]
     return min(online) if online else max(span.answered for span in spans)
 
@@ -164,14 +167,16 @@ class Sent:
         self._first_s, self._last_s = min(self._first_s, at), max(self._last_s, at)
 
     def per_minute(self) -> list[float]:
-        """In the minute before the end of each step, as a quota counts them; the mean where steps are longer."""
+        """The requests in the minute before the end of each step, as a quota counts them; the mean if steps are
+        longer."""
         if self._step_s >= MINUTE_S:
             return [round(number * MINUTE_S / self._step_s, 2) for number in self._counts]
         window = int(MINUTE_S / self._step_s)
         return [float(sum(self._counts[max(0, at - window + 1) : at + 1])) for at in range(len(self._counts))]
 
     def quota_use(self, rpm: int | None) -> float | None:
-        """The share of the requests a minute that it used, from its first request to its last; None of less than a minute."""
+        """The share of the requests per minute that was used, from the first request to the last; None if that is less
+        than a minute."""
         lasted_s = self._last_s - self._first_s
         return min(1.0, (sum(self._counts) - 1) * MINUTE_S / lasted_s / rpm) if rpm and lasted_s >= MINUTE_S else None
 
@@ -194,12 +199,13 @@ class UnderWay:
         self.most = max(self.most, len(self._ends))
 
     def mean(self) -> list[float]:
-        """In each step."""
+        """The mean number of requests under way in each step."""
         return [round(seconds / self._step_s, 2) for seconds in self._busy_s]
 
 
 class Latencies:
-    """Seconds from sent to answered, of those that succeeded. Memory grows with the milliseconds that differ."""
+    """The seconds from sent to answered of successful requests. Memory grows with the number of different
+    milliseconds."""
 
     def __init__(self, parts: Iterable[Latencies] = ()) -> None:
         self._counts = Counter[float]()
@@ -220,7 +226,7 @@ class Latencies:
 
 
 class Outcomes:
-    """How requests ended. Of those that went one by one: how many, the faults among them, and seconds under way."""
+    """How requests ended. Without batches: how many, the faults among them, and seconds under way."""
 
     def __init__(self) -> None:
         self._counts = Counter[tuple[str, str]]()
@@ -251,7 +257,7 @@ def limiting_factor(
     seconds: float,
     most: int,
 ) -> Verdict:
-    """most: requests in flight at most."""
+    """What limited the run. most: the most requests in flight."""
     used = {model: use for model, each in sent.items() if (use := each.quota_use(rpm.get(model))) is not None}
     busiest = max(used, key=lambda model: used[model], default="")
     quota = f"{busiest} used {used[busiest]:.0%} of its {rpm[busiest]} requests a minute" if busiest else ""

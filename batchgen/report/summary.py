@@ -1,4 +1,4 @@
-"""The closing words of a run: what was made, what was not and why, what it cost, what to do next."""
+"""The summary of a run: what was made, what was not and why, what it cost, and what to do next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BINDING_WORDS = {
 
 
 def show_summary(console: Console, summary: view.RunSummary) -> None:
-    """Print it, a label to each block."""
+    """Print the summary, with a label for each block."""
     style = "bold green" if summary.exit_code == 0 else "bold yellow"
     console.line(headline(summary), style)
     if summary.emulated:
@@ -47,13 +47,13 @@ def show_summary(console: Console, summary: view.RunSummary) -> None:
 
 
 def show_block(console: Console, label: str, lines: Sequence[str]) -> None:
-    """A dim label, and its lines beside it."""
+    """Print a dim label, and its lines beside it."""
     for number, line in enumerate(lines):
         console.print_labelled((label if number == 0 else "").ljust(LABEL_COLUMNS), line)
 
 
 def headline(summary: view.RunSummary) -> str:
-    """One line that says how it went: the totals are the manifest's, not the run's."""
+    """One line that says how it went. The totals are the manifest's, not the run's."""
     totals, now, derived = summary.totals, summary.images.made, summary.derivatives.made
     nothing_asked = not summary.requests and not now
     made = "" if nothing_asked or now == totals.made else f" ({f'{now:,}' if now else 'none'} in this run)"
@@ -65,7 +65,7 @@ def headline(summary: view.RunSummary) -> str:
 
 
 def _verdict(summary: view.RunSummary, nothing_asked: bool, files: str) -> str:
-    """What is said before the totals. files: what is said of those."""
+    """The text before the totals. files: the text about those."""
     if summary.stopped_by:
         return f"stopped, {_stop_text(summary)}; "
     if summary.retried and nothing_asked:
@@ -87,7 +87,7 @@ def _stop_text(summary: view.RunSummary) -> str:
 
 
 def _missing_files_text(derived: view.DerivativeView) -> str:
-    """What of `post:` the run leaves behind."""
+    """What the run leaves undone of `post:`."""
     if derived.failed:
         return f", {formatting.count(derived.failed, 'file')} could not be made"
     if derived.queued:
@@ -102,7 +102,7 @@ def _discrepancy_text(found: view.DiscrepancyView) -> str:
 
 
 def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
-    """(label, its lines) in the order in which they are read. Foreign text is not cleaned yet."""
+    """(label, lines) in the order in which they are read. Text from others is not sanitized yet."""
     yield from stop_lines(summary)
     if lines := manifest_lines(summary.totals, summary.manifest):
         yield "manifest", lines
@@ -138,19 +138,19 @@ def blocks(summary: view.RunSummary) -> Iterator[tuple[str, list[str]]]:
 
 
 def stop_lines(ended: view.LastRun | view.RunSummary) -> Iterator[tuple[str, list[str]]]:
-    """Why a run came to its end before its work did, and what helps."""
+    """Why a run ended before its work did, and what helps."""
     if ended.message:
         yield "stopped", _listed(ended.message, remedy=ended.remedy)
 
 
 def waiting_line(job: view.JobView) -> str:
-    """Of pictures that a bucket did not take."""
+    """A line about images that a bucket refused."""
     count = formatting.count(job.waiting, "image")
     return f"{count} in the spool for {job.bucket}: the next run uploads them first, and nothing is bought again"
 
 
 def batch_lines(batches: Sequence[view.BatchView]) -> Iterator[tuple[str, list[str]]]:
-    """Those that are out, newest last."""
+    """The batches that are out, newest last."""
     lines = [
         f"{one.batch or one.model}: {one.state}, {one.succeeded + one.failed:,} of"
         f" {formatting.count(one.requests, 'request')} answered, since {one.since.iso}"
@@ -172,7 +172,7 @@ def cluster_lines(cluster: QueueStatus | None) -> Iterator[tuple[str, list[str]]
 
 
 def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
-    """What went wrong and what helps; the same for a closing run and for `status`."""
+    """What went wrong and what helps; the same for a finished run and for `status`."""
     yield from discrepancy_lines(job.discrepancies)
     if lines := [line for each in job.reasons if each.reason != "blocked" for line in _reason(each)]:
         yield "why", lines
@@ -196,7 +196,7 @@ def parked_lines(parked: Mapping[str, view.UtcTime]) -> Iterator[tuple[str, list
 
 
 def derivative_lines(derived: view.DerivativeView) -> list[str]:
-    """Empty when there was nothing to do."""
+    """Lines about derivatives; empty if there was nothing to do."""
     counts = (
         (derived.made, "made"),
         (derived.skipped, "left out, larger than their image"),
@@ -212,7 +212,7 @@ def derivative_lines(derived: view.DerivativeView) -> list[str]:
 
 
 def discrepancy_lines(found: view.DiscrepancyView) -> Iterator[tuple[str, list[str]]]:
-    """Of the images that the last run did not find as the ledger has them."""
+    """Lines about the images that the last run found missing or changed."""
     put_back = "put the original back; or --fresh --only ID makes it again, and the file goes to superseded/"
     for kind, paths, total, words, remedy in (
         ("changed", found.changed, found.changed_total, "not what the ledger recorded", put_back),
@@ -224,7 +224,7 @@ def discrepancy_lines(found: view.DiscrepancyView) -> Iterator[tuple[str, list[s
 
 
 def _listed(head: str, lines: Iterable[str] = (), total: int = 0, remedy: str = "") -> list[str]:
-    """What there is, the first of it below, how many more there are, and what helps."""
+    """A head with the first entries below, how many more there are, and what helps."""
     shown = [f"    {line}" for line in lines]
     more = [f"    … and {total - len(shown):,} more"] if total > len(shown) else []
     return [head, *shown, *more, *([f"    → {remedy}"] if remedy else [])]
@@ -279,7 +279,8 @@ def _warned(job: view.JobView) -> list[str]:
 
 
 def _reviewed(sample: ReviewedSample) -> str:
-    """`mug  text: reads SALE 05%`, `mug  by the judge: the handle is missing`, `mug  anna: too dark`."""
+    """A sample and its reason: `mug text: reads SALE 05%`, `mug by the judge: the handle is missing`, `mug anna: too
+    dark`."""
     if sample.reason == "person" and sample.message:
         why = sample.message  # which says who
     else:
@@ -296,7 +297,7 @@ def _flagged(summary: view.RunSummary) -> list[str]:
 
 
 def next_steps(summary: view.RunSummary) -> list[str]:
-    """What to type now, by the exit code."""
+    """What to type now, depending on the exit code."""
     manifest = _shell_path(summary.manifest) if summary.manifest else "MANIFEST"
     output = f" --output {_shell_path(summary.folder)}" if summary.own_folder else ""
     engine = "" if summary.engine == "online" else f" --engine {summary.engine}"
@@ -335,7 +336,7 @@ def next_steps(summary: view.RunSummary) -> list[str]:
 
 
 def _shell_path(path: str) -> str:
-    """As a person types it here; whole when the working folder has gone, or is on another drive of Windows."""
+    """A path as a person types it here; absolute if the working folder is gone, or on another drive of Windows."""
     try:
         return shlex.quote(os.path.relpath(path))
     except (OSError, ValueError):
@@ -363,7 +364,7 @@ def _steps_after_failures(summary: view.RunSummary, run: str, retry: str) -> lis
 
 
 def summary_markdown(summary: view.RunSummary, sanitize_line: Callable[[str], str]) -> str:
-    """For the page of a CI job. sanitize_line: takes secrets and control characters out of a line."""
+    """The summary for the page of a CI job. sanitize_line: removes secrets and control characters from a line."""
     lines = [f"### {escape_markdown(sanitize_line(headline(summary)))}", ""]
     if summary.emulated:
         lines += ["**EMULATED: the images are a local emulator's, nothing was billed**", ""]

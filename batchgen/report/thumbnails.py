@@ -1,4 +1,4 @@
-"""Small copies of pictures, made once and kept in `.batchgen/thumbnails/` under the hash of the picture."""
+"""Thumbnails of images, made once and kept in `.batchgen/thumbnails/` under the hash of the image."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from batchgen.store.pillow import MAX_PIXELS
 
 THUMBNAIL_SIDE_PX = 256
 QUALITY = 50  # of WebP: 4 to 7 kB for a photograph of this size
-LARGE_PIXELS = 20_000_000  # above this (more than 4K) pictures are decoded one at a time, so that memory stays bounded
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")  # the last three are of references
+LARGE_PIXELS = 20_000_000  # larger images (more than 4K) are decoded one at a time, to limit memory
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")  # the last three are for references
 LOOKAHEAD = 4  # finished thumbnails that may wait for their turn, per thread
 FOLDER = "thumbnails"
 
@@ -30,15 +30,15 @@ _large = threading.Lock()
 
 
 class PictureSource(Protocol):
-    """Where pictures are."""
+    """Where images are read from."""
 
     def open(self, path: str, /) -> IO[bytes]:
-        """Raises OSError where there is none."""
+        """Open an image. Raises OSError if there is none."""
         ...
 
 
 class Thumbnails:
-    """Of one job folder. made: how many were not there yet."""
+    """The thumbnails of one job folder. made: how many did not exist yet."""
 
     def __init__(self, job_folder: Path, source: PictureSource, threads: int | None = None) -> None:
         self.job_folder = job_folder
@@ -48,7 +48,8 @@ class Thumbnails:
         self.made = 0
 
     def all(self, pictures: Iterable[tuple[str, str]]) -> Iterator[bytes]:
-        """WebP of each (path in the job folder, sha256), in order, a few ahead; empty where the picture cannot be shown."""
+        """A WebP of each (path in the job folder, sha256), in order, a few ahead; empty if the image cannot be
+        shown."""
         waiting: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(self._threads, "thumbnail") as pool:
             for path, sha256 in pictures:
@@ -59,20 +60,20 @@ class Thumbnails:
                 yield waiting.popleft().result()
 
     def thumbnail(self, path: str, sha256: str) -> bytes:
-        """As `all` gives them."""
+        """One thumbnail. See `all`."""
         cached = self._cache / sha256[:2] / f"{sha256}.webp"
         with contextlib.suppress(OSError):
             return cached.read_bytes()
         small = shrink_stored(self._source, path)
         if small:
             self.made += 1
-            with contextlib.suppress(OSError):  # a folder that cannot be written is shown all the same
+            with contextlib.suppress(OSError):  # a folder that cannot be written to is shown anyway
                 _write_cached(cached, small)
         return small
 
 
 def shrink_stored(source: PictureSource, path: str, side: int = THUMBNAIL_SIDE_PX) -> bytes:
-    """As `shrink`, wherever the picture is. Raises BucketUnavailable."""
+    """Shrink an image, wherever it is. Raises BucketUnavailable."""
     try:
         with source.open(path) as picture:
             return shrink(picture, side)
@@ -81,7 +82,7 @@ def shrink_stored(source: PictureSource, path: str, side: int = THUMBNAIL_SIDE_P
 
 
 def shrink(picture: Path | IO[bytes], side: int = THUMBNAIL_SIDE_PX) -> bytes:
-    """WebP of at most `side` pixels on a side; empty for a picture that cannot be decoded."""
+    """A WebP of at most `side` pixels on a side; empty for an image that cannot be decoded."""
     try:
         with Image.open(picture, formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -94,7 +95,7 @@ def shrink(picture: Path | IO[bytes], side: int = THUMBNAIL_SIDE_PX) -> bytes:
 
 
 def _webp(image: Image.Image, side: int) -> bytes:
-    image.draft("RGB", (side, side))  # a JPEG is decoded at an eighth of its size where that is enough
+    image.draft("RGB", (side, side))  # a JPEG is decoded at an eighth of its size if that is enough
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode not in ("RGB", "RGBA", "L"):
         image = as_seen(image)

@@ -25,7 +25,7 @@ STATE_WORDS = {
 
 
 def read_totals(reader: Reader, samples: Mapping[str, int], manifest: str) -> TotalsView:
-    """samples: by state, as the ledger has them now; manifest: the path of its file."""
+    """The totals. samples: by state, as the ledger has them now; manifest: the path of its file."""
     found = reader.last_read_manifest()
     totals = (
         _totals_of_earlier_version(samples, reader.last_run()) if found is None else _totals(samples, found, manifest)
@@ -57,7 +57,7 @@ def _totals(samples: Mapping[str, int], found: ReadManifest, manifest: str) -> T
 
 
 def _totals_of_earlier_version(samples: Mapping[str, int], run: RunRow | None) -> TotalsView:
-    """What can be said when no run noted what its manifest asks for: of what was tried."""
+    """The totals if no run noted what its manifest asks for: those of what was tried."""
     made, not_made = has_image_count(samples), _not_made(samples)
     seen = sum(number for state, number in samples.items() if state != "superseded")
     images = max(seen, run.wanted + run.kept) if run else seen
@@ -72,7 +72,7 @@ def _totals_of_earlier_version(samples: Mapping[str, int], run: RunRow | None) -
 
 
 def has_image_count(samples: Mapping[str, int]) -> int:
-    """Of samples by state: those whose image is there, accepted or not."""
+    """The number of samples with an image, accepted or not."""
     return sum(samples.get(state, 0) for state in HAS_IMAGE)
 
 
@@ -81,7 +81,7 @@ def _not_made(samples: Mapping[str, int]) -> dict[str, int]:
 
 
 def _with_queue(totals: TotalsView, queue: QueueStatus | None) -> TotalsView:
-    """What workers have is neither untried nor sent by this machine."""
+    """The totals with a queue: what workers have is neither untried nor sent by this machine."""
     if queue is None or not queue.samples:
         return totals
     not_made = {**totals.not_made, "with_workers": queue.samples}
@@ -90,7 +90,8 @@ def _with_queue(totals: TotalsView, queue: QueueStatus | None) -> TotalsView:
 
 
 def totals_text(totals: TotalsView, of_those: str = "") -> str:
-    """`3 of 37 images made; 1 refused, 33 left out by --limit 3`. of_those: what is said of the images that are made."""
+    """Text such as `3 of 37 images made; 1 refused, 33 left out by --limit 3`. of_those: the text about the images that
+    are made."""
     rest = [f"{number:,} {_state_words(state)}" for state, number in totals.not_made.items()]
     for why, number in totals.left_out.items():
         limit = f" {totals.limit}" if why == "limit" and totals.limit is not None else ""
@@ -107,12 +108,12 @@ def _state_words(state: str) -> str:
 
 
 def state_counts_text(counts: Mapping[str, int]) -> str:
-    """Samples by state as people read them: `9 succeeded, 2 not in the manifest`."""
+    """Samples by state in words: `9 succeeded, 2 not in the manifest`."""
     return formatting.join_counts({_state_words(state): number for state, number in counts.items()})
 
 
 def manifest_lines(totals: TotalsView, manifest: str) -> list[str]:
-    """How far the totals can be trusted, and what the ledger has beyond them. manifest: the path of its file."""
+    """How far the totals can be trusted, and what the ledger has besides. manifest: the path of its file."""
     lines, name = [], os.path.basename(manifest)
     when = f"run {totals.read_by_run} read it {formatting.duration(totals.read_at.ago_s)} ago" if totals.read_at else ""
     if not totals.read_by_run:

@@ -1,4 +1,4 @@
-"""How a job stands and how a run of it ended, as frozen data: what every view shows. `queries` fills it from the ledger.
+"""The state of a job and the end of a run, as frozen data: what every view shows. `queries` fills it from the ledger.
 
 A field's name is its key in the JSON of `status`, `run`, `history` and the dashboard: a new column is one field.
 """
@@ -20,8 +20,8 @@ __all__ = ["Sparse", "UtcTime", "as_json", "utc_time", "view_of"]
 
 @dataclass(frozen=True, slots=True)
 class MoneyView:
-    """USD. None is unknown: nothing was spent, or may have been, whose price anybody knows. Else the sum of what is known,
-    and beside it how many requests are not in it."""
+    """USD. None is unknown: nothing with a known price was or may have been spent. Otherwise the sum of what is known,
+    and how many requests it leaves out."""
 
     spent: float | None
     estimated: float
@@ -61,8 +61,9 @@ class BillingEntry:
 
 @dataclass(frozen=True, slots=True)
 class BillingCheck:
-    """billed: requests that were or may have been; wanted: those whose picture is its sample's latest; beyond: the others by
-    kind, and the first of each listed. holds: whether all add up and have a cause; else that is a bug."""
+    """The account of requests. billed: those that were or may have been. wanted: those with their sample's latest
+    image. beyond: the others by kind, with the first of each. holds: whether all add up and have a cause; otherwise it
+    is a bug."""
 
     billed: int
     wanted: int
@@ -73,7 +74,7 @@ class BillingCheck:
 
 @dataclass(frozen=True, slots=True)
 class DiscrepancyView:
-    """Images that are missing, or not what the ledger recorded: the first of each by path, and how many they are."""
+    """Images that are missing, or not what the ledger recorded: the first of each by path, and their number."""
 
     missing: Sequence[str] = ()
     missing_total: int = 0
@@ -89,10 +90,10 @@ class UncertainSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalsView:
-    """What the manifest asks for, as a run read it, and how far it is made. images: all of it; rejected: of those made; not_made:
-    by state; left_out: by why, limit, only or not_asked; outdated: made for an earlier version of their item and left out;
-    not_in_manifest: what the ledger has besides. read_by_run: 0 when only what was tried is known; manifest: same | changed |
-    gone | unknown since."""
+    """What the manifest asks for, as a run read it, and how much of it is made. images: in total. rejected: of those
+    made. not_made: by state. left_out: by reason: limit, only or not_asked. outdated: made for an earlier version of
+    their item and left out. not_in_manifest: what the ledger has besides. read_by_run: 0 if only what was tried is
+    known. manifest: same | changed | gone | unknown since."""
 
     images: int
     made: int
@@ -114,7 +115,7 @@ class TotalsView:
 
 @dataclass(frozen=True, slots=True)
 class BlockedSample:
-    """One that needs the image of another item. message: which one, and why that is not there."""
+    """A sample that needs the image of another item. message: which one, and why that does not exist."""
 
     id: str
     message: str
@@ -122,7 +123,7 @@ class BlockedSample:
 
 @dataclass(frozen=True, slots=True)
 class ReasonView:
-    """Why samples have no image, how many, and what to do about it."""
+    """A reason for samples without an image, their number, and what to do about it."""
 
     reason: str
     samples: int
@@ -132,7 +133,7 @@ class ReasonView:
 
 @dataclass(frozen=True, slots=True)
 class OutageView:
-    """What was down in the last run. until: None while it lasts, then retry_at says when it is asked next."""
+    """An outage in the last run. until: None while it lasts, then retry_at says when the next probe is sent."""
 
     scope: str
     name: str
@@ -146,7 +147,8 @@ class OutageView:
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch that is out, or about to be. state: the vendor's word; `not created yet` for one that it does not know."""
+    """A batch that is out, or about to be. state: the vendor's term; `not created yet` if the vendor does not know
+    it."""
 
     batch: str
     model: str
@@ -160,7 +162,7 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """to_fetch: answered with links, and paid for; the pictures are still to be downloaded."""
+    """An open request. to_fetch: answered with links, and paid for; the images are still to be downloaded."""
 
     id: str
     model: str
@@ -178,7 +180,8 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class LaneView:
-    """One AI model now. until: UTC seconds; 0 when it does not wait. A model waits only while a run lasts, or is parked."""
+    """One AI model now. until: UTC seconds; 0 if it does not wait. A model only waits while a run is going on, or if it
+    is parked."""
 
     model: str
     samples: Mapping[str, int]
@@ -190,7 +193,7 @@ class LaneView:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to say of it."""
+        """Whether there is anything to say about it."""
         return bool(self.samples or self.in_flight or self.cooling_until or self.parked_until or self.retry_at)
 
 
@@ -202,7 +205,7 @@ class UnreadAnswers:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """state: as `run_state` says it."""
+    """The last run. state: from `run_state`."""
 
     id: int
     state: str
@@ -219,13 +222,13 @@ class LastRun:
 
     @property
     def running(self) -> bool:
-        """As far as can be seen from here."""
+        """Whether it is running, as far as can be seen from here."""
         return self.state in ("running", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """One run in figures. state: as `run_state` says it; made: images; not_made: samples by how they ended."""
+    """One run in figures. state: from `run_state`; made: images; not_made: samples by how they ended."""
 
     run: int
     state: str
@@ -241,9 +244,9 @@ class RunView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobView(AcceptanceView):
-    """What every view of a job shows. samples and requests: how many, by state and by outcome; account: requests of all runs
-    that were or may have been billed, and what each was for; account_of_run: of the last run; cluster: what is with workers,
-    None for a job that never was; rejected_samples, warned_samples: the first of them."""
+    """What every view of a job shows. samples and requests: their number, by state and by outcome. account: requests of
+    all runs that were or may have been billed, and what each was for; account_of_run: of the last run. cluster: what is
+    with workers, None for a job that was never submitted. rejected_samples, warned_samples: the first of them."""
 
     job: str
     manifest: str
@@ -269,8 +272,8 @@ class JobView(AcceptanceView):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus(JobView):
-    """How a job stands. usd and requests: of all runs. jobs: requests that an API has taken and answers later. derivatives:
-    files of `post:`, by what is made and by state. total: images that are wanted, also those that were not tried."""
+    """The state of a job. usd and requests: of all runs. jobs: requests that an API has accepted and answers later.
+    derivatives: files of `post:`, by kind and state. total: images that are wanted, including those not tried."""
 
     by_model: Mapping[str, Mapping[str, int]]
     in_flight: Sequence[OpenRequest]
@@ -289,7 +292,7 @@ class JobStatus(JobView):
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """left: wanted and not tried; left_out: without a picture, by --only or --limit."""
+    """Counts of images. left: wanted and not tried; left_out: without an image because of --only or --limit."""
 
     made: int
     kept: int
@@ -300,7 +303,7 @@ class ImageCounts:
 
 @dataclass(frozen=True, slots=True)
 class ExposedView:
-    """How long an answer was only in memory or unrecorded, in ms."""
+    """How long answers were only in memory or unrecorded, in ms."""
 
     median: float
     largest: float
@@ -308,7 +311,7 @@ class ExposedView:
 
 @dataclass(frozen=True, slots=True)
 class LimitView:
-    """What holds a run back, what helps, and what it would take at best."""
+    """What limits a run, what helps, and what it would take at best."""
 
     binding: str
     remedy: str
@@ -318,7 +321,7 @@ class LimitView:
 
 @dataclass(frozen=True, slots=True)
 class BatchTotals:
-    """submitted, unsubmitted: samples; saved_usd: against the same requests one by one."""
+    """The totals of batches. submitted, unsubmitted: samples; saved_usd: compared with the same requests one by one."""
 
     submitted: int
     unsubmitted: int
@@ -334,7 +337,7 @@ class FailedDerivative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DerivativeView:
-    """What was made of the pictures, as `DerivativeCounts` has it, and why some could not be."""
+    """What was made from the images, see `DerivativeCounts`, and why some files could not be."""
 
     made: int = 0
     skipped: int = 0
@@ -347,7 +350,7 @@ class DerivativeView:
 
 @dataclass(frozen=True, slots=True)
 class FlaggedImage:
-    """One that was kept though it is not as asked for."""
+    """An image that was kept although it is not as requested."""
 
     path: str
     flags: Sequence[str]
@@ -355,9 +358,9 @@ class FlaggedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary(JobView):
-    """How a run ended. usd, requests, account_of_run and what is accepted: this run's; samples: the job's as it is now.
-    own_folder: whether it is another folder than the manifest's default, so that `--output` has to be typed again. retried:
-    the states that it was to ask for again, of a `retry` alone. unreviewed: images whose review is left to the next run."""
+    """How a run ended. usd, requests, account_of_run and acceptance: this run's; samples: the job's as it is now.
+    own_folder: it differs from the manifest's default, so `--output` has to be typed again. retried: the states that a
+    `retry` was to request again. unreviewed: images whose review is left to the next run."""
 
     run_id: int
     exit_code: int

@@ -1,4 +1,4 @@
-"""Views as plain JSON data: every field is a key."""
+"""Converts views to plain JSON data: every field is a key."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Sparse:
 
 
 def as_json(value: Any) -> Any:
-    """A view, or a part of one, as plain JSON data. A named tuple is a row without names: a page has thousands of those."""
+    """A view, or a part of one, as plain JSON data. A named tuple is a row without names: a page has thousands of
+    those."""
     if isinstance(value, str | int | None):
         return value
     if isinstance(value, UtcTime):
@@ -52,11 +53,11 @@ def as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_json(each) for each in value]
     if isinstance(value, float):
-        return round(value, 6)  # a millionth of a dollar, a microsecond: what is beyond is left by sums
+        return round(value, 6)  # a millionth of a dollar, a microsecond: anything beyond is an artefact of sums
     return value
 
 
 def view_of(kind: type[V], facts: Any, /, **others: Any) -> V:
-    """A view whose fields are what a row, or another view, has by the same names, but for `others`."""
+    """A view with the fields that a row, or another view, has under the same names, except `others`."""
     same = (field.name for field in fields(kind) if field.name not in others)
     return kind(**{name: getattr(facts, name) for name in same}, **others)

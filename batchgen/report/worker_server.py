@@ -1,4 +1,4 @@
-"""`worker --metrics`: whether a worker is well, and its figures in Prometheus' text format, over HTTP."""
+"""`worker --metrics`: whether a worker is healthy, and its metrics in Prometheus' text format, over HTTP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.cluster.worker import Worker
 
-DEPTH_MAX_AGE_S = 15.0  # the queue is walked for it
+DEPTH_MAX_AGE_S = 15.0  # measuring it walks the queue
 DEPTH_TIME_SHARE = 100  # and takes at most a hundredth of the time, however long it is
 DEPTH_TIMEOUT_S = 3.0  # of a scrape, which waits for ten by default
 SHUTDOWN_S = 1.0
@@ -49,7 +49,7 @@ class WorkerCounters:
         match event:
             case SampleSucceeded():
                 model = progress.models.get(event.model)
-                if model is not None and event.attempt in model.open:  # once, however many samples it brought images
+                if model is not None and event.attempt in model.open:  # once for all its samples
                     self._counts[job, "batchgen_requests_total", (event.model, "succeeded")] += 1
                 for file in event.files:
                     self._counts[job, "batchgen_images_total", (event.model, file.role)] += 1
@@ -58,7 +58,7 @@ class WorkerCounters:
         progress(event)
 
     def values(self, now: float) -> Iterator[tuple[str, MetricValue]]:
-        """Each with its job."""
+        """Each value with its job."""
         for (job, name, labels), count in list(self._counts.items()):
             yield job, (name, labels, count)
         for job, progress in list(self._progress.items()):
@@ -67,10 +67,10 @@ class WorkerCounters:
 
 
 class WorkerServer:
-    """/healthz and /metrics. Nothing here changes anything, and no answer holds a key."""
+    """/healthz and /metrics. Nothing here changes anything, and no answer contains a key."""
 
     def __init__(self, worker: Worker, counters: WorkerCounters, fit: Callable[[str], str], *, loopback: bool) -> None:
-        """fit: takes secrets and control characters out of a line. loopback: it listens to this machine alone."""
+        """fit: removes secrets and control characters from a line. loopback: it only listens to this machine."""
         self._worker = worker
         self._counters = counters
         self._fit = fit
@@ -103,7 +103,7 @@ class WorkerServer:
     async def metrics(self, request: web.Request) -> web.Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # an extra
 
-        # What cannot be asked now is left out: a figure of earlier would look like one of now.
+        # What cannot be measured now is left out: an old figure would look current.
         with suppress(LedgerError, TimeoutError):
             async with asyncio.timeout(DEPTH_TIMEOUT_S):
                 await self._flight.do("depths", self._refresh_depths)
@@ -119,7 +119,7 @@ class WorkerServer:
         self._depths, self._depths_until_s = found, started_s + max(DEPTH_MAX_AGE_S, DEPTH_TIME_SHARE * took_s)
 
     def collect(self) -> list[Metric]:
-        """As prometheus_client asks for it."""
+        """The metrics for prometheus_client."""
         return families(self._values(), WORKER_METRICS)
 
     def _values(self) -> Iterator[tuple[str, MetricValue]]:
@@ -137,8 +137,9 @@ class WorkerServer:
 
 @asynccontextmanager
 async def serving(app: web.Application, listener: socket.socket, log_name: str) -> AsyncIterator[None]:
-    """In the loop that does the work, so that one that stands still answers nobody. listener: bound to the address."""
-    client_log = logging.getLogger(log_name)  # what a client sends amiss is no news for a terminal
+    """Serve in the loop that does the work, so that one that stands still does not answer. listener: bound to the
+    address."""
+    client_log = logging.getLogger(log_name)  # clients' mistakes do not belong on a terminal
     client_log.addHandler(logging.NullHandler())
     client_log.propagate = False
     runner = web.AppRunner(app, access_log=None, logger=client_log, shutdown_timeout=SHUTDOWN_S, handle_signals=False)

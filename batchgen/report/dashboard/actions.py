@@ -1,5 +1,5 @@
-"""What a page may do: begin a run, as a process of its own which outlives it and as the command line would start it (so do agents); stop
-one; and take one person's word on one image into the job's journal."""
+"""What a page may do: start a run, as a process of its own that outlives it and as the command line would start it
+(assistants do that too); stop one; and add one person's word about one image to the job's journal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from batchgen.safe_open import UnsafePathError, make_private_folder, open_regula
 from batchgen.store.spool import NO_FOLLOW
 
 TAIL_BYTES = 4000
-# The interpreter and the batchgen of this process. The working folder is no place to import from.
+# The interpreter and the batchgen of this process. Nothing is imported from the working folder.
 CHILD_CODE = "import sys; sys.path.append(sys.argv.pop(1)); from batchgen.__main__ import main; main()"
 LOG_NAME = "dashboard.log"
 ForecastRetry = Callable[[JobLocation, frozenset[str]], dict[str, Any]]
@@ -40,19 +40,19 @@ T = TypeVar("T", str, int)
 
 
 class ActionRefused(Exception):
-    """Why nothing was done, for the person who asked."""
+    """The reason why nothing was done, for the person who asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackgroundRun:
-    """log: what it has said. states: those that it retries, when it is a retry."""
+    """A run in the background. log: what it has said. states: those that it retries, if it is a retry."""
 
     process: subprocess.Popen[bytes]
     log: Path
     states: tuple[str, ...] = ()
 
     def log_tail(self) -> str:
-        """The end of what it has said; empty when that cannot be read."""
+        """The end of what it has said; empty if that cannot be read."""
         try:
             with open_regular(str(self.log)) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
@@ -62,8 +62,8 @@ class BackgroundRun:
 
 
 class BackgroundRuns:
-    """At most one for each job. log_name: of the file in `.batchgen/` with what the last one of a job has said. Several threads
-    may ask."""
+    """At most one run for each job. log_name: of the file in `.batchgen/` with the output of the last one of a job.
+    Several threads may use it."""
 
     def __init__(self, log_name: str) -> None:
         self._log_name = log_name
@@ -71,7 +71,7 @@ class BackgroundRuns:
         self._lock = threading.Lock()
 
     def start(self, location: JobLocation, command: Sequence[str], states: tuple[str, ...] = ()) -> BackgroundRun:
-        """Begin a command of batchgen's. Raises ActionRefused, also while the job has a run of anybody's."""
+        """Start a command of batchgen. Raises ActionRefused, also while anybody is running the job."""
         with self._lock:
             child = self._children.get(location.folder)
             if child is not None and child.process.poll() is None:
@@ -85,12 +85,12 @@ class BackgroundRuns:
             return started
 
     def last(self, folder: Path) -> BackgroundRun | None:
-        """What was begun last for the job in this folder."""
+        """The last run that was started for the job in this folder."""
         return self._children.get(folder)
 
 
 def last_run(location: JobLocation) -> RunRow | None:
-    """Raises ActionRefused when there is no ledger, or it cannot be read."""
+    """The last run in the ledger. Raises ActionRefused if there is no ledger, or it cannot be read."""
     try:
         with Reader.open(location.folder) as reader:
             return reader.last_run()
@@ -101,7 +101,7 @@ def last_run(location: JobLocation) -> RunRow | None:
 def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     package = str(Path(__file__).resolve().parents[3])
     try:
-        log.parent.parent.mkdir(parents=True, exist_ok=True)  # of a job's first run
+        log.parent.parent.mkdir(parents=True, exist_ok=True)  # for a job's first run
         make_private_folder(log.parent)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -117,14 +117,14 @@ def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 class Actions(BackgroundRuns):
-    """forecast_retry: what taking up these states again will make and cost. Several threads may ask."""
+    """forecast_retry: what retrying these states will make and cost. Several threads may use it."""
 
     def __init__(self, forecast_retry: ForecastRetry) -> None:
         super().__init__(LOG_NAME)
         self.forecast_retry = forecast_retry
 
     def retry(self, location: JobLocation, states: Collection[str]) -> int:
-        """Begin `batchgen retry`. Answers the id of its process."""
+        """Start `batchgen retry`. Returns the id of its process."""
         chosen = tuple(state for state in RETRY_STATES if state in states)
         if not chosen or len(chosen) != len(states):
             raise ActionRefused(f"choose from {', '.join(RETRY_STATES)}")
@@ -135,7 +135,7 @@ class Actions(BackgroundRuns):
         return self.start(location, ["retry", *job, *options], chosen).process.pid
 
     def last_retry(self, location: JobLocation) -> RetryView | None:
-        """Of this job; None when there was none."""
+        """The last retry of this job; None if there was none."""
         child = self.last(location.folder)
         if child is None:
             return None
@@ -146,7 +146,7 @@ class Actions(BackgroundRuns):
 
 
 def stop(location: JobLocation, run_id: int) -> int:
-    """SIGTERM to the process of this very run, and to no other. Answers its id. Raises ActionRefused."""
+    """Send SIGTERM to the process of exactly this run. Returns its id. Raises ActionRefused."""
     run = last_run(location)
     if run is None or run.id != run_id or run.ended_at is not None:
         raise ActionRefused("that run is no longer running")
@@ -155,7 +155,7 @@ def stop(location: JobLocation, run_id: int) -> int:
     if not hasattr(os, "pidfd_open") or not os.path.exists("/proc/locks"):
         raise ActionRefused(f"this system does not say who holds the job's lock: stop it with `kill {run.pid}`")
     try:
-        # Held from before the check on: the number cannot be given to another process meanwhile.
+        # Held from before the check on: the number cannot be given to another process in the meantime.
         handle = os.pidfd_open(run.pid)
     except OSError:
         raise ActionRefused("its process is gone; run it again and it goes on") from None
@@ -170,7 +170,8 @@ def stop(location: JobLocation, run_id: int) -> int:
 
 
 def holds_lock(pid: int, folder: Path) -> bool:
-    """Source: proc(5), /proc/locks: number, kind, mode, access, process, major:minor:inode, from, to."""
+    """Whether a process holds a job's lock. Source: proc(5), /proc/locks: number, kind, mode, access, process,
+    major:minor:inode, from, to."""
     try:
         inode = str(os.stat(folder / STATE_FOLDER / "lock").st_ino)
         with open("/proc/locks", encoding="ascii", errors="replace") as file:
@@ -184,8 +185,8 @@ def holds_lock(pid: int, folder: Path) -> bool:
 
 
 def record_review(folder: Path, given: Mapping[str, Any], name: str) -> Verdict:
-    """Durable when it answers it. given: of the page: id, n, sha, ruling, stars, comment. Raises ActionRefused with what is wrong, also
-    when the image is another one by now; LedgerError, StoreError."""
+    """Record a review, durably, and return it. given: from the page: id, n, sha, ruling, stars, comment. Raises
+    ActionRefused with what is wrong, also if the image is another one by now; LedgerError, StoreError."""
     item_id, n, sha = _value(given, "id", str), _value(given, "n", int), _value(given, "sha", str)
     with closing(VerdictReader.open(folder)) as reader:
         sha256, _ = reader.reviewable([item_id]).get((item_id, n), ("", None))
@@ -200,12 +201,12 @@ def record_review(folder: Path, given: Mapping[str, Any], name: str) -> Verdict:
 
 
 def with_review(sample: SampleView, review: Verdict) -> SampleView | None:
-    """A sample as it stands after this, without asking the ledger; None when it shows another image."""
+    """The sample after this review, without asking the ledger; None if it shows another image."""
     picture = next((each for each in sample.pictures if each.kind == "image"), None)
     if picture is None or picture.sha != review.sha256[:SHA256_BEGINS_CHARS]:
         return None
     others = tuple(each for each in picture.verdicts if (each.by, each.name) != (review.by, review.name))
-    says = review.ruling != "none" or review.score is not None or review.message  # else it takes back what was said
+    says = review.ruling != "none" or review.score is not None or review.message  # otherwise it withdraws what was said
     after = (*others, *(verdict_views([review], review.sha256) if says else ()))
     changed = replace(picture, verdicts=after)
     sample = replace(sample, pictures=[changed if each is picture else each for each in sample.pictures])
@@ -219,7 +220,7 @@ def with_review(sample: SampleView, review: Verdict) -> SampleView | None:
 
 
 def _verdicts(picture: PictureView, review: Verdict) -> list[Verdict]:
-    said: Sequence[Any] = picture.verdicts  # as `Verdict` has them, without what is the same for all
+    said: Sequence[Any] = picture.verdicts  # like `Verdict`, without what is the same for all
     names = ("by", "name", "ruling", "reason", "message", "at")
     return [replace(review, **{name: getattr(each, name) for name in names}) for each in said]
 

@@ -1,5 +1,5 @@
-"""Links for clients: who of them may look at one job's images and vote on them, until when, and what they see of it: images that count,
-and the client's own words; no prices, prompts' settings, faults or other people. A link's token is kept as a hash."""
+"""Links for clients: which clients may look at one job's images and vote on them, until when, and what they see: images
+that count and their own words; no prices, settings, faults or other people. A link's token is stored as a hash."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ S = TypeVar("S", bound=SamplesView)
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """token_sha256: of a token of 256 random bits, which nobody can find again from it. Times are UTC seconds."""
+    """A client. token_sha256: of a token of 256 random bits, which cannot be recovered from it. Times are UTC
+    seconds."""
 
     name: str
     token_sha256: str
@@ -43,7 +44,8 @@ class Client:
 
 
 def read_clients(folder: Path) -> list[Client]:
-    """Those of a job, by name, links that have expired included. A file that cannot be read lets nobody in."""
+    """The clients of a job, by name, including those whose links have expired. A file that cannot be read lets nobody
+    in."""
     try:
         found = json.loads((folder / STATE_FOLDER / FILE_NAME).read_bytes())
         return sorted((Client(**each) for each in found["clients"]), key=lambda client: client.name)
@@ -52,14 +54,14 @@ def read_clients(folder: Path) -> list[Client]:
 
 
 def find_client(folder: Path, token: str, now: float) -> Client | None:
-    """Whose link it is; None for nobody's, and for one that was revoked or has expired."""
+    """The client whose link it is; None if there is none, or if the link was revoked or has expired."""
     digest = _digest(token)
     known = [each for each in read_clients(folder) if hmac.compare_digest(each.token_sha256, digest)]
     return next((each for each in known if not each.is_over(now)), None)
 
 
 def add_client(folder: Path, name: str, duration_s: float) -> str:
-    """The token of a new link, in place of an earlier one of the same name. Raises UsageError, StoreError."""
+    """The token of a new link, which replaces an earlier one of the same name. Raises UsageError, StoreError."""
     try:
         name = clean_name(name)
     except ValueError as error:
@@ -72,7 +74,7 @@ def add_client(folder: Path, name: str, duration_s: float) -> str:
 
 
 def revoke_client(folder: Path, name: str) -> None:
-    """From now on the link opens nothing. Raises UsageError when there is none of that name, StoreError."""
+    """Revoke a link: from now on it opens nothing. Raises UsageError if there is none of that name, StoreError."""
     with _changing(folder) as clients:
         left = [each for each in clients if each.name != name]
         if len(left) == len(clients):
@@ -83,8 +85,8 @@ def revoke_client(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _changing(folder: Path) -> Iterator[list[Client]]:
-    """The clients, written back when they were changed; whole before the file has its name."""
-    from filelock import FileLock  # it brings asyncio, which a look at the list does not need
+    """The clients, which are written back if changed; the file is whole before it has its name."""
+    from filelock import FileLock  # it brings asyncio, which reading does not need
 
     path = folder / STATE_FOLDER / FILE_NAME
     try:
@@ -108,7 +110,7 @@ def _digest(token: str) -> str:
 
 
 def visible_picture(sample: SampleView, client: str) -> PictureView | None:
-    """The image of a sample that a client may see: one that counts, or that the client alone has rejected."""
+    """The image of a sample that a client may see: one that counts, or that only this client has rejected."""
     picture = next((each for each in sample.pictures if each.kind == "image"), None)
     if picture is None or sample.state not in ("succeeded", "rejected"):
         return None
@@ -120,8 +122,8 @@ def visible_picture(sample: SampleView, client: str) -> PictureView | None:
 
 
 def for_client(view: S, client: str) -> S:
-    """A page of a job, or what has changed on it, as a client gets it. Of what has changed, samples that are not to be seen are sent
-    without their image, so that a page that has it takes it away."""
+    """A page of a job, or the changes on it, for a client. Changed samples that the client may not see are sent without
+    their image, so that a page that has it removes it."""
     whole = isinstance(view, PageView)
     samples = [_sample(each, client) for each in view.samples if not whole or visible_picture(each, client)]
     less = replace(view, manifest="", wanted=0, settings=(), providers={}, accepted="", samples=samples)
@@ -147,6 +149,6 @@ def _sample(sample: SampleView, client: str) -> SampleView:
 
 
 def visible_numbers(samples: Iterable[SampleView], client: str) -> frozenset[str]:
-    """By which the pictures are asked for that a client may see."""
+    """The numbers by which a client's page requests the images that the client may see."""
     found = (visible_picture(sample, client) for sample in samples)
     return frozenset(str(picture.thumbnail).partition("?")[0] for picture in found if picture is not None)

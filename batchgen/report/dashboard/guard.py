@@ -1,4 +1,5 @@
-"""Who may ask what: names of this host, the token, the link of a client, and changes only from our own page. Every answer's headers."""
+"""Decides who may request what: the names of this host, the token, the link of a client, and changes only from the
+server's own pages. Also sets every answer's headers."""
 
 from __future__ import annotations
 
@@ -31,11 +32,11 @@ HEADERS = {
 DENY_ALL_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 CSRF_HEADER = "X-Batchgen-Token"
 BODY_MAX_BYTES = 4096
-PUBLIC_PATHS = ("/healthz",)  # for those who keep a process alive; it says nothing of any job
+PUBLIC_PATHS = ("/healthz",)  # for supervisors; it says nothing about any job
 JOB_PATH = re.compile(r"/jobs/([^/]+)/(.*)")
-# What a client may ask for, below its one job. Which images, the handlers decide.
+# What a client may request, below its one job. The handlers decide which images.
 CLIENT_PATHS = {"GET": re.compile(r"|events|(?:pictures|thumbnails)/\d+-\d+"), "POST": re.compile("reviews")}
-# Of what a request bears: the `Client` that it comes from. Before aiohttp 3.14 keys are plain text.
+# The `Client` that a request comes from. Before aiohttp 3.14 keys are plain text.
 CLIENT_KEY: Any = web.RequestKey("client", Client) if hasattr(web, "RequestKey") else "batchgen.client"
 FindFolder = Callable[[str], Awaitable[Path | None]]  # of a job, by its id
 log = logging.getLogger("batchgen")
@@ -43,9 +44,10 @@ log = logging.getLogger("batchgen")
 
 @dataclass(frozen=True)
 class RequestGuard:
-    """hosts: `name:port` by which this server may be asked. token: what a visitor has to know, empty on loopback.
+    """hosts: `name:port` under which this server may be requested. token: what a visitor has to know, empty on
+    loopback.
 
-    csrf: of this start; only a page of ours can read it.
+    csrf: for this start; only the server's own pages can read it.
     """
 
     hosts: frozenset[str]
@@ -55,11 +57,11 @@ class RequestGuard:
 
     @property
     def cookie(self) -> str:
-        """Cookies are of a host and not of its port."""
+        """The cookie's name: cookies belong to a host, not to its port."""
         return f"batchgen-{self.port}"
 
     def reject(self, request: web.Request) -> web.Response | None:
-        """None when the request may be answered."""
+        """A refusal, or None if the request may be answered."""
         # A page of a foreign name that resolves to this address (DNS rebinding) sends that name.
         if not self._known_host(request):
             return error_response(421, f"{request.host} is not a name of this server")
@@ -88,7 +90,7 @@ class RequestGuard:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     def csrf_for(self, client: Client | None) -> str:
-        """A client has one of its own, which is worth nothing to anybody else."""
+        """A client's own CSRF token, which is worth nothing to anybody else."""
         if client is None:
             return self.csrf
         return hmac.digest(self.csrf.encode(), client.token_sha256.encode(), "sha256").hex()
@@ -104,7 +106,7 @@ class RequestGuard:
         return None
 
     def accept_token(self, request: web.Request) -> web.Response | None:
-        """The address that was printed: keep the token in a cookie and take it out of the address."""
+        """Handle the address that was printed: keep the token in a cookie and remove it from the address."""
         given = request.query.get("token", "")
         if not self.token or not given or request.method != "GET":
             return None
@@ -115,8 +117,8 @@ class RequestGuard:
         return answer
 
     async def accept_client(self, request: web.Request, find_folder: FindFolder) -> web.Response | None:
-        """Let a client in by its link, or by the cookie that the link has left: to what a client may ask for, and to nothing else.
-        None for anybody else, and for a client that was let in."""
+        """Let a client in by its link, or by the cookie that the link left, but only to what a client may request.
+        Returns None for anybody else, and for a client that was let in."""
         below = JOB_PATH.fullmatch(request.path)
         cookie = f"{self.cookie}-{PARAMETER}"
         link = request.query.get(PARAMETER, "") if request.method == "GET" else ""
@@ -142,7 +144,7 @@ class RequestGuard:
         return None
 
     def _ask_for_token(self, request: web.Request, why: str) -> web.Response:
-        """A person gets a page with a field for it, a program one line of JSON."""
+        """Ask for the token: a person gets a page with a field for it, a program one line of JSON."""
         if "text/html" not in request.headers.get("Accept", "") or not self._known_host(request):
             way = "open the address as `batchgen serve` printed it, or with ?token= and the one that was set"
             return error_response(401, f"{why}: {way}")
@@ -168,7 +170,7 @@ class RequestGuard:
 
 
 def _closed(request: web.Request, why: str) -> web.Response:
-    """A person gets a page, a program one line of JSON."""
+    """Refuse: a person gets a page, a program one line of JSON."""
     if "text/html" not in request.headers.get("Accept", ""):
         return error_response(403, why)
     return _refusal_page(CLOSED_PAGE, "closed", why, 403)
@@ -185,7 +187,7 @@ def page_policy(parts: PageParts) -> dict[str, str]:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Called before any answer leaves."""
+    """Add headers. Called before any answer leaves."""
     for name, value in {**HEADERS, "Content-Security-Policy": DENY_ALL_POLICY, "Cache-Control": "no-store"}.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "batchgen"
@@ -196,5 +198,5 @@ def error_response(status: int, why: str, allow: str | None = None) -> web.Respo
 
 
 def authority(host: str, port: int) -> str:
-    """As it stands in a Host header."""
+    """Host and port as in a Host header."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,7 +20,7 @@ from batchgen.report.dashboard.watched_job import LoadManifestInfo, WatchedJob
 
 POLL_INTERVAL_S = 1.0
 MAX_POLL_INTERVAL_S = 30.0
-IDLE_FACTOR = 20  # so many times the CPU time of a look is waited after it: at most a twentieth of a core
+IDLE_FACTOR = 20  # the pause after a look, in multiples of its CPU time: at most a twentieth of a core
 DISCOVERY_INTERVAL_S = 3.0
 PICTURE_THREADS = 2
 NICENESS = 10
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Hub:
-    """watches: by id, in the order of the places. All reading of ledgers is done in one thread."""
+    """Watches jobs. watches: by id, in the order of the places. All reading of ledgers happens in one thread."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Hub:
         return await asyncio.get_running_loop().run_in_executor(self._picture_threads, ask, *arguments)
 
     async def poll(self) -> None:
-        """Until it is cancelled."""
+        """Look repeatedly, until cancelled."""
         while True:
             await self._has_clients.wait()
             took_s = 0.0
@@ -65,7 +65,7 @@ class Hub:
                 changed, took_s = await self.in_reader_thread(self._timed_poll)
                 if changed:
                     await self.notify_clients()
-            except Exception as error:  # the next look may fare better
+            except Exception as error:  # the next look may succeed
                 log.warning("the dashboard could not look at its jobs: %s: %s", type(error).__name__, error)
             await asyncio.sleep(min(MAX_POLL_INTERVAL_S, max(POLL_INTERVAL_S, took_s * IDLE_FACTOR)))
 
@@ -75,13 +75,13 @@ class Hub:
             self._changed.notify_all()
 
     async def wait_for_change(self, generation: int, seconds: float) -> None:
-        """For a change after `generation`, or so long."""
+        """Wait for a change after `generation`, or for this long."""
         async with self._changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait_for(lambda: self.generation != generation), seconds)
 
     async def refresh(self) -> None:
-        """The jobs as they are now, for who has just come."""
+        """Look at the jobs now, for somebody who has just come."""
         await self.in_reader_thread(self._poll_once, True)
 
     async def find(self, job: str) -> WatchedJob | None:
@@ -91,20 +91,20 @@ class Hub:
 
     @contextmanager
     def watching(self, job: str) -> Iterator[None]:
-        """While a client watches a job, or with "" all of them."""
+        """Count a client that watches a job, or with "" all of them."""
         self._open_pages[job] += 1
         self._has_clients.set()
         try:
             yield
         finally:
             self._open_pages[job] -= 1
-            self._open_pages += Counter()  # forgets those at 0
+            self._open_pages += Counter()  # removes those at 0
             if not self._open_pages:
                 self._has_clients.clear()
 
     @property
     def loaded(self) -> dict[str, WatchedJob]:
-        """Without those that were found a moment ago, which the reading thread has yet to look at."""
+        """The jobs without those found a moment ago, which the reading thread has not looked at yet."""
         return {job: watch for job, watch in self.watches.items() if watch.card is not None}
 
     @property
@@ -112,12 +112,12 @@ class Hub:
         return self._open_pages.total()
 
     def _timed_poll(self) -> tuple[bool, float]:
-        """And the seconds of CPU that it took."""
+        """Look, and measure the seconds of CPU that it took."""
         started_s = time.thread_time()
         return self._poll_once(), time.thread_time() - started_s
 
     def _poll_once(self, everything: bool = False) -> bool:
-        """In the reading thread. Whether anything has changed."""
+        """Look, in the reading thread. Returns whether anything has changed."""
         changed = self._discover_jobs()
         everything = everything or "" in self._open_pages
         for watch in list(self.watches.values()):
@@ -135,14 +135,14 @@ class Hub:
             or WatchedJob(location, self._load_manifest_info, self.actions.last_retry)
             for location in self._list_locations()
         }
-        for job in before:  # who looks at a job whose folder has gone is told so
+        for job in before:  # whoever looks at a job whose folder is gone is told
             if job in self._open_pages:
                 self.watches.setdefault(job, known[job])
         self._discovered_s = time.monotonic()
         return before != list(self.watches)
 
     async def disconnect_clients(self) -> None:
-        """No client is kept any longer."""
+        """Disconnect all clients."""
         self.closing = True
         await self.notify_clients()
 
@@ -152,7 +152,7 @@ class Hub:
 
 
 def _lower_priority() -> None:
-    """A run on this machine goes first. Source: setpriority(2), on Linux niceness is of a thread."""
+    """Let a run on this machine go first. Source: setpriority(2); on Linux, niceness belongs to a thread."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

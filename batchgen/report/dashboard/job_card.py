@@ -1,4 +1,5 @@
-"""Where a job is and how it stands, on one card: what `status` knows, and lanes, budgets, pace, the last failure and nights."""
+"""Where a job is, and its state on one card: what `status` knows, and lanes, budgets, pace, the last failure and
+runs."""
 
 from __future__ import annotations
 
@@ -31,20 +32,21 @@ MAX_BATCHES = 10
 
 @dataclass(frozen=True, slots=True)
 class JobLocation:
-    """folder: of a job, absolute; it need not be there yet. manifest: as it was named, empty when only the folder is known."""
+    """Where a job is. folder: absolute; it need not exist yet. manifest: as it was named, empty if only the folder is
+    known."""
 
     folder: Path
     manifest: str = ""
 
     @property
     def id(self) -> str:
-        """The same in every address and after every start."""
+        """An id that is the same in every address and after every start."""
         return hashlib.sha256(str(self.folder).encode("utf-8", "surrogateescape")).hexdigest()[:10]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightView(RunView):
-    """In words, end: how it ended; why: what stopped it."""
+    """A run in words. end: how it ended; why: what stopped it."""
 
     end: str
     why: str
@@ -52,8 +54,8 @@ class NightView(RunView):
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """USD of a budget that the manifest sets. spent: None when it cannot be read; unpriced: requests of this job that were or
-    may have been billed and are not in it, for want of a price."""
+    """A budget in the manifest, in USD. spent: None if it cannot be read. unpriced: requests of this job that were or
+    may have been billed and are not included, for lack of a price."""
 
     span: str
     limit: float
@@ -63,7 +65,7 @@ class BudgetView:
 
 @dataclass(frozen=True, slots=True)
 class FailureView:
-    """What last went wrong in the last run, in the vendor's words."""
+    """The last failure in the last run, in the vendor's words."""
 
     id: str
     model: str
@@ -75,7 +77,7 @@ class FailureView:
 
 
 class NewestImage(NamedTuple):
-    """thumbnail: as its page asks for it."""
+    """thumbnail: how its page requests it."""
 
     id: str
     thumbnail: str
@@ -83,7 +85,7 @@ class NewestImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryView:
-    """What became of the last retry that was begun on the page. end: in words; log: the end of what it said."""
+    """The last retry that was started on the page. end: in words; log: the end of its output."""
 
     states: Sequence[str]
     pid: int
@@ -107,9 +109,9 @@ class ProblemCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCard(JobStatus):
-    """How a job stands, its manifest without a folder and of what is out the first only. id: in addresses; files: what `post:`
-    asks for, by state; words, accepted_words: how much of the manifest is made, and of that accepted; newest: images, the
-    newest first; left_s: to the end of the run, None while that is not known; at: UTC seconds."""
+    """The state of a job, with its manifest's name without a folder and only the first of what is out. id: in
+    addresses. files: of `post:`, by state. words, accepted_words: how much of the manifest is made, and how much of
+    that accepted. newest: images, newest first. left_s: to the end of the run, None if unknown. at: UTC seconds."""
 
     id: str
     action: RetryView | None
@@ -138,7 +140,7 @@ def card_of(
     ended_runs: EndedRuns,
     now: float,
 ) -> JobCard:
-    """alive: as `is_process_alive` says it. ended_runs: remembered from card to card; now: UTC seconds."""
+    """The card of a job. alive: from `is_process_alive`. ended_runs: remembered from card to card. now: UTC seconds."""
     status, last = read_status(ledger, str(location.folder), now, alive), ledger.last_run()
     newest = ledger.newest_pictures(MAX_NEWEST)
     in_flight = Counter(request.model for request in status.in_flight)
@@ -146,7 +148,7 @@ def card_of(
     return view_of(
         JobCard,
         status,
-        manifest=Path(status.manifest).name,  # nobody else's business where it lies
+        manifest=Path(status.manifest).name,  # its folder is nobody else's business
         in_flight=status.in_flight[:MAX_IN_FLIGHT],
         batches=status.batches[:MAX_BATCHES],
         id=location.id,
@@ -168,14 +170,14 @@ def card_of(
 
 
 def derivative_counts(derivatives: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """What `post:` asks for, by state, such as made or failed."""
+    """The files of `post:`, by state, such as made or failed."""
     return dict(sum((Counter(states) for states in derivatives.values()), Counter[str]()))
 
 
 def budgets(
     ledger: HistoryReader, manifest_info: ManifestInfo, last: RunRow | None, now: float, *, emulated: bool
 ) -> list[BudgetView]:
-    """Spent in the last run by this job, in the day and month by all jobs of the user."""
+    """The budgets: spent in the last run by this job, in the day and month by all jobs of the user."""
     found: list[BudgetView] = []
     for span, limit in manifest_info.budgets.items():
         if span == "run":
@@ -194,7 +196,8 @@ def budgets(
 
 
 def remaining_s(ledger: HistoryReader, run: RunRow, now: float) -> float | None:
-    """Seconds to go at the pace of the run so far; None while that says nothing, or something waits for another day."""
+    """The seconds left at the pace of the run so far; None if that says nothing, or if something waits for another
+    day."""
     done = min(run.wanted, ledger.ended_count_since(run.started_at))
     if not done or any(until > now for until, _ in ledger.parked().values()):
         return None

@@ -1,4 +1,4 @@
-"""Pictures and thumbnails by their number in the ledger: no path ever comes from the browser."""
+"""Images and thumbnails by their number in the ledger: no path ever comes from the browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AVIF = b"ftypavif"  # ISO 14496-12, 4.3: the brand of the first box; no vendor s
 
 @dataclass(frozen=True, slots=True)
 class OpenPicture:
-    """An open picture. kind: what its bytes say it is."""
+    """An open image. kind: what its bytes are."""
 
     file: IO[bytes]
     kind: str
@@ -37,13 +37,14 @@ class OpenPicture:
 
 
 def open_picture(folder: Path, attempt: int, k: int) -> OpenPicture | None:
-    """None when there is no such picture, none that lies inside the folder, or its bytes are none."""
+    """Open an image; None if there is no such image, if it is not inside the folder, or if its bytes are not an
+    image."""
     located = _locate_picture(folder, attempt, k)
     return None if located is None else _open(*located)
 
 
 def open_derivative(folder: Path, item_id: str, n: int, sha: str) -> OpenPicture | None:
-    """The same of what was made of a sample's picture. sha: how its SHA-256 begins."""
+    """Open a file made from a sample's image. sha: the beginning of its SHA-256."""
 
     def find(ledger: HistoryReader) -> tuple[str, str] | None:
         path = ledger.derivative_path(item_id, n, sha)
@@ -54,7 +55,7 @@ def open_derivative(folder: Path, item_id: str, n: int, sha: str) -> OpenPicture
 
 
 def _open(store: Store, path: str, sha256: str) -> OpenPicture | None:
-    """Through this process: the browser has no credentials for a bucket, and shall have none."""
+    """Open an image through this process: the browser has no credentials for a bucket, and must not have any."""
     try:
         return _sniff_type(store.open(path), sha256)
     except (OSError, BucketUnavailable):
@@ -71,8 +72,8 @@ def _sniff_type(file: IO[bytes], sha256: str) -> OpenPicture | None:
 
 
 def thumbnail(folder: Path, attempt: int, k: int, side: int | None = None) -> bytes | None:
-    """WebP, made now if it was not made before, and kept where the gallery keeps it. side: pixels, for another size, which is
-    not kept."""
+    """A WebP, made now if it does not exist, and kept where the gallery keeps it. side: pixels, for another size, which
+    is not kept."""
     if (located := _locate_picture(folder, attempt, k)) is None:
         return None
     store, path, sha256 = located
@@ -86,7 +87,7 @@ def thumbnail(folder: Path, attempt: int, k: int, side: int | None = None) -> by
 
 
 def open_reference(files: ReferenceFiles, sha256: str) -> OpenPicture | None:
-    """None unless the file is there as it was sent, and a picture that a browser shows."""
+    """Open a reference; None unless the file is as it was sent, and an image that a browser shows."""
     try:
         return _sniff_type(files.open(sha256), sha256)
     except OSError:
@@ -94,7 +95,7 @@ def open_reference(files: ReferenceFiles, sha256: str) -> OpenPicture | None:
 
 
 def reference_thumbnail(folder: Path, files: ReferenceFiles, sha256: str) -> bytes | None:
-    """As `thumbnail`."""
+    """The thumbnail of a reference. See `thumbnail`."""
     return Thumbnails(folder, files).thumbnail(sha256, sha256) or None
 
 
@@ -117,14 +118,15 @@ def _locate(folder: Path, find: Callable[[HistoryReader], tuple[str, str] | None
 
 @lru_cache(64)
 def _store(folder: Path, url: str) -> Store:
-    """One for a job, so that connections to a bucket are used again."""
+    """The store of a job, kept so that connections to a bucket are reused."""
     return open_store(folder, url)
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """(first, last) byte of a Range header; (0, size - 1) when it is none that we read. None when nothing is there.
+    """The (first, last) byte of a Range header; (0, size - 1) if it is not one that this server understands. None if
+    the range is empty.
 
-    Source: RFC 9110, 14.2: a Range that is not understood is passed over. Several ranges at once are not.
+    Source: RFC 9110, 14.2: a Range that is not understood is ignored, as several ranges are here.
     """
     match = RANGE.fullmatch(header.strip())
     if match is None or match[0] == "bytes=-" or size == 0:

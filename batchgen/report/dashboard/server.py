@@ -1,4 +1,4 @@
-"""The dashboard's addresses: the overview, a page for each job, their events, pictures, actions, metrics."""
+"""The dashboard's addresses: the overview, a page for each job, their events, images, actions, metrics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IMMUTABLE_CACHE = "private, max-age=86400, immutable"  # their addresses change 
 SAMPLE_NUMBER = re.compile(r"[0-9]{1,9}")
 GZIP_ABOVE_BYTES = 10_000
 KEEPALIVE_INTERVAL_S = 5.0
-WRITE_TIMEOUT_S = 20.0  # a client that takes nothing for so long is dropped; it comes back by itself
+WRITE_TIMEOUT_S = 20.0  # a client that reads nothing for this long is dropped; it reconnects by itself
 RETRY_MS = 2000
 MAX_CLIENTS = 64
 MAX_LINK_DAYS = 365
@@ -49,7 +49,7 @@ NextEvent = Callable[[], Awaitable[str]]  # what a client has missed, as an even
 
 @dataclass(frozen=True)
 class Dashboard:
-    """read_only: without actions."""
+    """The dashboard. read_only: without actions."""
 
     hub: Hub
     guard: RequestGuard
@@ -151,8 +151,9 @@ class Dashboard:
         return await self._stream(request, watch.location.id, partial(self.hub.in_reader_thread, changes))
 
     async def _stream(self, request: web.Request, job: str, next_event: NextEvent) -> web.StreamResponse:
-        """Server-sent events, until the client leaves, or is too slow, or the server ends. Each client gets what it has missed
-        since it last got something and nothing is queued for it: however slow it is, it costs one message of memory."""
+        """Send server-sent events until the client leaves, or is too slow, or the server ends. Each client gets what it
+        has missed since its last event and nothing is queued for it: however slow it is, it takes one message of
+        memory."""
         if self.hub.clients >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(reason="too many pages are open")
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
@@ -176,7 +177,7 @@ class Dashboard:
         return await self._send(request, "there is no such image", pictures.open_picture, attempt, k)
 
     async def _picture_number(self, request: web.Request) -> tuple[int, int]:
-        """(attempt, k). A client gets those that are on its page."""
+        """(attempt, k). A client gets those on its page."""
         attempt, k = request.match_info["attempt"], request.match_info["k"]
         if client := _client_name(request):
             watch = await self._watch(request)
@@ -185,7 +186,7 @@ class Dashboard:
         return int(attempt), int(k)
 
     async def derivative(self, request: web.Request) -> web.StreamResponse:
-        """The item and the sample whose it is stand in the query."""
+        """Serve a derivative; the query has its item and sample."""
         item, n, sha = request.query.get("id", ""), request.query.get("n", ""), request.match_info["sha"]
         number = int(n) if SAMPLE_NUMBER.fullmatch(n) else 0
         return await self._send(request, "there is no such file", pictures.open_derivative, item, number, sha)
@@ -197,7 +198,7 @@ class Dashboard:
         return await self._answer(request, missing, await self.hub.in_picture_thread(find, folder, *named))
 
     async def reference(self, request: web.Request) -> web.StreamResponse:
-        """A file that was sent along, by its SHA-256: only what the job's own manifest names is ever found."""
+        """Serve a file that was sent along, by its SHA-256: only what the job's own manifest names is ever found."""
         files = await self.hub.in_reader_thread((await self._watch(request)).references)
         found = await self.hub.in_picture_thread(pictures.open_reference, files, request.match_info["sha"])
         return await self._answer(request, "the reference is not there, or has changed since", found)
@@ -270,7 +271,7 @@ class Dashboard:
         )
 
     async def review(self, request: web.Request) -> web.Response:
-        """A word of one reviewer, who hears of it as all others do: by the events."""
+        """Record a review, which the reviewer then sees like everybody else: by the events."""
         watch, given = await self._watch(request), await _body(request)
         name = _client_name(request) or str(given.get("name", ""))
 
@@ -283,7 +284,7 @@ class Dashboard:
         return answer
 
     async def invite(self, request: web.Request) -> web.Response:
-        """A link for a client, which is shown once."""
+        """Make a link for a client, which is shown once."""
         folder, given = (await self._watch(request)).location.folder, await _body(request)
         name, days = given.get("name"), given.get("days")
 
@@ -316,7 +317,7 @@ class Dashboard:
 
 
 def _client_name(request: web.Request) -> str:
-    """Empty for who is no client."""
+    """The name of a client; empty for anybody else."""
     client = request.get(CLIENT_KEY)
     return "" if client is None else client.name
 
@@ -356,13 +357,13 @@ async def _write(request: web.Request, response: web.StreamResponse, text: str) 
 
 
 def format_event(name: str, data: str, event_id: str = "") -> str:
-    """data: on one line, as JSON is. Source: HTML, 9.2.5."""
+    """An event. data: on one line, as JSON is. Source: HTML, 9.2.5."""
     number = f"id: {event_id}\n" if event_id else ""
     return f"event: {name}\n{number}data: {data}\n\n"
 
 
 async def serve(make_dashboard: Callable[[int], Dashboard], listener: socket.socket, stop: asyncio.Event) -> None:
-    """Until `stop` is set. make_dashboard: given the port. listener: bound to the address."""
+    """Serve until `stop` is set. make_dashboard: called with the port. listener: bound to the address."""
     dashboard = make_dashboard(listener.getsockname()[1])
     try:
         async with serving(dashboard.application(), listener, "batchgen.dashboard"):

@@ -1,4 +1,4 @@
-"""One job under observation: opened for a moment when its ledger has changed, and never held open."""
+"""One job that is watched: opened for a moment when its ledger has changed, and never held open."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from batchgen.report.run_state import is_process_alive
 from batchgen.report.run_statistics import RunStatistics
 from batchgen.report.view import view_of
 
-CLOCK_RESOLUTION_S = 0.1  # no file system's clock is coarser that SQLite's WAL is safe on
-SAMPLES_TTL_S = 60.0  # after nobody has looked at the samples for so long, they are forgotten
-OVERLAP_S = 10.0  # times are taken before their commit, and a picture gets its place a moment after it is settled
-MAX_INCREMENTAL_ITEMS = 5000  # items that changed: then it is quicker to read everything
+CLOCK_RESOLUTION_S = 0.1  # no file system on which SQLite's WAL is safe has a coarser clock
+SAMPLES_TTL_S = 60.0  # the samples are forgotten when nobody has looked at them for this long
+OVERLAP_S = 10.0  # times are taken before their commit, and an image is put in place a moment after it is settled
+MAX_INCREMENTAL_ITEMS = 5000  # if more items changed, reading everything is quicker
 NOT_STARTED = "Nothing has run here yet. It appears by itself when a run begins."
 FOLDER_GONE = "The folder has gone: it was here, and was moved, renamed or deleted since."
 ChangeMarker = tuple[tuple[int, int, int], ...] | str
@@ -53,8 +53,8 @@ LastRetry = Callable[[JobLocation], RetryView | None]
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What a page needs to ask for more. csrf: empty where it may change nothing; at: the mark of what it has; client: who looks
-    by a link that lets him vote alone; invites: whether such links can be made here."""
+    """What a page needs to request more. csrf: empty if it may change nothing. at: the mark of what it has. client: who
+    looks with a link that only allows voting. invites: whether such links can be made here."""
 
     csrf: str
     at: str = ""
@@ -70,17 +70,17 @@ class LivePage(PageView):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsView:
-    """What a page asks for once its runs are looked at."""
+    """What a page requests once its runs are looked at."""
 
     nights: Sequence[RunStatistics] = ()
     compared: Sequence[ComparedView] = ()
 
 
 def change_marker(folder: Path) -> ChangeMarker | None:
-    """Changes with every commit and with every word of a reviewer: the ledger, its WAL and the journal of reviews, by inode, size
-    and time. No connection is opened for it.
+    """A marker that changes with every commit and every word of a reviewer: the ledger, its WAL and the journal of
+    reviews, by inode, size and time. No connection is opened for it.
 
-    None when the last write is so fresh that another may bear the same time. Of a ledger on a server it is what can be
+    None if the last write is so recent that another may have the same time. For a ledger on a server it is what can be
     seen there at all, or why nothing can.
     """
     try:
@@ -100,8 +100,8 @@ def change_marker(folder: Path) -> ChangeMarker | None:
 
 
 class Feed:
-    """The samples of a job as its page shows them, each with the number of its last change, so that a client gets what it
-    missed. Kept while somebody looks. Not for two threads at once."""
+    """The samples of a job for its page, each with the number of its last change, so that a client gets what it missed.
+    Kept while somebody looks. Not for two threads at once."""
 
     def __init__(self, location: JobLocation, manifest_info: ManifestInfo) -> None:
         self._epoch = secrets.token_hex(4)  # a client of another start, or of another ledger, gets everything
@@ -121,7 +121,7 @@ class Feed:
         return f"{self._epoch}-{self._at}"
 
     def refresh(self, ledger: HistoryReader, now: float) -> None:
-        """Take in what has changed. The ledger holds still."""
+        """Read what has changed, in a snapshot of the ledger."""
         run = ledger.last_run()
         state = (run.id, run.ended_at) if run else None
         # Repairs and removals happen when a run begins and when it ends.
@@ -140,7 +140,7 @@ class Feed:
         self._page = page_view(ledger, self._location.folder, builder, now, key=self._location.id)
 
     def add_review(self, review: Verdict) -> bool:
-        """Show it before the ledger is asked again. Whether its image is shown here."""
+        """Show a review before the ledger is asked again. Returns whether its image is shown here."""
         known = self._samples.get((review.item_id, review.n))
         sample = None if known is None else with_review(known[1], review)
         if sample is not None:
@@ -163,11 +163,11 @@ class Feed:
         return None if reload_all or len(items) > MAX_INCREMENTAL_ITEMS else list(items)
 
     def page(self) -> PageView | None:
-        """All of it, as a page begins with."""
+        """Everything, for the start of a page."""
         return self._page and replace(self._page, samples=[sample for _, sample in self._samples.values()])
 
     def since(self, mark: str) -> SamplesView | None:
-        """What a client that has seen everything up to `mark` has missed; None when nothing."""
+        """What a client that has seen everything up to `mark` has missed; None for nothing."""
         epoch, _, number = mark.partition("-")
         if epoch != self._epoch or not number.isdecimal():
             return self.page()
@@ -178,7 +178,7 @@ class Feed:
 
     @property
     def references(self) -> ReferenceFiles:
-        """As they are now: another thread may read them."""
+        """The references as they are now: another thread may read them."""
         return ReferenceFiles(self._manifest_info.folder, dict(self._references))
 
     def runs(self, ledger: HistoryReader) -> RunsView:
@@ -186,8 +186,8 @@ class Feed:
 
 
 class WatchedJob:
-    """Its methods are called by one thread, the reading one. version: grows with every change of the card, which is None until
-    the first look."""
+    """A watched job. Its methods are called by one thread, the reading one. version: grows with every change of the
+    card, which is None until the first look."""
 
     def __init__(self, location: JobLocation, load_manifest_info: LoadManifestInfo, last_retry: LastRetry) -> None:
         self.location = location
@@ -201,10 +201,10 @@ class WatchedJob:
         self._identity: object = None
         self._manifest_info: tuple[object, ManifestInfo] | None = None
         self._client_numbers: tuple[object, frozenset[str]] = ((), frozenset())
-        self._samples_used_s = 0.0  # monotonic, when the samples were last asked for
+        self._samples_used_s = 0.0  # monotonic, when the samples were last requested
 
     def refresh(self, *, samples: bool) -> bool:
-        """Whether there is anything new. samples: those too."""
+        """Look at the job. Returns whether there is anything new. samples: look at those too."""
         now, now_s = time.time(), time.monotonic()
         if samples:
             self._samples_used_s = now_s
@@ -244,7 +244,7 @@ class WatchedJob:
                 self._last_run = ledger.last_run()
                 manifest_info = self._manifest_info_for(ledger.meta("manifest") or "")
                 if (identity := ledger_identity(folder)) != self._identity:
-                    self._identity, self._feed, self._ended_runs = identity, None, {}  # it was made again
+                    self._identity, self._feed, self._ended_runs = identity, None, {}  # the ledger was created again
                 if samples:
                     self._feed = self._feed or Feed(self.location, manifest_info)
                     self._feed.refresh(ledger, now)
@@ -254,8 +254,8 @@ class WatchedJob:
             return problem(problem=str(error))
 
     def _manifest_info_for(self, recorded_path: str) -> ManifestInfo:
-        """As the manifest has it, read again when it has changed."""
-        sibling = self.location.folder.parent / Path(recorded_path).name  # noted as typed, maybe in another folder
+        """The manifest's information, read again if the manifest has changed."""
+        sibling = self.location.folder.parent / Path(recorded_path).name  # recorded as typed, maybe in another folder
         path = Path(self.location.manifest or (recorded_path if Path(recorded_path).is_file() else sibling))
         try:
             found = path.stat()
@@ -267,7 +267,7 @@ class WatchedJob:
         return self._manifest_info[1]
 
     def page(self, live: Live) -> LivePage:
-        """One without samples when there is no ledger that can be read. live: without its mark."""
+        """The page, without samples if there is no readable ledger. live: without its mark."""
         self.refresh(samples=True)
         assert self.card is not None  # noqa: S101 - it was just made
         page = self._feed.page() if self._feed is not None else None
@@ -282,7 +282,8 @@ class WatchedJob:
     def changes_since(
         self, version: int, mark: str, client: str = ""
     ) -> tuple[int, Card | None, str, SamplesView | None]:
-        """(version, the card; mark, the samples that the page has missed); both None when it has everything. client: as in `Live`."""
+        """(version, the card; mark, the samples that the page has missed); both None if it has everything. client: see
+        `Live`."""
         card = self.card if version != self.version and not client else None
         if self._feed is None:
             return self.version, card, mark, None
@@ -290,7 +291,7 @@ class WatchedJob:
         return self.version, card, self._feed.mark, for_client(missed, client) if missed and client else missed
 
     def shows_client(self, client: str, number: str) -> bool:
-        """Whether a picture, by its number in the ledger, is on the page of this client."""
+        """Whether an image, by its number in the ledger, is on the page of this client."""
         if (feed := self._loaded_feed()) is None:
             return False
         key = (feed.mark, client)
@@ -300,18 +301,18 @@ class WatchedJob:
         return number in self._client_numbers[1]
 
     def record_review(self, given: Mapping[str, Any], name: str) -> None:
-        """And show it. Raises as `actions.record_review` does."""
+        """Record a review and show it. Raises what `actions.record_review` does."""
         review = record_review(self.location.folder, given, name)
         if self._feed is None or not self._feed.add_review(review):
             self.refresh(samples=True)
 
     def references(self) -> ReferenceFiles:
-        """Those that a page of this job may show."""
+        """The references that a page of this job may show."""
         feed = self._loaded_feed()
         return feed.references if feed else ReferenceFiles(None, {})
 
     def _loaded_feed(self) -> Feed | None:
-        """None when there is no ledger that can be read."""
+        """The feed, None if there is no readable ledger."""
         if self._feed is None:
             self.refresh(samples=True)
         return self._feed
