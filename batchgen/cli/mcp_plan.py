@@ -11,7 +11,6 @@ from pathlib import Path
 
 import batchgen
 from batchgen.cli.plan import PlanRows, ShownPlan
-from batchgen.cli.run_arguments import RunArguments
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
@@ -40,20 +39,6 @@ class PlanRequest:
     limit: int | None = None
     retry: tuple[str, ...] = ()
     max_usd: float | None = None
-
-    def arguments(self, *, emulate: bool) -> RunArguments:
-        selection = RetrySelection(explicit=True, states=frozenset(self.retry)) if self.retry else None
-        return RunArguments(
-            output=None,
-            only=self.only,
-            limit=self.limit,
-            concurrency=None,
-            max_cost=None,
-            engine="online",
-            as_json=True,
-            emulate=emulate,
-            selection=selection,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +112,9 @@ def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_u
         facts = (sample.key, sample.images, sample.fingerprint, sample.wire, step.action, step.usd)
         digest.update(repr(facts).encode())
 
-    found = request.arguments(emulate=job.emulated).plan(job, "online", on_step)
+    retry = RetrySelection(explicit=True, states=frozenset(request.retry)) if request.retry else RetrySelection()
+    options = batchgen.RunOptions(retry_selection=retry, only=request.only, limit=request.limit)
+    found = batchgen.plan(job, options=options, on_step=on_step)
     estimate, known = found.forecast.usd, load_catalogue()
     limits = [max_usd for max_usd in (request.max_usd, job.manifest.limits.budget_usd) if max_usd is not None]
     cap = request.max_usd or (estimate or 0.0) * HEADROOM

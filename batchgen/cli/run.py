@@ -76,12 +76,12 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
                 "--no-wait leaves jobs and batches to a later run, and the emulator's end with this one: leave it out"
             )
         if arguments.check_only:
-            _check(invocation, job, arguments)
+            arguments.plan(job, arguments.engine)  # reads the manifest to its end
+            _confirm_cost(invocation, job, arguments)
             return 0
         if job.emulated and not arguments.quiet and not invocation.json_on_stderr:
             invocation.err.line(EMULATED_NOTICE, "bold yellow")
-        if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
-            _confirm_cost(invocation, job, arguments)
+        _confirm_cost(invocation, job, arguments)
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
         with ExitStack() as stack:
             observers = _observers(invocation, job, arguments, stack)
@@ -90,13 +90,6 @@ def _run(invocation: Invocation, manifest: str, arguments: RunArguments) -> int:
 
         report_run(invocation, job, outcome, arguments, post_run)
         return outcome.exit_code
-
-
-def _check(invocation: Invocation, job: batchgen.Job, arguments: RunArguments) -> None:
-    """Check what can be checked before anything is sent, by reading the manifest to its end, and ask about the cost."""
-    arguments.plan(job, arguments.engine)
-    if not arguments.yes and sys.stdin.isatty() and invocation.err.tty:
-        _confirm_cost(invocation, job, arguments)
 
 
 def _exit_on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -109,7 +102,7 @@ def _confirm_cost(invocation: Invocation, job: batchgen.Job, arguments: RunArgum
 
     Raises UsageError on a no.
     """
-    if job.emulated:
+    if job.emulated or arguments.yes or not (sys.stdin.isatty() and invocation.err.tty):
         return
     forecast = arguments.plan(job, arguments.engine).forecast
     unknown = dict.fromkeys(load.model for load in forecast.by_model.values() if load.price_unknown)

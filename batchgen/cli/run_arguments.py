@@ -72,9 +72,10 @@ class RunArguments:
         latest = None if self.max_duration is None else now + self.max_duration
         return min((at for at in (self.until, latest) if at is not None), default=None)
 
-    def plan(self, job: batchgen.Job, engine: str, on_step: Callable[[Step], None] | None = None) -> batchgen.Plan:
-        """Plan a run by this engine."""
-        asked = batchgen.RunOptions(
+    @property
+    def plan_options(self) -> batchgen.RunOptions:
+        """Which samples are wanted, and within what limits."""
+        return batchgen.RunOptions(
             retry_selection=self.retry_selection,
             only=self.only,
             limit=self.limit,
@@ -82,7 +83,10 @@ class RunArguments:
             max_usd=self.max_cost,
             by=self.by,
         )
-        return batchgen.plan(job, options=asked, on_step=on_step, engine=engine)
+
+    def plan(self, job: batchgen.Job, engine: str, on_step: Callable[[Step], None] | None = None) -> batchgen.Plan:
+        """Plan a run by this engine."""
+        return batchgen.plan(job, options=self.plan_options, on_step=on_step, engine=engine)
 
     def run_options(self) -> batchgen.RunOptions:
         """Raises UsageError for options that contradict each other."""
@@ -93,14 +97,9 @@ class RunArguments:
         if at is not None and self.no_wait:
             raise UsageError("--fallback-at waits until then: leave --no-wait out")
         limits = ChunkLimits(requests=size) if size else ChunkLimits()
-        return batchgen.RunOptions(
-            retry_selection=self.retry_selection,
-            only=self.only,
-            limit=self.limit,
-            concurrency=self.concurrency,
-            max_usd=self.max_cost,
+        return replace(
+            self.plan_options,
             deadline=self.deadline(time.time()),
-            by=self.by,
             stall_s=self.stall,
             hold_uncertain=self.hold_uncertain,
             install_signal_handlers=True,
