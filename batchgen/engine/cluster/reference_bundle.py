@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def bundle_folder(store: Store) -> str:
     return os.path.join(store.root, STATE_FOLDER, BUNDLE_FOLDER)
 
 
+def _with_files(sample: Sample, bundled_file: Callable[[str], str]) -> Sample:
+    """The sample with its references that are files by the paths that `bundled_file` gives them."""
+    references = sample.item.references
+    names = tuple(name if name[:1] == "@" or is_link(name) else bundled_file(name) for name in references)
+    return replace(sample, item=replace(sample.item, references=names))
+
+
 class ReferencePacker:
     """The submitter's side: stores each file once, under the hash of its contents, so that an edit in the meantime
     changes nothing."""
@@ -38,10 +46,7 @@ class ReferencePacker:
         """The sample with its files replaced by their places in the job's state. Raises StoreError, UsageError."""
         if not sample.item.references:
             return sample
-        names = tuple(
-            name if name[:1] == "@" or is_link(name) else self._bundled_file(name) for name in sample.item.references
-        )
-        return replace(sample, item=replace(sample.item, references=names))
+        return _with_files(sample, self._bundled_file)
 
     def _bundled_file(self, path: str) -> str:
         if (known := self._packed.get(path)) is not None:
@@ -86,10 +91,7 @@ class ReferenceUnpacker:
         """The sample with its files where this machine has them. Raises StoreError, FileNotFoundError."""
         if not self._store.properties.remote or not sample.item.references:
             return sample
-        names = tuple(
-            name if name[:1] == "@" or is_link(name) else self._bundled_file(name) for name in sample.item.references
-        )
-        return replace(sample, item=replace(sample.item, references=names))
+        return _with_files(sample, self._bundled_file)
 
     def _bundled_file(self, path: str) -> str:
         name = os.path.basename(path)
