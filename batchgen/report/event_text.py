@@ -1,4 +1,4 @@
-"""What a run says in plain lines: rare, whole sentences, fit for a log of a timer or a pipe."""
+"""What a run says in plain lines: few, whole sentences, fit for the log of a timer or a pipe."""
 
 from __future__ import annotations
 

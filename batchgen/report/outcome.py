@@ -17,7 +17,7 @@ from batchgen.sanitize import redact_secrets, sanitize, short_message
 from batchgen.settings import hideable
 from batchgen.store.store import open_store
 
-MAX_WITHOUT_IMAGE, MAX_IMAGES = 8, 24  # rows of a notebook's table, which is kept in the notebook's file
+MAX_WITHOUT_IMAGE, MAX_IMAGES = 8, 24  # rows of a notebook's table, which is stored in the notebook
 HEAD = ("image", "id", "state", "pixels", "cost")
 CELL = "text-align:left;vertical-align:middle;padding:2px 12px 2px 0"
 ESTIMATED = ("estimate", "guess")  # sources of a price

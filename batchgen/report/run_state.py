@@ -1,4 +1,5 @@
-"""Whether a run still goes on, by its process; and in words how it ended, by its exit code and by what stopped it, and what was down."""
+"""Whether a run is still going on, by its process; and in words how it ended, by its exit code and by what stopped it,
+and what was down."""
 
 from __future__ import annotations
 
@@ -111,7 +112,7 @@ def stop_words(stopped_by: str) -> str:
 
 
 def outage_summary(outage: OutageView) -> str:
-    """After the run, or from outside."""
+    """An outage in words after the run, or from outside."""
     now, why = time.time(), outage_cause(outage.reason, outage.message)
     since = formatting.local_time(outage.since, now)
     if outage.until is None:
@@ -123,7 +124,7 @@ def outage_summary(outage: OutageView) -> str:
 
 
 def ongoing_outage(outages: Sequence[OutageView]) -> str | None:
-    """What the run ended with, in words, of the widest reach."""
+    """The outage that the run ended with, in words: the one with the widest reach."""
     lasting = [outage for outage in outages if outage.until is None]
     widest = max(lasting, key=lambda outage: BREAKER_SCOPES.index(outage.scope), default=None)
     if widest is None:

@@ -62,8 +62,8 @@ class BackgroundRun:
 
 
 class BackgroundRuns:
-    """At most one run for each job. log_name: of the file in `.batchgen/` with the output of the last one of a job.
-    Several threads may use it."""
+    """Starts runs in the background, at most one for each job. log_name: of the file in `.batchgen/` with the output of
+    the last one of a job. Several threads may use it."""
 
     def __init__(self, log_name: str) -> None:
         self._log_name = log_name
