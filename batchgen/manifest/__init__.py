@@ -1,4 +1,5 @@
-"""The manifest: what should exist, read from a file. Its parts load on first use: pydantic takes 0.2 s to import."""
+"""The manifest: what should exist, read from a file. Its modules are imported on first use, as pydantic takes 0.2 s to
+import."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(name)
-    from importlib import import_module  # at the top it would look like a name of ours
+    from importlib import import_module  # at the top it would look like a public name
 
     return getattr(import_module(_MODULES[name]), name)
 
 
 def starter() -> str:
-    """The manifest that `batchgen init` writes: small, valid as it is, and its comments say what to change."""
+    """The manifest that `batchgen init` writes: small, valid as it is, with comments that say what to change."""
     return Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
-"""Addresses in a manifest: of object storage, as `output:`, `--output` and references name it (s3://bucket/prefix, gs://, az://),
-and of where notices go, which may be secrets: how these name variables, and when they hold a secret themselves."""
+"""Addresses in a manifest: of object storage, in `output:`, `--output` and references (s3://bucket/prefix, gs://,
+az://), and of messages, which may be secrets: how these use variables, and when they contain a secret themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from batchgen.endpoint import split_url
 
 SCHEMES = ("s3", "gs", "az")
-KEY_MAX_BYTES = 1024  # of S3, Google Cloud Storage and Azure alike
+KEY_MAX_BYTES = 1024  # the same for S3, Google Cloud Storage and Azure
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 ALLOWED_VARIABLE = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -18,14 +18,15 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
 def has_url_scheme(text: str) -> bool:
-    """Whether this is an address at all, of whatever scheme, and no folder."""
+    """Whether this is an address with any scheme, rather than a folder."""
     return _SCHEME.match(text) is not None
 
 
 def normalize_bucket_url(text: str) -> str:
-    """The address as the ledger keeps it: scheme in small letters, no `/` at its end. Raises ValueError in words.
+    """The address in the form that the ledger stores: scheme in lower case, no `/` at the end. Raises ValueError in
+    words.
 
-    The address is never part of the message: what is wrong with it may be that it holds a password.
+    The address is never part of the message: what is wrong with it may be that it contains a password.
     """
     match = _SCHEME.match(text)
     scheme = match[1].lower() if match else ""
@@ -43,15 +44,16 @@ def normalize_bucket_url(text: str) -> str:
 
 
 def is_object_url(name: str) -> bool:
-    """Whether a reference names an object, or objects, of object storage."""
+    """Whether a reference names an object, or several, in object storage."""
     return name[:5].lower().startswith(("s3://", "gs://", "az://"))
 
 
 def split_object_url(name: str) -> tuple[str, str]:
-    """Address of the bucket, and the key of an object in it or a glob of keys. Raises ValueError as `normalize_bucket_url` does."""
+    """The bucket's address, and the key of an object in it or a glob of keys. Raises ValueError like
+    `normalize_bucket_url`."""
     scheme, _, rest = name.partition("://")
     bucket, _, key = rest.partition("/")
-    if ":" in bucket:  # a password may hold the '/' that the '@' stands behind
+    if ":" in bucket:  # a password may contain the '/' before the '@'
         raise ValueError("holds a user or password: credentials come from the environment")
     url = normalize_bucket_url(f"{scheme}://{bucket}")
     if not key or not key.isprintable() or len(key.encode()) > KEY_MAX_BYTES:
@@ -62,13 +64,14 @@ def split_object_url(name: str) -> tuple[str, str]:
 
 
 def glob_prefix(pattern: str) -> str:
-    """What all names begin with that a glob may match."""
+    """The common beginning of all names that a glob can match."""
     magic = re.search(r"[*?[]", pattern)
     return pattern[: magic.start()] if magic else pattern
 
 
 def match_keys(pattern: str, keys: Iterable[str]) -> Iterator[str]:
-    """The keys that a glob matches, by the rules of files: `*` ends at a `/`, `**` does not, and neither begins with a dot."""
+    """The keys that a glob matches, by the rules for files: `*` stops at a `/`, `**` does not, and neither matches a
+    leading dot."""
     parts = pattern.split("/")
     if parts[-1] == "**":
         parts.append("*")
@@ -76,7 +79,7 @@ def match_keys(pattern: str, keys: Iterable[str]) -> Iterator[str]:
 
 
 def _matches(parts: list[str], names: list[str]) -> bool:
-    """Walks the names once, keeping all the places of the pattern where one may be by then."""
+    """Whether parts match names. Walks the names once, keeping all possible positions in the pattern."""
     positions = _skip_globstars({0}, parts)
     for name in names:
         reached = {
@@ -90,7 +93,7 @@ def _matches(parts: list[str], names: list[str]) -> bool:
 
 
 def _skip_globstars(positions: set[int], parts: list[str]) -> set[int]:
-    """And the places behind a `**` that matches nothing."""
+    """The positions, with those after a `**` that matches nothing."""
     reached = set(positions)
     for position in sorted(positions):
         while position < len(parts) and parts[position] == "**":
@@ -106,7 +109,7 @@ def _segment_matches(name: str, part: str) -> bool:
 
 
 def variable_problem(address: str) -> str | None:
-    """What is wrong with the variables of an address; None when nothing is."""
+    """What is wrong with the variables in an address; None if nothing is."""
     for name in VARIABLE.findall(address):
         if not ALLOWED_VARIABLE.fullmatch(name) or name.endswith("_API_KEY"):
             return f"${{{name}}}: only variables that begin with NOTIFY_ or HEARTBEAT_ may be sent to an address"
@@ -114,9 +117,10 @@ def variable_problem(address: str) -> str | None:
 
 
 def manifest_problem(address: str) -> str | None:
-    """The same of an address in a manifest, which may be a stranger's: it must not send a secret of the user's to itself.
+    """What is wrong with the variables of an address in a manifest, which may be a stranger's: it must not send a
+    secret of the user's to itself.
 
-    So a variable is the whole address, and decides itself where it is sent.
+    So a variable has to be the whole address, and decides itself where it is sent.
     """
     if VARIABLE.search(address) is None or VARIABLE.fullmatch(address) is not None:
         return variable_problem(address)
@@ -125,9 +129,9 @@ def manifest_problem(address: str) -> str | None:
 
 
 def parameters_problem(address: str) -> str | None:
-    """What is wrong with the parameters of an address that a folder gives, in its manifest or its `.env`.
+    """What is wrong with the parameters of an address from a folder's manifest or `.env`.
 
-    Parameters such as `?template=/home/…` make apprise read any file of the user's and send it.
+    Parameters such as `?template=/home/…` make apprise read any of the user's files and send it.
     """
     if set(address) & set("?&"):
         return "the address may have no parameters (`?`), which can name files to send: set ${NOTIFY_URL} in the environment instead"
@@ -135,7 +139,7 @@ def parameters_problem(address: str) -> str | None:
 
 
 def heartbeat_problem(address: str) -> str | None:
-    """Why nothing is sent to an address that a folder gives; None when it is, or when variables say where.
+    """Why nothing is sent to an address from a folder; None if it is, or if variables say where.
 
     Over http it could name any port of this machine.
     """
@@ -151,7 +155,8 @@ def heartbeat_problem(address: str) -> str | None:
 
 
 def secrets_in(address: str) -> list[str]:
-    """Parts that look like tokens or passwords: the password, and what is long and has digits. Also in a malformed address."""
+    """The parts that look like tokens or passwords: the password, and anything long with digits. Works for malformed
+    addresses too."""
     text = VARIABLE.sub("", address).partition("#")[0]
     rest = text.partition("://")[2] or text
     found = [word for word in re.split(r"[/&=?@:+.,]", rest) if len(word) >= 10 and any(map(str.isdigit, word))]

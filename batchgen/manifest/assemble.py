@@ -1,5 +1,5 @@
-"""From one raw entry to its items: expansion, then each item's own checks; or the short way for the millionth line, an entry that
-differs from an earlier good one only in id, prompt and seed."""
+"""Makes items from a raw entry: by expansion and each item's own checks, or by a shortcut for the millionth line, an
+entry that differs from an earlier valid one only in id, prompt and seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ABSENT: Any = object()
 
 
 class _EntryPattern:
-    """Makes items that are like a good one. prompt_max_chars and seed_max: of its model."""
+    """Makes items like a valid one. prompt_max_chars and seed_max: its model's."""
 
     __slots__ = ("_common", "prompt_max_chars", "seed_max")
 
@@ -38,7 +38,7 @@ class _EntryPattern:
         self._common = [(getattr(Item, name).__set__, getattr(example, name)) for name in common]
 
     def make(self, item_id: str, prompt: str, origin: str) -> Item:
-        # The slots are set directly: a frozen dataclass of so many fields takes three times as long to call.
+        # The slots are set directly: calling a frozen dataclass with so many fields takes three times as long.
         item = _new(Item)
         for set_slot, value in self._common:
             set_slot(item, value)
@@ -50,14 +50,14 @@ class _EntryPattern:
 
 
 class EntryPatterns:
-    """The good entries seen lately, by what they have in common."""
+    """The valid entries seen recently, by what they have in common."""
 
     def __init__(self, default_ids: DefaultIds) -> None:
         self._default_ids = default_ids
         self._patterns: dict[tuple[Any, ...], _EntryPattern] = {}
 
     def make(self, entry: dict[str, Any], origin: str) -> Item | None:
-        """The item of an entry, or None: take the long way. Never judges anything otherwise than the long way would."""
+        """The item of an entry, or None: take the long way. The result is always the same as by the long way."""
         rest = entry.copy()
         prompt = rest.pop("prompt", None)
         item_id = rest.pop("id", None)
@@ -82,7 +82,7 @@ class EntryPatterns:
         return item
 
     def remember(self, entry: Mapping[str, Any], item: Item, prompt_max_chars: int | None, seed_max: int) -> None:
-        """Take this good item as the pattern of all entries that look like its own."""
+        """Use this valid item as the pattern of all entries like its own."""
         if "prompt" not in entry or "filename" in entry or item.references or any(map(has_template, entry.values())):
             return
         if len(self._patterns) >= _PATTERNS_MAX:
@@ -92,12 +92,13 @@ class EntryPatterns:
 
 
 def _pattern_key(rest: Mapping[str, Any], seeded: bool) -> tuple[Any, ...]:
-    """Equal only for fields of the same values and types: 1, true and 1.0 differ, though == says they do not."""
+    """A key that is only equal for fields of the same values and types: 1, true and 1.0 differ, although == says they
+    do not."""
     return (seeded, *[(name, value if type(value) is str else (repr(value),)) for name, value in rest.items()])
 
 
 class Assembler:
-    """Holds what entries have in common, so that the millionth costs little."""
+    """Makes items, keeping what entries have in common, so that the millionth costs little."""
 
     def __init__(self, context: EntryContext) -> None:
         self._context = context
@@ -173,7 +174,7 @@ class Assembler:
 
 
 def _has_known_fields(entry: Mapping[str, Any], report: EntryDiagnostics) -> bool:
-    """Whether every field is one that there is. Complains about the others."""
+    """Whether all fields are known. Reports the others."""
     for name in entry:
         if name not in schema.ENTRY_NAMES:
             header = name in schema.HEADER_NAMES
@@ -188,7 +189,7 @@ def _row_position(rows: _RowVariables | None, problem: RowError) -> str:
 
 
 class _RowVariables:
-    """The rows of a file as variables; knows the line of the one given out last."""
+    """The rows of a file as variables; knows the line of the one returned last."""
 
     def __init__(self, context: EntryContext, name: str) -> None:
         self.name = name

@@ -1,5 +1,5 @@
-"""Whether an AI model can do what an item asks, and what could instead; and in which form it gets a reference image. Pure; the facts
-are in the profiles."""
+"""Checks whether an AI model can do what an item asks, suggests models that can, and decides in which form a model gets
+a reference image. Pure; the facts are in the profiles."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from batchgen.item import SENT_FIELDS
 from batchgen.profiles.profile import SUPPORTABLE, Profile
 from batchgen.providers import contract, registry
 
-# To PNG, where a model does not take them; the second ones also where nothing is known of what it takes.
+# Converted to PNG if a model does not accept them; the second ones also if it is unknown what it accepts.
 _ALWAYS_CONVERTED = frozenset({"image/avif", "image/tiff", "image/bmp"})
 CONVERTIBLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"}) | _ALWAYS_CONVERTED
-# Fields with a choice of values, and the fact of a profile that names them.
+# Fields with a choice of values, and the fact of a profile that lists these.
 _CHOICES = {
     "image_size": "sizes",
     **{field: field for field in ("person_generation", "thinking", "search", "quality", "background", "output_format")},
@@ -30,9 +30,11 @@ def seed_max(profile: Profile) -> int:
 
 
 def check(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:
-    """What this model cannot do of what is asked. Of an unknown model only what its codec cannot send is known to be wrong.
+    """What this model cannot do of what is requested. Of an unknown model only what its codec cannot send is known to
+    be wrong.
 
-    fields: only what was asked for. others: all models, to name one that can. Raises UsageError without such a codec.
+    fields: only what was requested. others: all models, to suggest one that can. Raises UsageError without such a
+    codec.
     """
     seed = fields.get("seed")
     if seed is not None and not 0 <= seed <= seed_max(profile):
@@ -64,14 +66,14 @@ def _one_image_a_request(profile: Profile) -> str:
 
 
 def _suggest_senders(others: Iterable[Profile], profile: Profile, field: str) -> str:
-    """Models that take a field and whose codec sends it."""
+    """The models that accept a field and whose codec sends it."""
     return _suggest_models(
         others, profile, lambda other: field in other.supports | {"extra"} and field in registry.encoded_fields(other)
     )
 
 
 def _check_facts(profile: Profile, fields: Mapping[str, Any], others: Iterable[Profile]) -> Iterator[FieldProblem]:
-    """What the model takes, and not in this way."""
+    """What the model accepts, but not in this way."""
     for field, fact in _CHOICES.items():
         yield from _check_choice(profile, fields, others, field, fact)
     if "safety" in profile.supports:
@@ -96,7 +98,7 @@ def accepts_mime_type(profile: Profile, mime_type: str) -> bool:
 
 
 class Picture(Protocol):
-    """A reference picture."""
+    """A reference image."""
 
     @property
     def path(self) -> str: ...
@@ -109,7 +111,8 @@ class Picture(Protocol):
 
 
 def check_references(profile: Profile, pictures: Sequence[Picture], *, mask: bool) -> Iterator[FieldProblem]:
-    """The same for the reference pictures of an item, each once. mask: the last of them is one, and counts for itself."""
+    """What the model cannot do with the reference images of an item. mask: the last of them is one, and counts
+    separately."""
     max_count, count = profile.references_max, len(pictures) - mask
     if max_count is not None and count > max_count and "references" in profile.supports:
         yield "references", f"{profile.id} takes at most {max_count} reference images, not {count}"
@@ -132,15 +135,15 @@ def check_references(profile: Profile, pictures: Sequence[Picture], *, mask: boo
 
 @dataclass(frozen=True, slots=True)
 class Redrawing:
-    """What is sent in place of a picture. why: for people."""
+    """What is sent instead of an image. why: for people."""
 
     kind: Literal["PNG", "JPEG"]
     why: str
 
 
 def redrawing(picture: Picture, profile: Profile) -> Redrawing | None:
-    """What a model gets in place of a reference picture; None: the picture as it is. Raises UsageError where nothing can be made of
-    it."""
+    """What a model gets instead of a reference image; None: the image unchanged. Raises UsageError if no form is
+    possible."""
     accepted = accepts_mime_type(profile, picture.mime_type)
     if accepted and not picture.redraw:
         return None
@@ -200,7 +203,7 @@ def _ratio_value(ratio: str) -> float:
 def _suggest_models(
     others: Iterable[Profile], profile: Profile, can_do_it: Callable[[Profile], bool], wanted: str = ""
 ) -> str:
-    """`; for 2K use X or Y`: live models that can, of the same provider if there are any."""
+    """Text such as `; for 2K use X or Y`: available models that can, of the same provider if there are any."""
     can = [other for other in others if other.status == "live" and other.id != profile.id and can_do_it(other)]
     same = [other for other in can if other.provider == profile.provider] or can
     named = " or ".join(other.id for other in same[:2])

@@ -1,4 +1,4 @@
-"""A manifest given as plain Python data in place of a file: a mapping as YAML would give it, or a list of items or of prompts."""
+"""A manifest given as plain Python data instead of a file: a mapping as from YAML, or a list of items or of prompts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 from batchgen.manifest.diagnostics import Diagnostics, FieldPath, Position, Remark, path_text, safe_repr
 from batchgen.manifest.sources import DEPTH_MAX, RawEntry
 
-DATA_NAME = "data"  # in place of a file's name
+DATA_NAME = "data"  # instead of a file's name
 Items = Sequence[Mapping[str, Any] | str]
 ManifestData = Mapping[str, Any] | Items
 
 
 class DataDiagnostics(Diagnostics):
-    """Names the item in place of a line: `data: items[3].prompt: …`. A position's line is the item's number from 1."""
+    """Diagnostics that name the item instead of a line: `data: items[3].prompt: …`. A position's line is the item's
+    number from 1."""
 
     def __init__(self) -> None:
         super().__init__(DATA_NAME)
@@ -31,12 +32,12 @@ class DataDiagnostics(Diagnostics):
 
 
 class DataSource:
-    """A copy of the data, so that the items stay what they were when they are read again. A text is an item's prompt."""
+    """A copy of the data, so that the items are the same when they are read again. A text is an item's prompt."""
 
     default_max_items: int | None = None
 
     def __init__(self, data: ManifestData, name: str | None = None) -> None:
-        """name: of the job, in place of the data's own."""
+        """name: the job's, which replaces the one in the data."""
         head = dict(data) if isinstance(data, Mapping) else {}
         items = head.pop("items", None) if isinstance(data, Mapping) else data
         self.warnings: list[Remark] = []  # data has no text that could have meant something else
@@ -62,7 +63,7 @@ class DataSource:
         for number, entry in enumerate(self._items or (), 1):
             if isinstance(entry, str | dict):
                 yield RawEntry(number, {"prompt": entry} if isinstance(entry, str) else entry, "")
-            elif entry is not None or not self._problems:  # else it has been refused before
+            elif entry is not None or not self._problems:  # otherwise it was refused before
                 message = f"an item must be a prompt or a mapping of fields, not {safe_repr(entry)}"
                 diagnostics.add((number, 0), "", message)
 
@@ -70,8 +71,8 @@ class DataSource:
         return raw.line, 0
 
     def _copy(self, value: Any, position: Position, path: FieldPath) -> Any:
-        """The value as JSON has it; numbers and texts of other libraries, and paths, as ours. What has no such form becomes
-        nothing, and a problem."""
+        """The value as JSON has it, with numbers and texts of other libraries, and paths, converted. Anything else
+        becomes None, and a problem."""
         if len(path) > DEPTH_MAX:
             return self._refuse(position, path, f"nested deeper than {DEPTH_MAX} levels")
         match value:

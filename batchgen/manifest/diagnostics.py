@@ -1,4 +1,4 @@
-"""What is said about a wrong manifest: the collected problems, and how values and names are shown without harm."""
+"""What is said about a wrong manifest: the collected problems, and how to show values and names safely."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ from typing import Any
 from batchgen.errors import ManifestError, Problem
 
 FieldPath = tuple[str | int, ...]  # the names and indexes that lead to a field
-Position = tuple[int, int]  # line and column, from 1; 0 where there is none
+Position = tuple[int, int]  # line and column, from 1; 0 if there is none
 Remark = tuple[Position, str, str]  # position, field, message
 PROBLEMS_MAX = 20
-_ITEMS_SHOWN = 4  # of one mistake
-_KINDS_MAX = 2000  # told apart from one another, after which each counts for itself
+_ITEMS_SHOWN = 4  # for one mistake
+_KINDS_MAX = 2000  # distinguished from one another, after which each counts by itself
 # Google API keys ("AIza…", and "AQ.…" since 2025) and the "sk-…" form that most other vendors use.
 API_KEY_PATTERN = re.compile(r"(?<![A-Za-z0-9])(?:AIza[0-9A-Za-z_-]{30,}|AQ\.[0-9A-Za-z_-]{30,}|sk-[0-9A-Za-z_-]{16,})")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-USERINFO_PATTERN = re.compile(r"//[^/\s]*@")  # of an address: a name and perhaps a password
+USERINFO_PATTERN = re.compile(r"//[^/\s]*@")  # a name and perhaps a password in an address
 
 
 class Diagnostics:
-    """All problems of one reading, one for each mistake, however many items it hits. Keeps the first twenty and counts the
-    rest: a million bad lines fit."""
+    """All problems of one reading, one for each mistake, however many items have it. Keeps the first twenty and counts
+    the rest, so that a million bad lines fit."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.total = 0
-        self._found: list[Problem] = []  # in the order they were found
+        self._found: list[Problem] = []  # in the order in which they were found
         self._numbers: dict[Remark, int] = {}  # of mistakes
-        self._hits: Counter[int] = Counter()  # by number: items that have it
-        self._items: dict[int, list[str]] = {}  # the first of them, where a message has to say where they are
+        self._hits: Counter[int] = Counter()  # by number: how many items have it
+        self._items: dict[int, list[str]] = {}  # the first of them, if a message has to say where they are
 
     def add(self, position: Position, field: str, message: str, *, item: str = "", kind: str = "") -> None:
-        """item: where the item is that has it, if that is elsewhere. kind: of the mistake, the same for all messages that tell of
-        one at this place; default the message.
-        """
+        """Add a problem. item: where the item with it is, if that is elsewhere. kind: of the mistake, the same for all
+        messages about one at this place; default the message."""
         number = self._numbers.get((position, field, kind or message), self.total)
         if number == self.total:
             if len(self._numbers) < _KINDS_MAX:
@@ -63,7 +62,7 @@ class Diagnostics:
         return replace(problem, message=f"{problem.message} ({', '.join(words)})") if words else problem
 
     def place(self, line: int) -> str:
-        """Where an entry stands, as a message names it."""
+        """Where an entry is, in a message's words."""
         return f"{self.file}:{line}"
 
     def raise_if_any(self) -> None:
@@ -72,12 +71,12 @@ class Diagnostics:
 
 
 def fatal_error(file: str, message: str, position: Position = (0, 0)) -> ManifestError:
-    """The one problem that makes reading on pointless."""
+    """The one problem that makes further reading pointless."""
     return ManifestError([Problem(file, position[0], position[1], "", message)])
 
 
 def without_values(message: str) -> str:
-    """What is the same in messages that differ in the values they quote."""
+    """The part of messages that is the same although they quote different values."""
     return _QUOTED.sub("", message)
 
 
@@ -86,7 +85,8 @@ def looks_like_key(text: str) -> bool:
 
 
 def safe_repr(value: Any) -> str:
-    """A value as a message may show it: short, without control characters or bidi overrides, never a key or password."""
+    """A value in a form that a message may show: short, without control characters or bidi overrides, never a key or
+    password."""
     match value:
         case None:
             return "nothing"
@@ -109,19 +109,19 @@ def safe_repr(value: Any) -> str:
 
 
 def safe_name(name: object) -> str:
-    """A field's name as a message may show it."""
+    """A field's name in a form that a message may show."""
     text = str(name)
     return text if text.isprintable() and len(text) <= 60 and not looks_like_key(text) else safe_repr(text)
 
 
 def path_text(path: FieldPath) -> str:
-    """As a message names it: `matrix.colour[2]`."""
+    """A path in a message's words: `matrix.colour[2]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{safe_name(step)}" for step in path).removeprefix(".")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A trailing ` (did you mean 'x'?)`, or nothing."""
-    # difflib is quadratic in the word: a name of a megabyte is nobody's slip of the finger.
+    # difflib is quadratic in the word: a name of a megabyte is not a typo.
     suggestion = difflib.get_close_matches(word.casefold(), list(known), n=1, cutoff=0.6) if len(word) <= 60 else []
     return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 

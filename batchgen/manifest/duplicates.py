@@ -1,5 +1,5 @@
-"""What comes twice in a manifest: ids and file names, which is wrong, and requests, which may be meant. Found in one reading by their
-hashes, told by another."""
+"""Finds what occurs twice in a manifest: ids and file names, which is wrong, and requests, which may be intended. Found
+in one reading by their hashes, and reported in another."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from batchgen.manifest.names import DuplicateFinder, fold_case, sample_stem
 from batchgen.manifest.sources import RawEntry
 from batchgen.planning.fingerprint import wire_facts
 
-REPEATS_SHOWN_MAX = 3  # groups of items in a note, and items of each
+REPEATS_SHOWN_MAX = 3  # groups of items in a note, and items in each
 Read = Iterable[tuple[Item, RawEntry]]  # the items of one reading, each with its entry
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """raw: the entry of the second of two. row: where that item's row is, if it has one. kind: as in `Diagnostics.add`."""
+    """A duplicate. raw: the entry of the second. row: where that item's row is, if it has one. kind: see
+    `Diagnostics.add`."""
 
     raw: RawEntry
     field: str
@@ -28,10 +29,10 @@ class Duplicate:
 
 
 class Duplicates:
-    """Memory grows by sixteen bytes an item, and with what came twice."""
+    """Finds duplicates. Memory grows by sixteen bytes an item, and with the duplicates."""
 
     def __init__(self, place: Callable[[int], str]) -> None:
-        """place: of a line, as a message names it."""
+        """place: puts a line in a message's words."""
         self._place = place
         self._ids, self._stems = DuplicateFinder(), DuplicateFinder()
 
@@ -42,7 +43,7 @@ class Duplicates:
             self._stems.add(fold_case(sample_stem(item.filename, n)))
 
     def find(self, again: Read) -> Iterator[Duplicate]:
-        """again: everything once more, of which only what may have come twice is kept."""
+        """The duplicates. again: everything once more, of which only what may occur twice is kept."""
         ids, stems = self._ids.repeated_hashes(), self._stems.repeated_hashes()
         if not ids and not stems:
             return
@@ -82,10 +83,10 @@ def _distinguishing_variables(entry: Mapping[str, Any], field: str) -> str:
 
 
 def repeats_note(read: Callable[[], Iterable[Item]]) -> str | None:
-    """What a person should know of items with the same prompt, model, settings and references under several ids; None when there are
+    """A note about items with the same prompt, model, settings and references under several ids; None if there are
     none. read: all items, once or twice.
 
-    Turns of a conversation belong together and are not looked at.
+    Turns of a conversation belong together and are ignored.
     """
     found = DuplicateFinder()
     for item in read():

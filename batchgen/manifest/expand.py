@@ -1,8 +1,9 @@
-"""One entry to many: matrix, zip, rows, include and exclude give variables; templates turn them into fields. Pure.
+"""Makes many items of one entry: matrix, zip, rows, include and exclude give variables; templates turn them into
+fields. Pure.
 
 include and exclude mean what they mean in GitHub Actions: exclude drops every combination that has all its values, then
-include adds its values to each combination whose own values it does not change, or is a combination of its own.
-Source: docs.github.com/actions/writing-workflows/workflow-syntax-for-github-actions, `jobs.<job_id>.strategy.matrix`.
+include adds its values to each combination whose own values it does not change, or is a combination of its own. Source:
+docs.github.com/actions/writing-workflows/workflow-syntax-for-github-actions, `jobs.<job_id>.strategy.matrix`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ NUMBER_FIELDS = frozenset(("temperature",))
 
 
 class ExpandError(ValueError):
-    """What is wrong with an entry's expansion or with one of its templates, and in which field. in_row: only in this row."""
+    """What is wrong with an entry's expansion or one of its templates, and in which field. in_row: only in this row."""
 
     def __init__(self, field_name: str, message: str, *, in_row: bool = False) -> None:
         super().__init__(message)
@@ -40,7 +41,7 @@ class Expansion:
     exclude: Sequence[Values] = ()
 
     def size(self) -> int:
-        """How many combinations matrix and zip make, before exclude and include: counted, not made."""
+        """The number of combinations of matrix and zip, before exclude and include: computed, without making them."""
         zipped = len(next(iter(self.zip.values()))) if self.zip else 1
         return math.prod(map(len, self.matrix.values())) * zipped
 
@@ -101,12 +102,12 @@ def _matches(values: Values, wanted: Values) -> bool:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Equal, or written alike: a row's cells are text, `year: 2024` in an exclude is a number."""
+    """Whether values are equal, or written alike: a row's cells are text, `year: 2024` in an exclude is a number."""
     return bool(left == right) or (isinstance(left, str) != isinstance(right, str) and str(left) == str(right))
 
 
 def has_template(value: Any) -> bool:
-    """Whether any text inside holds a template."""
+    """Whether any text inside contains a template."""
     if isinstance(value, str):
         return "{" in value and ("{{" in value or "{%" in value or "{#" in value)
     if isinstance(value, dict):
@@ -115,7 +116,7 @@ def has_template(value: Any) -> bool:
 
 
 def dropped_comment(text: str) -> str | None:
-    """What to say of a `{# … #}` in a text, which is not sent; None without one."""
+    """What to say about a `{# … #}` in a text, which is not sent; None without one."""
     if "{#" not in text:
         return None
     from batchgen.manifest.templates import AS_TEXT, comment_in  # late for the reason below
@@ -135,7 +136,7 @@ def render_field(name: str, value: Any, variables: Mapping[str, Any]) -> Any:
         return _render_nested(name, value, variables)
     if not has_template(value):
         return value
-    # Jinja2 takes 50 ms to import, and most manifests of a million lines hold no template at all.
+    # Jinja2 takes 50 ms to import, and most manifests of a million lines contain no template at all.
     from batchgen.manifest.templates import EmptyCellPrinted, TemplateError, render
 
     try:

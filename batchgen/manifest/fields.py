@@ -1,4 +1,4 @@
-"""The fields of an entry as a manifest may write them, all made of their one declaration in `Item`."""
+"""The fields of an entry as a manifest may write them, all derived from their one declaration in `Item`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchgen.manifest.strict import Strict, Text, field_error
 
 
 def _size_text(value: Any) -> Any:
-    # `image_size: 512` is what people write, and YAML makes it a number.
+    # People write `image_size: 512`, and YAML makes it a number.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -27,7 +27,7 @@ def _check_tags(value: Any) -> Any:
     return value
 
 
-# What YAML and people make of a value before its type is looked at.
+# What YAML and people make of a value before its type is checked.
 _VALIDATORS = {"image_size": BeforeValidator(_size_text), "tags": BeforeValidator(_check_tags)}
 _SECTIONS = {"post": PostValue, "check": CheckValue, "judge": JudgeValue, "on_reject": OnRejectValue}
 _HINTS = get_type_hints(Item)
@@ -37,7 +37,7 @@ _SLOT_NAMES = {
 
 
 def _manifest_type(name: str) -> Any:
-    """A field's type as JSON and YAML know it: texts that are not empty, lists, mappings."""
+    """A field's type in terms of JSON and YAML: non-empty texts, lists, mappings."""
     declared = MANIFEST_FIELDS[name]
     if name in _SECTIONS:
         return _SECTIONS[name]
@@ -73,7 +73,7 @@ def _schema_field(name: str) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class ItemFields(Strict):
-        """Each field of `MANIFEST_FIELDS`, None where it is not asked for."""
+        """Each field of `MANIFEST_FIELDS`, None if it is not requested."""
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -87,7 +87,7 @@ else:
 
 
 def item_values(checked: ItemFields) -> dict[str, Any]:
-    """What was asked for, by the names that `Item` has for it; a `judge` is as it was written."""
+    """What was requested, by the names in `Item`; a `judge` is as it was written."""
     values = {_SLOT_NAMES[name]: value for name in MANIFEST_FIELDS if (value := getattr(checked, name)) is not None}
     return {
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()},

@@ -1,5 +1,5 @@
-"""The reference pictures that an item names: each found once, and what is wrong with every one that is not; and the items that others
-need: whether there are such, and that none needs itself by a detour."""
+"""Finds the reference images that an item names, each once, and reports what is wrong with the others. Also checks
+which items others need, and that none needs itself indirectly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUGGESTED_NAMES_MAX = 1000
 def find_references(
     references: References, wanted: Iterable[str]
 ) -> Iterator[tuple[int, list[ReferencePicture] | str]]:
-    """Of each of the names, by its number: its pictures, or why there are none."""
+    """For each name, by its number: its images, or why there are none."""
     for index, name in enumerate(wanted):
         try:
             yield index, _find(references, name)
@@ -34,11 +34,11 @@ def _find(references: References, name: str) -> list[ReferencePicture]:
         return references.find(name)
     if (problem := link_problem(name)) is not None:
         raise BadReferenceError(f"{safe_repr(name)}: {problem}")
-    return [ReferencePicture(name, "image/png", 0)]  # of which nothing is known yet
+    return [ReferencePicture(name, "image/png", 0)]  # nothing is known about it yet
 
 
 def _item_picture(name: str) -> ReferencePicture:
-    """The picture of another item, of which nothing is known yet; whether there is such an item is seen at the end."""
+    """The image of another item, about which nothing is known yet; whether that item exists is checked at the end."""
     item_id, mark, n = name[1:].partition("#")
     if why := names.id_problem(item_id):
         raise BadReferenceError(f"{safe_repr(item_id)} {why}; write @id, or @id#2 for its second sample")
@@ -48,7 +48,8 @@ def _item_picture(name: str) -> ReferencePicture:
 
 
 class DependencyGraph:
-    """What the items of one walk need of each other. Memory grows with the needed ids, not with those who need them."""
+    """What the items of one walk need of each other. Memory grows with the needed ids, not with the items that need
+    them."""
 
     def __init__(self) -> None:
         self._first_use: dict[str, tuple[Any, str]] = {}  # by needed sample key: who named it first, and where
@@ -62,7 +63,7 @@ class DependencyGraph:
         return bool(self._ids)
 
     def add(self, item: Item, raw: Any) -> None:
-        """raw: where the item stands, given back by `wrong`."""
+        """Add an item. raw: where it is, returned by `problems`."""
         for name in item.references:
             if name.startswith("@") and name[1:] not in self._first_use:
                 self._first_use[name[1:]] = (raw, item.id)
@@ -73,7 +74,7 @@ class DependencyGraph:
         return frozenset(self._ids)
 
     def check(self, items: Iterable[Item]) -> None:
-        """A second walk, which keeps only what is needed."""
+        """Check in a second walk, which only keeps what is needed."""
         missing = {key.partition("#")[0] for key in self._first_use}
         for item in items:
             if item.id in self._ids:
@@ -85,7 +86,7 @@ class DependencyGraph:
                 self._names.append(item.id)
 
     def problems(self) -> Iterator[tuple[Any, str]]:
-        """Where, and what is wrong there: each unknown id, missing sample and circle once."""
+        """Where something is wrong, and what: each unknown id, missing sample and circle once."""
         for key, (raw, needed_by) in self._first_use.items():
             item_id, _, n = key.partition("#")
             count = self._counts.get(item_id)
@@ -109,7 +110,8 @@ def dependency_ids(item: Item) -> set[str]:
 
 
 def _cycles(edges: dict[str, frozenset[str]]) -> Iterator[list[str]]:
-    """Take away what needs nothing that is left, again and again; whoever then remains needs somebody that remains."""
+    """The circles. Repeatedly removes what needs nothing that is left; everything that then remains needs something
+    that remains."""
     left = {name: set(needed) & edges.keys() for name, needed in edges.items()}
     users: dict[str, list[str]] = {}
     for name, needed in left.items():

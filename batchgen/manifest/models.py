@@ -17,12 +17,12 @@ AllowRetired = Callable[[Profile], bool]
 
 
 def no_retired_models(profile: Profile) -> bool:
-    """No retired model may be used: the requests go to the vendor."""
+    """Whether a model may be used when requests go to the vendor: a retired one may not."""
     return False
 
 
 def declare_models(declared: Mapping[str, Any]) -> tuple[Catalogue, list[tuple[FieldPath, str]]]:
-    """The catalogue with what a manifest says of models on top, and what is wrong with that: paths and messages."""
+    """The catalogue with what a manifest says about models on top, and what is wrong with that: paths and messages."""
     catalogue = load_catalogue()
     wrong: list[tuple[FieldPath, str]] = []
     for name, facts in declared.items():
@@ -34,7 +34,7 @@ def declare_models(declared: Mapping[str, Any]) -> tuple[Catalogue, list[tuple[F
 
 
 class UnusableModelError(ValueError):
-    """Why no request could be made for a model. profile: what is known of it all the same, None when nothing is."""
+    """Why no request can be made for a model. profile: what is known about it anyway, None if nothing is."""
 
     def __init__(self, message: str, profile: Profile | None = None) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class UnusableModelError(ValueError):
 
 
 class Models:
-    """Profiles by the names that the manifest has for them; warns once of a model that is unknown or deprecated."""
+    """Profiles by the manifest's names for them; warns once about a model that is unknown or deprecated."""
 
     def __init__(self, catalogue: Catalogue, allow_retired: AllowRetired, warn: Callable[[str], None]) -> None:
         self.catalogue = catalogue
@@ -58,7 +58,7 @@ class Models:
         return profile
 
     def usable(self, name: str | None) -> Profile:
-        """One that makes images. name: None for the default. Raises UnusableModelError."""
+        """A model that makes images. name: None for the default. Raises UnusableModelError."""
         profile = self._usable(name or DEFAULT_MODEL)
         if not profile.may_make_images:
             raise UnusableModelError(
@@ -67,7 +67,7 @@ class Models:
         return profile
 
     def judge(self, name: str) -> Profile:
-        """One that can be asked how well an image meets a rubric. Raises UnusableModelError."""
+        """A model that can be asked how well an image meets a rubric. Raises UnusableModelError."""
         profile = self._usable(name)
         asks = isinstance(provider_for(profile), SupportsJudge)
         if asks and profile.may_judge:
@@ -81,7 +81,7 @@ class Models:
         raise UnusableModelError(f"{profile.id} {why}; use {known}")
 
     def _near(self, profile: Profile) -> str:
-        """Its sisters that make images, if there are any."""
+        """A suggestion of related models that make images, if there are any."""
         near = [other.id for other in self.catalogue if other.status == "live" and other.id.startswith(profile.id)]
         return f"; for images use {' or '.join(near)}" if near else ""
 

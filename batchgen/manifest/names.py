@@ -1,5 +1,5 @@
-"""Ids and file names: what they may look like, the ones made from a prompt, and which came before among millions. Pure but for the
-encoding of file names.
+"""Ids and file names: their valid forms, those made from a prompt, and which occurred before among millions. Pure
+except for the encoding of file names.
 
 Reserved names and characters: learn.microsoft.com/windows/win32/fileio/naming-a-file.
 """
@@ -73,27 +73,28 @@ def _locale_problem(text: str) -> str | None:
 
 
 def to_nfc(text: str) -> str:
-    """NFC: the same name on macOS and Linux."""
+    """A text in NFC: the same name on macOS and Linux."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def fold_case(stem: str) -> str:
-    """Two stems that fold to the same are one file on Windows and macOS."""
+    """A stem with its case folded: two stems with the same result are one file on Windows and macOS."""
     return stem.lower() if stem.isascii() else unicodedata.normalize("NFC", stem.casefold())
 
 
 class DuplicateFinder:
-    """Finds at the end which of millions of texts came twice, in eight bytes each: by hash, so that hardly ever two are taken for one."""
+    """Finds out at the end which of millions of texts occurred twice, in eight bytes each: by hash, so that different
+    texts are hardly ever confused."""
 
     def __init__(self) -> None:
-        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # of a small manifest, few
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # few, for a small manifest
 
     def add(self, text: str) -> None:
         value = hash(text)
         self._buckets[value & _BUCKET_MASK].append(value)
 
     def repeated_hashes(self) -> frozenset[int]:
-        """Hashes that came more than once: of the same string, or (hardly ever) of two."""
+        """Hashes that occurred more than once: of the same string, or (hardly ever) of two."""
         twice: set[int] = set()
         for bucket in self._buckets.values():
             once: set[int] = set()
@@ -103,7 +104,7 @@ class DuplicateFinder:
 
 
 class SeenTexts:
-    """Knows at once whether a text came before, in as many bytes."""
+    """Knows at once whether a text occurred before, in as many bytes."""
 
     def __init__(self) -> None:
         self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # each sorted, and short
@@ -122,8 +123,8 @@ class SeenTexts:
 class DefaultIds:
     """Ids of items that have none, in the order of one reading.
 
-    Where two prompts have the same slug and hash, the later one's hash is lengthened: what comes later renames nothing that was
-    there before.
+    If two prompts have the same slug and hash, the later one's hash is lengthened, so that what comes later renames
+    nothing that was there before.
     """
 
     def __init__(self) -> None:
@@ -131,7 +132,7 @@ class DefaultIds:
         self._prompts = SeenTexts()  # with their ids
 
     def of(self, prompt: str) -> str:
-        """The same for the same prompt, however often it comes."""
+        """The id for a prompt, the same however often it occurs."""
         for digits in range(DIGEST_MIN_CHARS, 65, 4):
             made = default_id(prompt, digits)
             own = f"{made} {prompt}"

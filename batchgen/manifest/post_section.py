@@ -1,5 +1,5 @@
-"""What may stand under `post:`: the files to make of each picture, and what is written into them; and the two items that a cutout by
-difference takes."""
+"""The section `post:`: the files to make from each image, and what is written into them; and the two items for a cutout
+by difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchgen.manifest.diagnostics import FieldPath
 from batchgen.manifest.strict import Strict, field_error, text_in_form
 
 UNION_TAGS = frozenset(("list", "object"))  # pydantic puts the chosen one into the path of a problem
-TRANSPARENT = ("png", "webp")  # formats of what is cut out
+TRANSPARENT = ("png", "webp")  # formats for cutouts
 WIDTH_MAX = {"webp": 16_383, "avif": 65_535, "jpeg": 65_535, "png": 65_535}
 ON_WHITE = (
     "It stands alone on a plain, evenly lit, pure white background (#ffffff) that reaches every edge of the image, without a floor,"
@@ -108,7 +108,7 @@ class DerivativeFields(Strict):
 
 @lru_cache
 def _has_avif() -> bool:
-    from PIL import features  # 50 ms, needed for AVIF alone
+    from PIL import features  # 50 ms, only needed for AVIF
 
     return bool(features.check("avif"))
 
@@ -172,7 +172,7 @@ PostValue = Annotated[
 
 
 def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | None:
-    """One object for all items that say the same. None when nothing is to be made."""
+    """One object for all items that say the same. None if nothing is to be made."""
     if value is None:
         return None
     post = (value if isinstance(value, PostFields) else PostFields.model_validate({"derivatives": value})).to_record()
@@ -180,7 +180,7 @@ def post_record(value: PostFields | list[DerivativeFields] | None) -> Post | Non
 
 
 def unless_empty(post: Post) -> Post | None:
-    """The one object that says the same; None when nothing is to be made."""
+    """The one object that says the same; None if nothing is to be made."""
     return _interned.setdefault(post, post) if outputs_of(post, "", "png", "") else None
 
 
@@ -188,7 +188,7 @@ _interned: dict[Post, Post] = {}
 
 
 def post_fields(post: Post | None) -> dict[str, Any] | None:
-    """As a manifest says it: what `post_record` makes the same object of."""
+    """The fields in a manifest from which `post_record` makes the same object."""
     if post is None:
         return None
     defaults = Post()
@@ -209,22 +209,23 @@ def _derivative_fields(one: Derivative) -> dict[str, Any]:
 
 
 def fields_at(path: FieldPath) -> frozenset[str]:
-    """Names that may stand at a path below `post`."""
+    """The names allowed at a path below `post`."""
     inside = DerivativeFields if any(isinstance(step, int) for step in path) else PostFields
     return frozenset(inside.model_fields)
 
 
-# --- a cutout by difference
+# --- --- a cutout by difference
 
 
 def is_cutout_pair(item: Item) -> bool:
-    """Whether an item whose image is cut out by difference is two: `{id}-white` shows it on white, and `{id}` is an edit of that, on
-    black. Whoever writes the second one as an entry of its own, with the first among its references, has written the pair already."""
+    """Whether an item with a cutout by difference becomes two: `{id}-white` shows it on white, and `{id}` is an edit of
+    that, on black. Whoever writes the second one as a separate entry, with the first among its references, has already
+    written the pair."""
     return needs_white(item.post) and f"@{item.id}{WHITE_SUFFIX}" not in item.references
 
 
 def cutout_pair_problems(item: Item) -> Iterator[tuple[str, str]]:
-    """(field, what is wrong) of an item that is to become two."""
+    """(field, problem) of an item that should become two."""
     if item.count > 1:
         yield (
             "count",
@@ -235,7 +236,8 @@ def cutout_pair_problems(item: Item) -> Iterator[tuple[str, str]]:
 
 
 def cutout_pair(item: Item) -> tuple[Item, Item]:
-    """The image on white, of which all else in `post` is made, and the one on black, of which the cutout is made."""
+    """The image on white, from which everything else in `post` is made, and the one on black, from which the cutout is
+    made."""
     assert item.post is not None  # noqa: S101 - `is_cutout_pair` says so
     derivatives = item.post.derivatives
     white = replace(
@@ -253,8 +255,8 @@ def cutout_pair(item: Item) -> tuple[Item, Item]:
         search=None,  # what was found is in the first one already
         max_age_s=None,  # it follows the first one
         post=_post_of(item.post, *(one for one in derivatives if one.cutout == "difference")),
-        checks=tuple(check for check in item.checks if check.name != "twin"),  # which it is
-        judge=None,  # of the first one
+        checks=tuple(check for check in item.checks if check.name != "twin"),  # it is one by design
+        judge=None,  # that of the first one
         on_reject=OnReject(),
     )
     return white, black

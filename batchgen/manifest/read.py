@@ -1,4 +1,5 @@
-"""A manifest opened: its header at once, its items as a stream that may be read again and complains only at its end."""
+"""Opens a manifest: its header at once, its items as a stream that can be read again and reports problems only at its
+end."""
 
 from __future__ import annotations
 
@@ -49,12 +50,12 @@ def open_manifest(
     remote_references: Callable[[Warn], RemoteReferenceSource] | None = None,
     allowed_folders: AllowedFolders | None = None,
 ) -> Manifest:
-    """Read the header. Raises ManifestError, with what is wrong in the items too when the header is wrong.
+    """Read the header. Raises ManifestError, including what is wrong in the items if the header is wrong.
 
-    source: a path, or data, whose relative paths begin at the current folder.
-    allow_retired: whether a shut-down model may be used, because its requests do not go to the vendor.
-    variables: take the place of the manifest's `vars` of the same name. remote_references: makes the one who looks for references in
-    buckets, and is told how to warn; without, nothing is known of them. allowed_folders: which `reference_folders` may be read.
+    source: a path, or data, whose relative paths start at the current folder. allow_retired: whether a shut-down model
+    may be used, because its requests do not go to the vendor. variables: replace the manifest's `vars` of the same
+    name. remote_references: makes the object that looks for references in buckets, and is given a function for
+    warnings; without it, nothing is known about them. allowed_folders: which `reference_folders` may be read.
     """
     allowed = allowed_folders or AllowedFolders()
     manifest = Manifest(source, allow_retired, variables or {}, remote_references, allowed)
@@ -65,7 +66,7 @@ def open_manifest(
 
 
 class Manifest:
-    """What should exist. `warnings` fills while the items are read; it never holds the same twice."""
+    """What should exist. `warnings` fills while the items are read; it never contains duplicates."""
 
     def __init__(
         self,
@@ -106,23 +107,23 @@ class Manifest:
 
     name: str
     output: Path
-    bucket: str = ""  # where the pictures go, when not into that folder
+    bucket: str = ""  # where the images go, if not into that folder
     limits: Limits
-    models: Mapping[str, Any]  # what it says of AI models, on top of what is known of them
+    models: Mapping[str, Any]  # what it says about AI models, on top of what is known
     notify: schema.Notify | None
     post: Post | None  # of items that do not say otherwise
-    has_derivatives: bool = False  # whether anything is to be made of pictures; known once `items` has ended
-    ids_others_need: frozenset[str] = frozenset()  # of items whose pictures others need; known once `items` has ended
+    has_derivatives: bool = False  # whether files are to be made from images; known once `items` has ended
+    ids_others_need: frozenset[str] = frozenset()  # of items whose images others need; known once `items` has ended
 
     @property
     def header_has_problems(self) -> bool:
         return bool(self._header_problems)
 
     def items(self) -> Iterator[Item]:
-        """Every good item, in the order of the file. Raises ManifestError at the end with all that is wrong.
+        """Every valid item, in the order of the file. Raises ManifestError at the end with everything that is wrong.
 
-        So the items are the manifest only when the iteration ended well. Memory does not grow with the number of items
-        but for sixteen bytes each, which find ids and file names that come twice.
+        So the items are the manifest only if the iteration ended normally. Memory does not grow with the number of
+        items except for sixteen bytes each, which find duplicate ids and file names.
         """
         diagnostics = self._new_diagnostics()
         for remark in self._header_problems:
@@ -151,7 +152,7 @@ class Manifest:
         diagnostics.raise_if_any()
 
     def item_ids(self) -> Iterator[str]:
-        """In the order of the file; they end early, without an error, where the file has become wrong since."""
+        """The ids, in the order of the file. They end early, without an error, if the file has become wrong since."""
         with suppress(ManifestError, OSError):
             for item in self.items():
                 yield item.id
@@ -172,7 +173,7 @@ class Manifest:
                 yield each, raw
 
     def _locate_default(self, path: FieldPath) -> tuple[Position, FieldPath]:
-        """Of a field that the head gives to all items: some stand in it also outside of `defaults`."""
+        """Where a default for all items is in the head: some can also be outside of `defaults`."""
         name, head = str(path[0]), self._header.entry
         in_defaults = name in (head.get("defaults") or {}) or name not in head
         path = ("defaults", *path) if in_defaults else path
@@ -215,7 +216,7 @@ class Manifest:
         self._header_problems += [((p.line, p.column), p.field, p.message) for p in diagnostics.problems]
 
     def _valid_header(self, raw: RawEntry) -> schema.Header:
-        """The header without what is wrong in it, so that the items can be checked all the same."""
+        """The header without what is wrong in it, so that the items can be checked anyway."""
         entry = dict(raw.entry)
         while True:
             try:
@@ -253,14 +254,14 @@ class Manifest:
 
 
 def _run_variables() -> dict[str, str]:
-    """`{{ run.date }}` and its like, in local time: the same for everything that is read of this manifest."""
+    """`{{ run.date }}` and the like, in local time: the same for everything read from this manifest."""
     now = datetime.now().astimezone()
     formats = {"date": "%Y-%m-%d", "time": "%H-%M", "year": "%Y", "month": "%m", "day": "%d", "weekday": "%A"}
     return {name: format(now, how) for name, how in {**formats, "week": "%G-W%V"}.items()}
 
 
 def _remove_path(entry: dict[str, Any], path: FieldPath) -> None:
-    """Take out what a path names, or as much of it as is a field of the header or of its defaults and limits."""
+    """Remove what a path names, or the field of the header, its defaults or limits that contains it."""
     first = str(path[0])
     if len(path) > 1 and first in ("defaults", "limits") and isinstance(entry.get(first), dict):
         entry[first] = {name: value for name, value in entry[first].items() if name != path[1]}

@@ -1,6 +1,6 @@
-"""What may stand under `check:`, `judge:` and `on_reject:`: what is asked of an image that is there, and what follows.
+"""The sections `check:`, `judge:` and `on_reject:`: what is asked about an image, and what follows.
 
-A check declares its options as data (`review/check_type.py`), so that those of packages are judged as ours are.
+A check declares its options as data (`review/check_type.py`), so that packages' checks are treated like built-in ones.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ ON_REJECT: Mapping[str, Option] = {
 
 
 def check_problems(value: Any) -> Problems:
-    """Each with its path below `check`."""
+    """The problems in a `check`, each with its path."""
     if _is_off(value):
         return
     if not isinstance(value, Mapping):
@@ -111,7 +111,7 @@ def _options_problems(kind: CheckType, asked: Any) -> Problems:
 
 
 def judge_problems(value: Any) -> Problems:
-    """Each with its path below `judge`."""
+    """The problems in a `judge`, each with its path."""
     if _is_off(value):
         return
     yield from _mapping_problems(JUDGE, value, "{model: …, rubric: …}")
@@ -120,7 +120,7 @@ def judge_problems(value: Any) -> Problems:
 
 
 def on_reject_problems(value: Any) -> Problems:
-    """Each with its path below `on_reject`."""
+    """The problems in an `on_reject`, each with its path."""
     if value not in ("keep", "hold"):
         yield from _mapping_problems(ON_REJECT, value, "keep, hold or {again: 2, then: hold}")
 
@@ -137,7 +137,7 @@ def _mapping_problems(options: Mapping[str, Option], value: Any, form: str) -> P
 
 
 def option_problem(option: Option, value: Any) -> str | None:
-    """What is wrong with an option's value, None when nothing is. A template is looked at once it is rendered."""
+    """What is wrong with an option's value, None if nothing is. A template is checked once it is rendered."""
     if value is None or has_template(value):
         return None
     got = f", not {safe_repr(value)}"
@@ -167,7 +167,8 @@ def _text_problem(option: Option, value: Any, got: str) -> str | None:
 
 
 def checks_record(value: Any) -> tuple[Check, ...]:
-    """What a checked `check` asks for, one object for all items that say the same. What it names is added to the default."""
+    """The records of a valid `check`, one object for all items that say the same. What it names is added to the
+    default."""
     if value is None:
         return DEFAULT_CHECKS
     if _is_off(value):
@@ -184,7 +185,7 @@ def checks_record(value: Any) -> tuple[Check, ...]:
 
 
 def _check(kind: CheckType, asked: Any) -> Check | None:
-    """None when what it needs is a text that is empty, as a cell of a table may be: then nothing is asked."""
+    """The record of a check; None if a text that it needs is empty, as a cell of a table may be: then it is not run."""
     given = {name: value for name, value in (_given_options(kind, asked) or {}).items() if value not in (None, "")}
     rejects = given.pop(ON_FAIL, "warn") == "reject"
     if kind.needed and all(given.get(name) is None or given[name] is False for name in kind.needed):
@@ -194,14 +195,14 @@ def _check(kind: CheckType, asked: Any) -> Check | None:
 
 
 def judge_record(value: Any, provider: str, model: str) -> Judge:
-    """Of a checked `judge`, whose model is this one."""
+    """The record of a valid `judge`, with this model."""
     given = {name: _typed(JUDGE[name], each) for name, each in value.items() if each is not None}
     asked = {name: given[name] for name in ("rubric", "least", "of", "feedback") if name in given}
     return _intern(Judge(model=model, provider=provider, **asked))
 
 
 def on_reject_record(value: Any, judge: Any) -> OnReject:
-    """Of a checked `on_reject`, and a checked `judge`, which may say `again`."""
+    """The record of a valid `on_reject`, and of a valid `judge`, which may say `again`."""
     again = 0 if judge is None or _is_off(judge) else judge.get("again")
     given = {} if value is None else {"then": value} if isinstance(value, str) else dict(value)
     if given.get("again") is None:
@@ -212,12 +213,12 @@ def on_reject_record(value: Any, judge: Any) -> OnReject:
 
 
 def merge_checks(head: Any, own: Any) -> Any:
-    """What an item asks for beside what the head asks for: by name, its own first."""
+    """The checks of an item besides those of the head: by name, its own first."""
     return {**head, **own} if isinstance(head, Mapping) and isinstance(own, Mapping) else own
 
 
 def review_fields(item: Item) -> dict[str, Any]:
-    """As a manifest says it: what the records above make the same objects of. Nothing where an item has the default."""
+    """The fields in a manifest from which the records above are made. Empty if an item has the default."""
     found: dict[str, Any] = {}
     if item.checks != DEFAULT_CHECKS:
         asked = {
@@ -234,7 +235,7 @@ def review_fields(item: Item) -> dict[str, Any]:
 
 
 def _given_options(kind: CheckType, asked: Any) -> dict[str, Any] | None:
-    """Options by name, of the short forms too; None when it is none of these."""
+    """Options by name, including the short forms; None if it is none of these."""
     if isinstance(asked, Mapping):
         return dict(asked)
     if asked in RULINGS:
@@ -252,7 +253,7 @@ def _typed(option: Option, value: Any) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """Also of a text, which a template gives."""
+    """A number, also from a text, which a template gives."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -275,7 +276,7 @@ def _list(names: Any) -> str:
 
 
 def _intern(record: T) -> T:
-    """The first of all equal ones."""
+    """The first of all equal records."""
     found: T = _interned.setdefault(record, record)
     return found
 
@@ -315,7 +316,7 @@ def _object_schema(options: Mapping[str, Option], needed: tuple[str, ...] = ()) 
 
 
 def check_schema(names: list[str]) -> dict[str, Any]:
-    """JSON Schema of `check`, with these checks."""
+    """The JSON Schema of `check`, with these checks."""
     properties = {}
     for kind in map(check_type, names):
         on_fail = Option(
@@ -330,6 +331,6 @@ def check_schema(names: list[str]) -> dict[str, Any]:
     return {"anyOf": [{"enum": ["off", False]}, listed]}
 
 
-CheckValue = _section(check_problems, {"type": "object"})  # `json_schema` puts `check_schema` in its place
+CheckValue = _section(check_problems, {"type": "object"})  # `json_schema` replaces it by `check_schema`
 JudgeValue = _section(judge_problems, {"anyOf": [{"enum": ["off", False]}, _object_schema(JUDGE, ("model", "rubric"))]})
 OnRejectValue = _section(on_reject_problems, {"anyOf": [{"enum": ["keep", "hold"]}, _object_schema(ON_REJECT)]})

@@ -1,4 +1,5 @@
-"""Rows of a `from:` file as sets of variables, read as a stream: a table, JSON Lines, or a text with one prompt on each line."""
+"""The rows of a `from:` file as sets of variables, read as a stream: a table, JSON Lines, or a text with one prompt on
+each line."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SHEET_MAX_BYTES = 500_000_000  # of a .xlsx file's parts, unpacked
 
 
 def read_rows(folder: str, name: str) -> Iterator[Row]:
-    """The rows of a file inside `folder`. Raises RowError at the first that is wrong, for a table's ragged rows at its end."""
+    """The rows of a file inside `folder`. Raises RowError at the first wrong one, for a table's ragged rows at its
+    end."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in _READERS:
         raise RowError(0, f"{safe_repr(name)}: rows are read from .csv, .tsv, .xlsx, .jsonl and .txt files")

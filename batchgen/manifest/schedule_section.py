@@ -46,7 +46,7 @@ DurationText = Annotated[str, text_in_form(parse_duration_s, DURATION)]
 
 
 def _parse_catch_up(text: str) -> float | None:
-    """Seconds, 0 for never."""
+    """Seconds from a text, 0 for never."""
     return 0.0 if text == "none" else parse_duration_s(text)
 
 
@@ -106,5 +106,5 @@ class Schedule(Strict):
 
     @property
     def catch_up_s(self) -> float:
-        """0 for never."""
+        """How late a missed run is made up for, in seconds; 0 for never."""
         return 0.0 if self.catch_up == "none" else parse_duration_s(self.catch_up or "") or CATCH_UP_S

@@ -1,4 +1,4 @@
-"""What may stand in a manifest, field by field, and what is said when something else does."""
+"""What a manifest may contain, field by field, and what is said about anything else."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Limits(Strict):
         return self.usd_per_10_min if self.usd_per_10_min is not None or tier is None else tier.usd_per_10_min
 
     def shared_budgets(self, provider: str, account: str) -> tuple[Budget, ...]:
-        """What binds a lane together with all jobs of the user: the day's and the month's budget, else the tier's month
-        for the account alone."""
+        """The budgets that bind a lane together with all jobs of the user: the day's and the month's, else the tier's
+        month for the account alone."""
         tier = self._tier_of(provider)
         budgets = [Budget("day", self.budget_usd_per_day)] if self.budget_usd_per_day is not None else []
         if self.budget_usd_per_month is not None:
@@ -81,7 +81,7 @@ class Limits(Strict):
         return tuple(budgets)
 
     def counts_all_jobs(self, provider: str) -> bool:
-        """Whether money spent by other jobs binds a lane of this provider."""
+        """Whether money spent by other jobs counts for a lane of this provider."""
         return bool(self.shared_budgets(provider, "")) or self.spend_rate(provider) is not None
 
     def _tier_of(self, provider: str) -> UsageTier | None:
@@ -121,7 +121,7 @@ class Entry(Expansions, ItemFields):
 
 
 def _address_validator(*problems_of: Callable[[str], str | None]) -> Callable[[Any], Any]:
-    """A validator that refuses an address, or any in a list, that one of these finds a problem with."""
+    """A validator that refuses an address, or any address in a list, in which one of these finds a problem."""
 
     def check(value: Any) -> Any:
         for address in value if isinstance(value, list) else [value]:
@@ -198,7 +198,7 @@ class Header(Strict):
     limits: Limits = Field(default_factory=lambda: Limits.model_validate({}), description="What a run may use.")
 
     def for_all_items(self) -> dict[str, Any]:
-        """By name, what an item has that does not say otherwise."""
+        """By name, what an item has if it does not say otherwise."""
         defaults = self.defaults.model_dump(exclude_none=True) if self.defaults else {}
         at_head = self.model_dump(exclude_none=True, include={"post", *REVIEW_FIELDS})
         if "check" in at_head:
@@ -247,7 +247,7 @@ def unknown_field(name: str, known: frozenset[str]) -> str:
 
 
 def validation_problems(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
-    """Each problem of a validation in our words, with the path to where it is."""
+    """Each problem of a validation in batchgen's words, with the path to it."""
     for detail in error.errors(include_url=False):
         path: FieldPath = tuple(detail["loc"])
         if "post" in path[:2]:
@@ -263,7 +263,7 @@ def validation_problems(error: ValidationError) -> Iterator[tuple[FieldPath, str
 
 
 def _strip_union_tags(path: FieldPath) -> tuple[FieldPath, frozenset[str]]:
-    """The path as it stands in the manifest, and the fields there are at it."""
+    """The path as it is in the manifest, and the fields at it."""
     inside = path.index("post") + 1
     path = (*path[:inside], *(step for step in path[inside:] if step not in UNION_TAGS))
     return path, fields_at(path[inside:])
@@ -314,7 +314,7 @@ def _choices(context: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a YAML manifest, for editors. A number may also be a template that gives one."""
+    """The JSON Schema of a YAML manifest, for editors. A number may also be a template that gives one."""
     schema = ManifestFile.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["schedule"]["anyOf"].append({"type": "string"})

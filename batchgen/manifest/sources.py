@@ -1,5 +1,5 @@
-"""What a manifest is read from: its text as a header and a stream of raw entries, each of which can tell where its fields stand, YAML
-as a whole, JSON Lines one object to a line and strict where the standard library is generous."""
+"""The formats of a manifest: its text as a header and a stream of raw entries, each of which knows where its fields
+are. YAML is read as a whole, JSON Lines one object per line, and more strictly than by the standard library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPACE = re.compile(r"[ \t]*")
 
 
 class LineError(Exception):
-    """What is wrong with one line; column from 1, 0 when it is the whole line."""
+    """What is wrong with one line; column from 1, 0 for the whole line."""
 
     def __init__(self, message: str, column: int = 0, field: str = "") -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class LineError(Exception):
 
 
 class _DuplicateNameError(Exception):
-    """A name that stands twice in one object."""
+    """A name that occurs twice in one object."""
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,9 +65,9 @@ _lenient_decoder = json.JSONDecoder()
 
 
 def read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Line number from 1 and the line without its end. Nothing longer than the cap is ever held.
+    """Line number from 1 and the line without its end. Nothing longer than the limit is ever in memory.
 
-    A line beyond the cap comes as its first part, one byte too long; `decode_line` then says so. The rest is skipped.
+    A longer line comes as its first part, one byte too long; `decode_line` then says so. The rest is skipped.
     """
     number = 0
     readline = file.readline
@@ -97,7 +97,7 @@ def parse_line(text: str) -> Any:
         if end == len(text) and text.count("[") + text.count("{") <= DEPTH_MAX:
             return value
     except (StopIteration, ValueError, RecursionError, _DuplicateNameError):
-        pass  # the first: leading space, or no JSON at all; the slow decoder knows
+        pass  # leading space, or not JSON at all: the slow decoder decides
     return _parse_slowly(text)
 
 
@@ -119,7 +119,7 @@ def _parse_slowly(text: str) -> Any:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Level by level, not by recursion."""
+    """Whether a value is nested more deeply than this, found level by level and not by recursion."""
     level = [value]
     for _ in range(levels + 1):
         inner: list[Any] = []
@@ -135,7 +135,8 @@ def _deeper_than(value: Any, levels: int) -> bool:
 
 
 def key_column(text: str, name: str, occurrence: int = 1) -> int:
-    """Column, from 1, of a name in the line's outer object; of the object itself when the name is not there."""
+    """The column, from 1, of a name in the line's outer object, or of the object itself if it does not have the
+    name."""
     start = _skip_spaces(text, 0)
     at = start + 1
     try:
@@ -158,7 +159,7 @@ def _skip_spaces(text: str, at: int) -> int:
 
 
 class RawEntry(NamedTuple):
-    """One entry as it was written. text: the line it came from, in JSONL."""
+    """One entry as it was written. text: its line, in JSONL."""
 
     line: int
     entry: Any
@@ -166,10 +167,10 @@ class RawEntry(NamedTuple):
 
 
 class ManifestSource(Protocol):
-    """One format of a manifest."""
+    """A format of a manifest."""
 
-    default_max_items: int | None  # how many items there may be when the manifest does not say
-    warnings: list[Remark]  # of its text
+    default_max_items: int | None  # how many items there may be if the manifest does not say
+    warnings: list[Remark]  # about its text
 
     def header(self, diagnostics: Diagnostics) -> RawEntry: ...
     def entries(self, diagnostics: Diagnostics) -> Iterator[RawEntry]: ...
@@ -177,7 +178,7 @@ class ManifestSource(Protocol):
 
 
 def open_source(path: str) -> ManifestSource:
-    """Raises ManifestError."""
+    """Open a manifest's file. Raises ManifestError."""
     suffix = os.path.splitext(path)[1].lower()
     if os.path.isdir(path):
         raise fatal_error(path, "is a folder; name the manifest in it")
@@ -188,14 +189,14 @@ def open_source(path: str) -> ManifestSource:
     if not os.path.lexists(path):
         meant = nearest_name(os.path.dirname(path) or ".", os.path.basename(path), MANIFEST_SUFFIXES)
         raise fatal_error(path, f"there is no such file{meant}")
-    with _open(path) as file:  # now, so that a file that cannot be read is said before anything else
+    with _open(path) as file:  # so that an unreadable file is reported before anything else
         if problem := format_problem(file, suffix):
             raise fatal_error(path, problem)
         return JsonlSource(path) if suffix == ".jsonl" else YamlSource(path, file.read(YAML_MAX_BYTES + 1))
 
 
 def format_problem(file: IO[bytes], suffix: str) -> str | None:
-    """What a file is in place of UTF-8, or of JSON with an object on each line. Its position stays."""
+    """What a file is instead of UTF-8, or of JSON with an object on each line. Its position stays."""
     start = file.read(START_BYTES)
     file.seek(0)
     if start.startswith(UTF_16):
@@ -213,7 +214,7 @@ def _open(path: str) -> IO[bytes]:
 
 
 class YamlSource:
-    """A whole document in memory, bounded."""
+    """A whole YAML document in memory, of limited size."""
 
     default_max_items: int | None = 10_000
 
@@ -261,12 +262,12 @@ class YamlSource:
             before = entry
 
     def position(self, raw: RawEntry, path: FieldPath) -> Position:
-        # The header is a copy without `items`; the document itself holds its marks.
+        # The header is a copy without `items`; the document itself has its marks.
         return yaml_text.position_at(raw.entry if hasattr(raw.entry, "position") else self._document, path)
 
 
 def _why_not_fields(entry: Any, before: Any) -> str:
-    """before: the item before it."""
+    """Why an entry is not a mapping of fields. before: the item before it."""
     if isinstance(entry, str) and (slip := spacing_problem(entry)) is not None:
         return f", not {safe_repr(entry)}: {slip[1]}"
     if isinstance(before, dict) and before and list(before.values())[-1] is None:
@@ -276,7 +277,7 @@ def _why_not_fields(entry: Any, before: Any) -> str:
 
 
 class JsonlSource:
-    """One entry to a line, never more than a line in memory."""
+    """One entry per line, never more than a line in memory."""
 
     default_max_items: int | None = None
 
@@ -286,7 +287,7 @@ class JsonlSource:
         self.warnings: list[Remark] = []
 
     def header(self, diagnostics: Diagnostics) -> RawEntry:
-        for raw in self._objects(Diagnostics(self._path)):  # a line that is wrong is said when the entries are read
+        for raw in self._objects(Diagnostics(self._path)):  # a wrong line is reported when the entries are read
             if isinstance(raw.entry, dict) and ("version" in raw.entry or "defaults" in raw.entry):
                 self._header_line = raw.line
                 return raw

@@ -1,4 +1,5 @@
-"""What the parts of a manifest's schema have in common: unknown keys are refused, and what is wrong is said in our words."""
+"""What the parts of a manifest's schema share: unknown keys are refused, and problems are described in batchgen's
+words."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Strict(BaseModel):
-    """Part of a manifest: an unknown key is a typo, and nothing is converted."""
+    """A part of a manifest: an unknown key is a typo, and nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -24,7 +25,7 @@ def field_error(words: str) -> PydanticCustomError:
 
 
 def text_in_form(read: Callable[[str], object], form: str) -> AfterValidator:
-    """Refuses a text of which `read` makes None. form: what a text must do, in words."""
+    """A validator that refuses a text for which `read` returns None. form: what a text must do, in words."""
 
     def check(text: str) -> str:
         if read(text) is None:

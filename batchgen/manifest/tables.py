@@ -1,5 +1,5 @@
-"""Tables as people save them, read as a stream of rows: comma, semicolon or tab, a `sep=` line, blank rows, columns without
-a title; and sheets of .xlsx files.
+"""Tables as people save them, read as a stream of rows: comma, semicolon or tab, a `sep=` line, blank rows, columns
+without a title; and sheets of .xlsx files.
 
 A cell is text, as it was written. A title becomes a variable: `Product name` is Product_name.
 """
@@ -21,18 +21,18 @@ NAMED_AT_MOST = 10  # lines in one message
 
 
 class EmptyCell(str):
-    """A cell with nothing in it: a whole field that prints it is not given, a text that prints it has a hole."""
+    """An empty cell: a whole field that prints it counts as not given, a text that prints it has a hole."""
 
 
 class DuplicateColumn:
-    """The value of a column whose title another one has too: a mistake only where a template prints it."""
+    """The value of a column whose title occurs twice: a mistake only if a template prints it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class RowError(ValueError):
-    """What is wrong with a file of rows; line 0 when it is the whole file."""
+    """What is wrong with a file of rows; line 0 means the whole file."""
 
     def __init__(self, line: int, message: str, column: int = 0) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class RowError(ValueError):
 
 
 def table_rows(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows below the first line that is not blank, which has the titles. Raises RowError, at the end for all rows of a
+    """The rows below the first non-blank line, which has the titles. Raises RowError, at the end for all rows of a
     wrong length together."""
     filled = ((number, cells) for number, cells in lines if any(cell.strip() for cell in cells))
     titles = next(filled, None)
@@ -62,7 +62,7 @@ def table_rows(lines: Iterable[Line]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def column_names(cells: list[str]) -> list[str]:
-    """The variable of each column; '' for one whose title cannot name a variable, so that only columns in use need one."""
+    """The variable of each column; '' if the title cannot name a variable, so that only columns in use need one."""
     names = [re.sub(r"\W+", "_", cell.strip()).strip("_") for cell in cells]
     return [name if name.isidentifier() else "" for name in names]
 
@@ -89,7 +89,7 @@ def _ragged_error(ragged: list[tuple[int, int]], wanted: int) -> RowError:
 
 
 def text_lines(texts: Iterator[str], separator: str | None) -> Iterator[Line]:
-    """The lines of a CSV file. separator: None to find it out from the first line. Raises RowError."""
+    """The lines of a CSV file. separator: None to detect it from the first line. Raises RowError."""
     started, first = next(((number, text) for number, text in enumerate(texts, 1) if text.strip()), (1, ""))
     if found := re.fullmatch(r"sep=(.)\s*", first, re.IGNORECASE):
         separator, first, started = found[1], "", started + 1

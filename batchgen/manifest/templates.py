@@ -1,8 +1,8 @@
-"""Jinja2 cut down to what a prompt needs: values, filters and `if`. A stranger's cannot waste memory or time.
+"""Jinja2 reduced to what a prompt needs: values, filters and `if`. A stranger's template cannot waste memory or time.
 
-The sandbox alone keeps templates from Python's internals but not from `'x' * 10**9` or from loops within loops. So
-calls, loops, macros and assignments are refused, filters are our own, and every result is bounded before it is made.
-Without loops and calls, work grows only with the length of the template.
+The sandbox alone keeps templates from Python's internals but not from `'x' * 10**9` or nested loops. So calls, loops,
+macros and assignments are refused, filters are batchgen's own, and every result is limited before it is made. Without
+loops and calls, work only grows with the length of the template.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TemplateError(ValueError):
 
 
 class EmptyCellPrinted(TemplateError):
-    """A text with a hole, where a cell of a row has nothing in it."""
+    """A text with a hole, because a cell of a row is empty."""
 
 
 def render(source: str, variables: Mapping[str, Any]) -> str:
@@ -69,7 +69,7 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
 
 
 def comment_in(source: str) -> str | None:
-    """The first comment of a template, which is not sent; None also where the template is broken."""
+    """The first comment of a template, which is not sent; None also if the template is broken."""
     try:
         tokens = list(_environment.lex(source))
     except TemplateSyntaxError:
@@ -119,14 +119,14 @@ def _reject_unsupported(tree: nodes.Node) -> None:
         if not isinstance(node, _ALLOWED):
             raise TemplateError(f"{type(node).__name__.lower()!r} is not available in templates")
         if isinstance(node, nodes.Concat):
-            # `a ~ b ~ c` would be joined in one go, unbounded: each part is measured on its way instead.
+            # `a ~ b ~ c` would be joined at once, without limit: each part is measured separately instead.
             node.nodes = [nodes.Filter(part, "string", [], [], None, None, lineno=node.lineno) for part in node.nodes]
         if isinstance(node, nodes.Filter) and node.name not in FILTERS:
             raise TemplateError(f"there is no filter {node.name!r}{did_you_mean(node.name, FILTERS)}")
 
 
 def _to_text(value: Any) -> str:
-    """What may be printed. A list or a mapping has no one way to be said, so its author has to choose."""
+    """The text to print for a value. A list or a mapping has no single form, so its author has to choose one."""
     if isinstance(value, StrictUndefined):
         return str(value)  # raises, with the variable's name
     if isinstance(value, (str, int, float)):
@@ -189,7 +189,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 
 class _Environment(SandboxedEnvironment):
-    # Intercepted operators are also never folded at compile time, where no bound would hold.
+    # Intercepted operators are also never folded at compile time, where no limit would apply.
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

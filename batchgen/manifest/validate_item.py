@@ -1,4 +1,4 @@
-"""One item on its way through the checks: templates, schema, names, capabilities and references, in that order."""
+"""Takes one item through the checks: templates, schema, names, capabilities and references, in that order."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryContext:
-    """What holds for all entries of one manifest. max_items bounds one entry's expansion."""
+    """What is the same for all entries of one manifest. max_items limits one entry's expansion."""
 
-    place: Callable[[int], str]  # of a line, as a message names it
+    place: Callable[[int], str]  # puts a line in a message's words
     defaults: Mapping[str, Any]
     variables: Mapping[str, Any]
     models: Models
     references: References
     warn: Callable[[str], None]
     max_items: int | None
-    templates: str  # on or off, where an entry does not say
+    templates: str  # on or off, if an entry does not say
     locate_default: Callable[
         [FieldPath], tuple[Position, FieldPath]
-    ]  # of a field of `defaults`: place and path in the head
+    ]  # for a field of `defaults`: place and path in the head
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class EntryDiagnostics:
     def __call__(
         self, path: FieldPath, message: str, *, item: str = "", kind: str = "", is_default: bool = False
     ) -> None:
-        """is_default: what is wrong stands in the head. The others are those of `Diagnostics.add`."""
+        """Report a problem. is_default: it is in the head. For the others see `Diagnostics.add`."""
         self.reported = True
         position, path = self.locate_default(path) if is_default else (self.locate(path), path)
         self.diagnostics.add(position, path_text(path), message, item=item, kind=kind)
@@ -73,7 +73,7 @@ class EntryDiagnostics:
 
 @dataclass(frozen=True, slots=True)
 class ParsedEntry:
-    """An entry without what makes many of it. literal: its braces are text. origin: `file:line`."""
+    """An entry without its expansions. literal: its braces are text. origin: `file:line`."""
 
     fields: Values
     literal: bool
@@ -83,7 +83,7 @@ class ParsedEntry:
 
 
 class ItemValidator:
-    """One item on its way through the checks. row: `file:line` of the row that it is made of, empty without one."""
+    """Validates one item. row: `file:line` of the row that it is made from, empty without one."""
 
     def __init__(self, context: EntryContext, entry: ParsedEntry, values: Values, row: str) -> None:
         self._context = context
@@ -99,7 +99,8 @@ class ItemValidator:
         return bool(self._reported)
 
     def items(self) -> list[Item]:
-        """The item, the two of a cutout by difference, or one for each turn of a conversation; none when something is wrong."""
+        """The item, the two for a cutout by difference, or one for each turn of a conversation; none if something is
+        wrong."""
         base = self._build_item(self._row or self._parsed.origin)
         if base is not None and is_cutout_pair(base):
             return self._pair(base)
@@ -145,7 +146,7 @@ class ItemValidator:
         self._turns = checked.turns or []
         filename = self._check_names(item_id, checked.filename) if item_id is not None else ""
         if self._failed and checked.model is None and "model" in {**self._context.defaults, **self._entry}:
-            return None  # which model was meant is not known, so nothing can be said about what it can do
+            return None  # the intended model is unknown, so nothing can be said about its abilities
         profile = self._resolve_profile(checked.model)
         if profile is not None:
             self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
@@ -170,7 +171,7 @@ class ItemValidator:
         return Item(id=names.to_nfc(item_id), provider=profile.provider, origin=origin, **asked)
 
     def _report_field(self, path: FieldPath, message: str, *, in_row: bool = True) -> None:
-        """Names the row too when the field's value came out of it. in_row: it may have."""
+        """Report a problem with a field, naming the row too if the value came from it. in_row: it may have."""
         if (path, message) in self._reported:
             return
         self._reported.add((path, message))
@@ -212,7 +213,7 @@ class ItemValidator:
     def _render_prompt(self, fields: Values, merged: Values) -> None:
         prompt = self._render_value("prompt", merged)
         if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
-            if prompt is not None or merged.get("prompt") is None:  # else its template was complained about
+            if prompt is not None or merged.get("prompt") is None:  # otherwise its template was reported
                 self._report_field(("prompt",), "missing" if prompt is None else "is empty")
         else:
             fields["prompt"] = prompt
@@ -220,7 +221,7 @@ class ItemValidator:
             fields["id"] = self._variables["id"] = self._parsed.default_ids.of(prompt)
 
     def _render_value(self, name: str, merged: Mapping[str, Any]) -> Any:
-        """A template that gives nothing, as an empty cell does, leaves the default."""
+        """The rendered value of a field. A template that gives nothing, as with an empty cell, leaves the default."""
         if self._parsed.literal:
             return merged.get(name)
         try:
@@ -234,7 +235,7 @@ class ItemValidator:
         return value
 
     def _validate_fields(self, fields: Values) -> ItemFields:
-        """Takes out of `fields` what is wrong, so that the rest is checked all the same."""
+        """Validate fields, removing those that are wrong, so that the rest can be checked anyway."""
         while True:
             try:
                 return ItemFields.model_validate(fields)
@@ -254,7 +255,7 @@ class ItemValidator:
                         self._report_key(path)
 
     def _warn_of_comments(self, merged: Values) -> None:
-        """`{# … #}` in a prompt, which is not sent."""
+        """Warn about `{# … #}` in a prompt, which is not sent."""
         for name in (*_PROMPT_FIELDS, "turns"):
             for _, text in iter_strings(merged.get(name)):
                 if (why := dropped_comment(text)) is not None:
@@ -289,7 +290,7 @@ class ItemValidator:
         return stem
 
     def _resolve_profile(self, name: str | None, path: FieldPath = ("model",)) -> Profile | None:
-        """None when nothing is known of it."""
+        """The profile of a model, None if nothing is known about it."""
         try:
             return self._context.models.usable(name)
         except UnusableModelError as problem:
@@ -319,7 +320,7 @@ class ItemValidator:
     def _fallback_lanes(
         self, profile: Profile | None, checked: ItemFields, fields: Values, pictures: Mapping[str, ReferencePicture]
     ) -> tuple[str, ...]:
-        """Lanes of the models to go on with; each must be able to do what is asked."""
+        """The lanes of the fallbacks; each has to be able to do what is requested."""
         lanes: dict[str, None] = {}
         if checked.fallback and self._turns:
             self._report_field(("fallback",), "a conversation stays with its model, whose signatures it sends back")
@@ -340,7 +341,7 @@ class ItemValidator:
     def _find_references(
         self, profile: Profile | None, wanted: list[str], mask: str | None
     ) -> dict[str, ReferencePicture]:
-        """By real path, so that the same picture is sent once; a mask comes last."""
+        """The references by real path, so that the same image is sent once; a mask comes last."""
         pictures: dict[str, ReferencePicture] = {}
         for index, found in find_references(self._context.references, wanted):
             if isinstance(found, str):
@@ -373,7 +374,8 @@ class ItemValidator:
     def _reference_problems(
         profile: Profile, pictures: Mapping[str, ReferencePicture], mask: str | None
     ) -> Iterable[capability.FieldProblem]:
-        """A mask that could not be found was complained about, and then none of these is its fault."""
+        """What the model cannot do with the references. A mask that could not be found was reported, and none of these
+        is its fault."""
         if not pictures:
             return ()
         return capability.check_references(profile, list(pictures.values()), mask=mask is not None)

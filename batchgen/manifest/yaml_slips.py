@@ -1,4 +1,4 @@
-"""The commonest slips of YAML, recognized by the line where reading stopped, each with its remedy. Pure."""
+"""The most common mistakes in YAML, recognised by the line where reading stopped, each with its remedy. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 from batchgen.manifest.diagnostics import Position
 
-ODD_SPACES = "\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff"  # for a character class; YAML takes none of them for a space
+ODD_SPACES = "\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff"  # for a character class; YAML does not treat them as spaces
 SMART_QUOTES = "“”„‟‘’«»"
 BLOCK = "put the text in quotes, or write it as a block: `|` behind the colon, and the text indented below it"
 _LINE = re.compile(r" *(?:- +)*(?:[\w.-]+: +)?(?=(?P<value>.?))")
 _ODD_SPACE = re.compile(rf"^[ -]*[{ODD_SPACES}]|^ *(?:- +)*[\w.-]+:[{ODD_SPACES}]")
 _NO_SPACE_BEHIND_COLON = re.compile(r" *(?:- +)*(?P<key>[A-Za-z_]\w*):(?=[^\s:/])")
 _NO_SPACE_BEHIND_DASH = re.compile(r" *-(?=(?P<key>[A-Za-z_]\w*):)")
-Slip = tuple[Position, str]  # where, and what is said of it
+Slip = tuple[Position, str]  # where, and what is said about it
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenYaml:
-    """Where reading stopped. line, column: from 0; opened: the place, from 0, of what could not be finished, (-1, 0) for none.
+    """Where reading stopped. line, column: from 0; opened: the place, from 0, of what could not be finished, (-1, 0)
+    for none.
 
     scalar: the last one that was read, as an event of the parser.
     """
@@ -39,17 +40,17 @@ class BrokenYaml:
         return self.lines[self.line] if self.line < len(self.lines) else ""
 
     def char(self, line: int, column: int) -> str:
-        """Empty where there is none."""
+        """The character at a place, empty if there is none."""
         return self.lines[line][column : column + 1] if 0 <= line < len(self.lines) else ""
 
     def above(self) -> str:
-        """The nearest line above that holds more than space or a comment."""
+        """The nearest line above that contains more than space or a comment."""
         found = (line for line in reversed(self.lines[: self.line]) if line.strip() and line.lstrip()[0] != "#")
         return next(found, "")
 
 
 def explain(text: str, error: Any, scalar: Any) -> Slip | None:
-    """What was meant, where a parser's marked error tells; None when nothing common explains it."""
+    """What was intended, if a parser's error with a mark tells; None if no common mistake explains it."""
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     if mark is None:
         return None
@@ -65,7 +66,7 @@ def without_value(key: str) -> str:
 
 
 def begins_with(start: str) -> str:
-    """Of a text that is not in quotes and begins with what means something else in YAML."""
+    """What was intended by an unquoted text that begins with a character which means something else in YAML."""
     if start[0] in "|>":
         return f"behind {start} the text begins on the next line, further indented; or put it in quotes"
     if start[0] == "{" and len(start) > 1:
@@ -127,7 +128,8 @@ def _text_behind_quotes(broken: BrokenYaml) -> Slip | None:
 
 
 def _spacing(broken: BrokenYaml) -> Slip | None:
-    """Also of the line above, or of the one where it began: what a parser takes them for goes wrong only here."""
+    """What was intended by odd spacing in this line, the one above, or the one where it began: a parser only notices it
+    here."""
     above = max((n for n in range(broken.line) if broken.lines[n].strip()), default=-1)
     for line in dict.fromkeys((broken.line, broken.opened[0], above)):
         if 0 <= line < len(broken.lines) and (found := spacing_problem(broken.lines[line])) is not None:

@@ -61,7 +61,7 @@ class WrittenInt(int):
 
 
 class WrittenFloat(float):
-    """The same, such as 1.10 or 12E5."""
+    """A float that was written otherwise than Python writes it, such as 1.10 or 12E5."""
 
     written: str
 

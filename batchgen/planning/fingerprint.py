@@ -55,7 +55,7 @@ def wire_facts(item: Item, reference_digests: Sequence[str] = (), earlier_digest
 
 
 def _canonical(name: str, value: Any) -> Any:
-    """The same value for values that are sent alike; in a set of choices the order does not count."""
+    """A value in one form for all values that are sent alike; in a set of choices the order does not count."""
     if name in _NUMBERS:
         return float(value)
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Folders outside of a manifest's own that it may take references from: those below what the user's own settings allow.
+"""The folders besides a manifest's own that it may take references from: those allowed by the user's own settings.
 
 A manifest and its `.env` may be a stranger's, so neither can allow one.
 """
@@ -13,23 +13,24 @@ from pathlib import Path
 from batchgen.errors import SettingsError
 from batchgen.settings import Settings, config_home
 
-VARIABLE = "BATCHGEN_REFERENCE_FOLDERS"  # folders, with ':' between them (on Windows ';')
-FILE = Path("batchgen", "reference-folders")  # below the user's settings: one folder a line, `#` begins a comment
+VARIABLE = "BATCHGEN_REFERENCE_FOLDERS"  # folders, separated by ':' (on Windows ';')
+FILE = Path("batchgen", "reference-folders")  # in the user's settings: one folder per line, `#` starts a comment
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedFolders:
-    """roots: real paths. file: where one more can be allowed, None when nothing says where the user's settings are."""
+    """The folders that are allowed. roots: real paths. file: where another can be allowed, None if the user's settings
+    have no place."""
 
     roots: tuple[str, ...] = ()
     file: Path | None = None
 
     @classmethod
     def load(cls, settings: Settings) -> AllowedFolders:
-        """Raises SettingsError when the user's file is there and cannot be read."""
+        """Load them. Raises SettingsError if the user's file exists and cannot be read."""
         named = (settings.get(VARIABLE) or "").split(os.pathsep)
         file = None
-        if settings.from_process:  # a caller who gives an environment says all that holds
+        if settings.from_process:  # a caller who passes an environment has given all settings
             with suppress(SettingsError):  # no home at all
                 file = config_home() / FILE
         if file is not None and file.is_file():
@@ -51,5 +52,5 @@ class AllowedFolders:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a real path is a folder or lies in it."""
+    """Whether a real path is a folder or inside it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

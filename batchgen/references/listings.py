@@ -1,4 +1,5 @@
-"""What a bucket holds, asked for in as few requests as serve: what is asked for one by one too often is listed instead."""
+"""The contents of a bucket, requested in as few requests as possible: what is asked for individually too often is
+listed instead."""
 
 from __future__ import annotations
 
@@ -11,14 +12,16 @@ from math import inf
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
 from batchgen.store.objects import PAGE, ObjectStorage
 
-LIST_AFTER_QUESTIONS = 8  # below one folder before it is listed, in as many requests at most; then four times as many
-MAX_LISTED = 100_000  # objects: a hundred requests, after which a listing serves no more
-MAX_CACHED = 200_000  # objects of all listings that are kept in memory
+LIST_AFTER_QUESTIONS = (
+    8  # questions in one folder before it is listed, in at most as many requests; then four times as many
+)
+MAX_LISTED = 100_000  # objects: after a hundred requests, listing does not help any more
+MAX_CACHED = 200_000  # objects of all listings in memory
 _MAX_COUNTED_FOLDERS = 65_536
 
 
 class TooManyObjectsError(Exception):
-    """More objects than are listed."""
+    """More objects than can be listed."""
 
 
 class SortedObjects:
@@ -32,7 +35,7 @@ class SortedObjects:
         return len(self._found)
 
     def with_prefix(self, prefix: str) -> Iterator[BlobInfo]:
-        """Those whose names begin so."""
+        """The objects whose names begin with this."""
         start = bisect_left(self._paths, prefix)
         return takewhile(lambda each: each.path.startswith(prefix), (self._found[k] for k in range(start, len(self))))
 
@@ -42,20 +45,21 @@ class Listings:
 
     def __init__(self, objects: ObjectStorage) -> None:
         self._objects = objects
-        self._cached: OrderedDict[str, SortedObjects] = OrderedDict()  # by what all its names begin with
+        self._cached: OrderedDict[str, SortedObjects] = OrderedDict()  # by the common beginning of their names
         self._question_counts: Counter[str] = Counter()  # single questions, by folder
-        self._thresholds: dict[str, float] = {}  # by folder that cannot be listed yet: questions before it is tried
+        self._thresholds: dict[str, float] = {}  # by folder that cannot be listed yet: questions before the next try
         self._too_many: set[str] = set()
         ordered = objects.url.startswith(("s3://", "gs://")) and not objects.url.endswith("--x-s3")
         self._ordered = ordered  # whether it lists by name: Azure need not, nor does S3 Express
 
     def list_prefix(self, prefix: str) -> Iterator[BlobInfo]:
-        """All objects whose names begin so, in order. Raises BucketUnavailable, TooManyObjectsError."""
+        """All objects whose names begin with this, in order. Raises BucketUnavailable, TooManyObjectsError."""
         listing = self.covering(prefix)
         return (listing if listing is not None else self._list(prefix, MAX_LISTED)).with_prefix(prefix)
 
     def covering(self, name: str) -> SortedObjects | None:
-        """A listing that has what begins so, if there is any; None: it has to be asked for by itself."""
+        """A listing that includes all names with this beginning, if there is one; None: it has to be requested by
+        itself."""
         folders = list(_folders(name))
         for prefix in (name, *folders):
             if (known := self._cached.get(prefix)) is not None:
@@ -77,7 +81,7 @@ class Listings:
         return None
 
     def _postpone(self, folder: str, questions: float) -> None:
-        """Before this folder is listed, or one that it lies in."""
+        """Require more questions before this folder, or one that it is in, is listed."""
         for each in (folder, *_folders(folder[:-1])):
             self._thresholds[each] = max(questions, self._thresholds.get(each, 0))
 
@@ -95,9 +99,10 @@ class Listings:
         return listing
 
     def _below(self, prefix: str, max_count: int) -> Iterator[BlobInfo]:
-        """Storage knows folders only; of a part of a name we can say where to begin, and stop behind it.
+        """The objects below a prefix. Storage only knows folders; for part of a name we can say where to begin, and
+        stop after it.
 
-        max_count: objects to be told of, wanted or not.
+        max_count: objects to receive, wanted or not.
         """
         folder = prefix.rpartition("/")[0]
         after = _name_before(prefix) if self._ordered and len(prefix) > len(folder) + 1 else ""
@@ -111,7 +116,7 @@ class Listings:
 
 
 def _folders(name: str) -> Iterator[str]:
-    """The folders that a name lies in, the nearest first, the bucket itself ('') last."""
+    """The folders that a name is in, the nearest first, the bucket itself ('') last."""
     while name:
         head, slash, _ = name.rpartition("/")
         yield head + slash
@@ -119,7 +124,7 @@ def _folders(name: str) -> Iterator[str]:
 
 
 def _name_before(prefix: str) -> str:
-    """A name that comes shortly before all that begin so, and behind its folder."""
+    """A name that comes shortly before all names with this beginning, and after its folder."""
     last = prefix[-1]
     if last.isascii() and last.isalnum() and chr(ord(last) - 1).isalnum():
         return prefix[:-1] + chr(ord(last) - 1) + "~"

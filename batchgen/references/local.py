@@ -1,4 +1,5 @@
-"""Reference pictures of a job: found beside the manifest or in a bucket, checked by content, hashed and encoded once."""
+"""The reference images of a job: found beside the manifest or in a bucket, checked by content, hashed and encoded
+once."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from batchgen.settings import is_loopback
 from batchgen.single_flight import SingleFlight
 from batchgen.store.sniff import HEAD_BYTES, must_be_redrawn, picture_type
 
-FILE_MAX_BYTES = 100_000_000  # beyond what fits into a request, a file is uploaded where the model's API has a store
+FILE_MAX_BYTES = 100_000_000  # a file too large for a request is uploaded if the model's API has a store
 LINK_MAX_CHARS = 2000
 PIECE_BYTES = 1 << 20
 CACHE_MAX_BYTES = 64_000_000
@@ -43,7 +44,7 @@ class BadReferenceError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ReferencePicture:
-    """A file that is a picture by its first bytes. redraw: it is not sent as it is, whatever the model takes."""
+    """A file that is an image by its first bytes. redraw: it is never sent unchanged, whatever the model accepts."""
 
     path: str
     mime_type: str
@@ -57,7 +58,7 @@ def is_link(name: str) -> bool:
 
 
 def link_problem(name: str) -> str | None:
-    """Why this cannot be a reference's link; None when it can. Where it leads is seen when it is fetched."""
+    """Why this cannot be a reference's link; None if it can. Where it leads is checked when it is downloaded."""
     scheme = name.partition("://")[0].lower()
     if scheme not in ("http", "https"):
         return f"{scheme}:// is not fetched: give an https:// link, or save the image beside the manifest"
@@ -77,23 +78,24 @@ def link_problem(name: str) -> str | None:
 
 
 class RemoteReferenceSource(Protocol):
-    """Pictures in object storage, by their addresses. Safe to use from several threads."""
+    """Images in object storage, by their addresses. Several threads may use it."""
 
     def find(self, name: str) -> list[ReferencePicture]:
-        """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
+        """The image with this address, or those of a glob in order of name. Raises BadReferenceError."""
         ...
 
     def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        """sha256 in hex by address. Raises UsageError."""
+        """The sha256 in hex by address. Raises UsageError."""
         ...
 
     def fetch(self, address: str, path: str) -> str:
-        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, StoreError when the bucket is away."""
+        """Download it into a new file, and return its sha256. Raises UsageError if it is gone, StoreError if the bucket
+        is away."""
         ...
 
 
 class DisabledRemoteReferences:
-    """For `RemoteReferenceSource` where what lies in buckets must not be sent. why: what follows the name of a reference."""
+    """Replaces `RemoteReferenceSource` if images in buckets must not be sent. why: follows the name of a reference."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -109,10 +111,10 @@ class DisabledRemoteReferences:
 
 
 class References:
-    """References below one folder, and those in buckets. Safe to use from several threads.
+    """References in one folder, and those in buckets. Several threads may use it.
 
-    further_folders: real paths, looked into for what is not in the first, in this order.
-    remote_references: who looks into buckets; without, nothing is known of what lies there, as of links.
+    further_folders: real paths, searched in this order for what is not in the first. remote_references: finds
+    references in buckets; without it, nothing is known about them, as about links.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class References:
         self._lock = threading.Lock()
 
     def find(self, name: str) -> list[ReferencePicture]:
-        """The picture of this name, or those of a glob in order of name. Raises BadReferenceError."""
+        """The image with this name, or those of a glob in order of name. Raises BadReferenceError."""
         if is_object_url(name):
             return (
                 [ReferencePicture(name, "image/png", 0)]
@@ -150,7 +152,7 @@ class References:
         return [self._check(name)]
 
     def digest(self, path: str) -> str:
-        """sha256 of the file in hex; of a link its text. path: as `find` gave it. Raises UsageError."""
+        """The sha256 of the file in hex; for a link that of its text. path: from `find`. Raises UsageError."""
         if is_link(path):
             return path
         if (known := self._digests.get(path)) is not None:
@@ -161,7 +163,7 @@ class References:
             return self._remember_digest(path, _sha256(file))
 
     def prefetch_digests(self, paths: Iterable[str]) -> None:
-        """`digest` will be asked of all these: what lies in buckets is hashed now, several at once. Raises UsageError."""
+        """Prepare for `digest` of all these: hash what is in buckets now, several at once. Raises UsageError."""
         if self.remote_references is None:
             return
         wanted = dict.fromkeys(path for path in paths if is_object_url(path) and path not in self._digests)
@@ -169,9 +171,9 @@ class References:
             self._remember_digest(path, digest)
 
     def fetch(self, address: str, path: str) -> str:
-        """Fetch what lies in a bucket into a new file; its sha256.
+        """Download an object from a bucket into a new file, and return its sha256.
 
-        Raises UsageError when it is gone or not the one that was hashed before, StoreError when the bucket is away.
+        Raises UsageError if it is gone or has changed since it was hashed, StoreError if the bucket is away.
         """
         digest = self._require_remote().fetch(address, path)
         if self._digests.get(address) not in (None, digest):
@@ -185,18 +187,18 @@ class References:
         return self.remote_references
 
     def expect_digest(self, path: str, digest: str) -> None:
-        """What the file must be when it is loaded: sha256 in hex."""
+        """Set what the file must be when it is loaded: sha256 in hex."""
         self._digests[path] = digest
 
     def load(self, path: str) -> ReferenceImage:
-        """The picture ready to send. Raises UsageError, also when it is not the one that was hashed for the plan."""
+        """The image ready to send. Raises UsageError, also if it has changed since it was hashed for the plan."""
         if (ready := self._cached(path)) is not None:
             return ready
         with self.open(path) as file:
             return self._encode(path, file.read(self._file_max_bytes + 1))
 
     async def load_async(self, path: str) -> ReferenceImage:
-        """`load` without holding up the event loop; read and encoded once for all who ask meanwhile."""
+        """`load` without blocking the event loop; read and encoded once for all concurrent callers."""
         if (ready := self._cached(path)) is not None:
             return ready
         return await self._loading.do(path, lambda: self._read_and_encode(path))
@@ -214,7 +216,7 @@ class References:
         return await asyncio.to_thread(self._encode, path, data)
 
     def identify(self, path: str) -> ReferencePicture:
-        """What the file is, by its first bytes. path: real, below the folder. Raises UsageError."""
+        """What the file is, by its first bytes. path: real, inside the folder. Raises UsageError."""
         if (known := self._identified.get(path)) is not None:
             return known
         with self.open(path) as file:
@@ -224,7 +226,7 @@ class References:
         return self._remember(picture)
 
     def open_unchanged(self, path: str) -> IO[bytes]:
-        """The file at its start, hashed again. Raises UsageError when it is not the one that was hashed before."""
+        """The file at its start, hashed again. Raises UsageError if it has changed since it was hashed before."""
         file = self.open(path)
         try:
             before = self._digests.get(path)
@@ -237,7 +239,8 @@ class References:
         return file
 
     def redraw(self, path: str, target: str, kind: Literal["PNG", "JPEG"]) -> None:
-        """Into a new file, in a form that every model takes. Raises OSError, and UsageError as `open_unchanged` does."""
+        """Redraw the image into a new file, in a form that every model accepts. Raises OSError, and UsageError like
+        `open_unchanged`."""
         from batchgen.references.redraw import redraw  # Pillow, which few references need
 
         with self.open_unchanged(path) as file:
@@ -323,7 +326,7 @@ class References:
         )
 
     def open(self, path: str) -> IO[bytes]:
-        """The file, resolved again: what stood inside the folder when it was checked may be a link out of it now."""
+        """Open the file, resolved again: what was inside the folder when it was checked may be a link out of it now."""
         folder = next((each for each in self._folders if is_below(path, each)), self.folder)
         try:
             return open_regular(resolve_inside(folder, os.path.relpath(path, folder)))

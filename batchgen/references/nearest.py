@@ -1,4 +1,4 @@
-"""What a file's name was meant to be when there is none of that name: another case, form of Unicode, separator or ending."""
+"""Finds out which file was meant if there is none with a name: another case, form of Unicode, separator or ending."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import unicodedata
 from difflib import get_close_matches
 from itertools import islice
 
-ENTRIES_MAX = 20_000  # of one folder that are looked at
-FOLDERS_SHOWN = 5  # of those that are there
+ENTRIES_MAX = 20_000  # in one folder that are considered
+FOLDERS_SHOWN = 5  # of those that exist
 _ALIKE = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "heif": "heic"}
 
 
 def as_spelled(folder: str, name: str) -> str:
-    """The name in the form of Unicode that the folder has it in: a Mac writes é as two characters, a spreadsheet as one."""
+    """The name in the form of Unicode that the folder has: a Mac writes é as two characters, a spreadsheet as one."""
     if name.isascii() or "\x00" in name:
         return name
     spelled = ""
@@ -26,13 +26,13 @@ def as_spelled(folder: str, name: str) -> str:
 
 
 def nearest_name(folder: str, name: str, endings: tuple[str, ...] = ("",)) -> str:
-    """A trailing ` (did you mean 'x'?)`, or nothing. folder: where the name is looked for, and which is not left."""
+    """A trailing ` (did you mean 'x'?)`, or nothing. folder: where the name is looked for, and nowhere else."""
     meant = _nearest(folder, name, endings)
     return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def missing_folder(folder: str, name: str) -> str:
-    """The folder of a name, where it is the folder that is not there, with those that are; else nothing."""
+    """The folder of a name if it is the folder that does not exist, with those that do; else nothing."""
     parent = os.path.dirname(name)
     if os.path.isabs(name) or not parent or os.path.isdir(os.path.join(folder, parent)):
         return ""
@@ -47,7 +47,7 @@ def missing_folder(folder: str, name: str) -> str:
 
 
 def _nearest(folder: str, name: str, endings: tuple[str, ...] | None) -> str:
-    """endings: of the files that can be meant; None for a folder."""
+    """The nearest name. endings: of the files that can be meant; None for a folder."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     found: list[str] = []
     for n, part in enumerate(parts, 1):
@@ -76,14 +76,14 @@ def _nearest_entry(folder: str, name: str, endings: tuple[str, ...] | None) -> s
     stems = {os.path.splitext(key)[0]: each for key, each in alike.items()} if endings else {}
     if (same := stems.get(os.path.splitext(_key(name))[0])) is not None:
         return same
-    # Another number is another picture: 0045.jpg was not meant by 0046.jpg.
+    # Another number means another image: 0046.jpg was not a typo of 0045.jpg.
     candidates = [key for key in alike if _numbers(key) == _numbers(name)]
     close = get_close_matches(_key(name), candidates, n=1, cutoff=0.75)
     return alike[close[0]] if close else None
 
 
 def _key(name: str) -> str:
-    """The same for names that differ only in case, form of Unicode, or in how an ending is written."""
+    """A key that is the same for names that differ only in case, form of Unicode, or in how an ending is written."""
     stem, dot, ending = unicodedata.normalize("NFC", name).casefold().rpartition(".")
     return unicodedata.normalize("NFC", stem + dot + _ALIKE.get(ending, ending))
 

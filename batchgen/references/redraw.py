@@ -1,4 +1,4 @@
-"""A reference picture drawn anew in a format that every model takes: upright, in RGB of eight bits, its first frame."""
+"""Redraws a reference image in a format that every model accepts: upright, 8-bit RGB, its first frame."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image, ImageCms, ImageOps
 from batchgen.safe_open import private_opener
 from batchgen.store.pillow import NOT_READABLE
 
-SMALL_SIDE = 768  # pixels of the longer side; what models tile an image into
-JPEG_QUALITY = 95  # of a photograph that was one before
+SMALL_SIDE = 768  # pixels of the longer side; the tiles that models divide an image into
+JPEG_QUALITY = 95  # for what was a photograph before
 
 
 def redraw(source: IO[bytes], path: str, kind: Literal["PNG", "JPEG"]) -> None:
-    """Under its name when it is whole. Raises OSError."""
+    """Redraw an image. The file has its name when it is whole. Raises OSError."""
     about: dict[str, Any] = {"compress_level": 1} if kind == "PNG" else {"quality": JPEG_QUALITY, "subsampling": 0}
     try:
         with Image.open(source) as image:
@@ -29,7 +29,8 @@ def redraw(source: IO[bytes], path: str, kind: Literal["PNG", "JPEG"]) -> None:
 
 
 def small_jpeg(path: str) -> bytes:
-    """The image as it is looked at where its finest details do not count, on white where it is transparent. Raises OSError."""
+    """A small copy of the image for uses in which its finest details do not matter, on white where it is transparent.
+    Raises OSError."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (SMALL_SIDE, SMALL_SIDE))
@@ -45,7 +46,7 @@ def small_jpeg(path: str) -> bytes:
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """In RGB or RGBA. A profile of colours stays with colours that it describes."""
+    """The image in RGB or RGBA. A colour profile stays if it fits the colours."""
     if image.mode[:1] in ("I", "F"):
         image = _eight_bits(image)
     profile = image.info.get("icc_profile")
@@ -59,7 +60,8 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or more bits, or of floats, by its whole range: a plain conversion makes all above 255 white."""
+    """An image of 16 or more bits, or of floats, in 8-bit grey by its whole range: a plain conversion makes everything
+    above 255 white."""
     highest: Any = image.getextrema()[1]
     if image.mode == "F":
         factor = 255.0 if highest <= 1 else 1.0 if highest <= 255 else 255 / 65535
@@ -70,7 +72,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _by_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Printing colours as the picture's own profile says, else by the plain formula."""
+    """Printing colours converted by the image's own profile, else by the plain formula."""
     wanted = ImageCms.createProfile("sRGB")
     try:
         if image.mode == "LAB":

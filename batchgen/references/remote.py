@@ -1,5 +1,5 @@
-"""References in buckets: found, looked at, hashed and fetched, each object read no more often than it changes, which one small SQLite
-file remembers for all runs of this user."""
+"""References in buckets: found, identified, hashed and downloaded. Each object is read no more often than it changes,
+which a small SQLite file remembers for all runs of this user."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SCHEMA = (
 )
 T = TypeVar("T")
 MAX_PARALLEL = 16
-MAX_FAILURES_IN_A_ROW = 3  # then it is left alone, so that ten thousand items do not wait for it one after the other
+MAX_FAILURES_IN_A_ROW = 3  # then it is not asked again, so that ten thousand items do not wait for it one by one
 BACKOFF_S = 60.0
 _MAX_INSPECTED = 65_536
 
 
 class ReferenceBucket:
-    """One bucket. last_failure: why it could not be asked, the last `failures_in_a_row` times."""
+    """A bucket. last_failure: why it could not be asked, the last `failures_in_a_row` times."""
 
     def __init__(self, url: str) -> None:
         """Raises SettingsError."""
@@ -54,10 +54,10 @@ class ReferenceBucket:
 
 
 class RemoteReferences:
-    """Safe to use from several threads; pictures are found by one at a time."""
+    """The references in buckets. Several threads may use it; one at a time finds images."""
 
     def __init__(self, folder: Path | None, warn: Callable[[str], None], file_max_bytes: int = FILE_MAX_BYTES) -> None:
-        """folder: of the user's state, where what was learned of an object is remembered for other runs."""
+        """folder: of the user's state, which remembers what was learnt about an object for other runs."""
         self._object_cache = ObjectCache(folder, warn)
         self._file_max_bytes = file_max_bytes
         self._buckets: dict[str, ReferenceBucket] = {}
@@ -67,7 +67,7 @@ class RemoteReferences:
     # --- while the manifest is read
 
     def find(self, name: str) -> list[ReferencePicture]:
-        """The picture of this address, or those of a glob in order of name. Raises BadReferenceError."""
+        """The image with this address, or those of a glob in order of name. Raises BadReferenceError."""
         try:
             url, key = split_object_url(name)
         except ValueError as error:
@@ -119,7 +119,7 @@ class RemoteReferences:
                 ]
 
     def _inspect(self, bucket: ReferenceBucket, key: str, found: BlobInfo | None) -> tuple[BlobInfo, str]:
-        """The object and its MIME type, '' for no picture. found: as a listing has it. Raises FileNotFoundError."""
+        """The object and its MIME type, '' if it is not an image. found: from a listing. Raises FileNotFoundError."""
         address = f"{bucket.objects.url}/{key}"
         if (known := self._inspected.get(address)) is not None:
             return known
@@ -135,7 +135,7 @@ class RemoteReferences:
         return found, mime_type
 
     def _recall(self, address: str, found: BlobInfo) -> tuple[str, str]:
-        """MIME type and sha256 of the object as earlier runs have learned them."""
+        """The MIME type and sha256 of the object from earlier runs."""
         return self._object_cache.get(_cache_key(address), found.stamp, found.bytes)
 
     def _picture(
@@ -151,7 +151,7 @@ class RemoteReferences:
         return ReferencePicture(f"{bucket.objects.url}/{key}", mime_type, found.bytes)
 
     def _bucket(self, url: str) -> ReferenceBucket:
-        """Raises SettingsError, BucketUnavailable."""
+        """The bucket with an address. Raises SettingsError, BucketUnavailable."""
         bucket = self._buckets.get(url)
         if bucket is None:
             bucket = self._buckets[url] = ReferenceBucket(url)
@@ -162,7 +162,7 @@ class RemoteReferences:
     # --- what is in them
 
     def digests(self, addresses: Sequence[str]) -> Mapping[str, str]:
-        """sha256 in hex by address, several at once. Raises UsageError."""
+        """The sha256 in hex by address, computed several at once. Raises UsageError."""
         with ThreadPoolExecutor(MAX_PARALLEL) as pool:
             return dict(zip(addresses, pool.map(self._digest, addresses), strict=True))
 
@@ -185,7 +185,8 @@ class RemoteReferences:
         return sha256
 
     def fetch(self, address: str, path: str) -> str:
-        """Fetch it into a new file; its sha256. Raises UsageError when it is gone, BucketUnavailable, OSError."""
+        """Download it into a new file, and return its sha256. Raises UsageError if it is gone, BucketUnavailable,
+        OSError."""
         try:
             _, pieces = self._stat_and_stream(address)
         except FileNotFoundError:
@@ -222,7 +223,7 @@ def _gone_message(address: str) -> str:
 
 @contextmanager
 def _counting_failures(bucket: ReferenceBucket) -> Iterator[None]:
-    """Counts the times in a row that it could not be asked."""
+    """Count how often in a row the bucket could not be asked."""
     try:
         yield
     except BucketUnavailable as error:
@@ -236,12 +237,13 @@ def _counting_failures(bucket: ReferenceBucket) -> Iterator[None]:
 
 
 def _cache_key(address: str) -> str:
-    """An address means another object on another server."""
+    """The key of an address: on another server it means another object."""
     return f"{server}/{address}" if (server := storage_server(address, environment())) else address
 
 
 class ObjectCache:
-    """Safe to use from several threads. A memory that cannot be kept on disk is no reason to stop: it is said once."""
+    """Remembers objects. Several threads may use it. If it cannot be kept on disk, that is reported once and stops
+    nothing."""
 
     def __init__(self, folder: Path | None, warn: Callable[[str], None], max_objects: int = MAX_OBJECTS) -> None:
         """folder: of the user's state; None remembers nothing."""
@@ -252,13 +254,14 @@ class ObjectCache:
         self._lock = threading.Lock()
 
     def get(self, address: str, etag: str, size_bytes: int) -> tuple[str, str]:
-        """MIME type and sha256 of this very object, '' for what is not known."""
+        """The MIME type and sha256 of exactly this object, '' if unknown."""
         sql = "SELECT mime, sha256 FROM object WHERE (address, etag, bytes) = (?, ?, ?)"
         row = self._transact(lambda db: db.execute(sql, (address, etag, size_bytes)).fetchone())
         return (row[0], row[1]) if row is not None else ("", "")
 
     def put(self, address: str, etag: str, size_bytes: int, mime_type: str, sha256: str = "") -> None:
-        """In the place of what the address held before; of too many, those learned first are forgotten."""
+        """Remember an object, replacing the one that the address had before. If there are too many, the oldest are
+        forgotten."""
         if not etag:
             return
 

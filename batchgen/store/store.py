@@ -53,7 +53,7 @@ class Store(StoredFiles):
         self._receipts = ReceiptFiles(self, self.blobs, token)
 
     def with_spool(self, spool: str) -> Store:
-        """The same images with a worker's spool."""
+        """A store of these images with a worker's spool."""
         blobs = self.blobs if self.properties.remote else None
         other = Store(self.folder, spool, blobs)
         if self._receipts is not None:

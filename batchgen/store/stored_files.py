@@ -323,7 +323,7 @@ class StoredFiles(JobFolder):
         return False
 
     def read_sidecars(self, path: str, listed: Collection[str]) -> dict[str, str]:
-        """Of `listed`, the contents of the files that are beside the image at `path`, by ending."""
+        """The contents, by ending, of those files in `listed` that are beside the image at `path`."""
         found = {}
         for ending in SIDECARS:
             if (name := sidecar_path(path, ending)) in listed:

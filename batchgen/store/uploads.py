@@ -70,7 +70,7 @@ class Uploads:
         return waits
 
     def displace_pending(self, pictures: Sequence[SpooledPath]) -> list[SpooledPath]:
-        """Of two images that wait for one name, the earlier makes way. Returns (its new path, its spool name)."""
+        """Let the earlier of two images that wait for one name make way. Returns (its new path, its spool name)."""
         displaced: list[SpooledPath] = []
         if not any(self.pending.get(path, spool) != spool for spool, path in pictures):
             return displaced
