@@ -18,19 +18,13 @@ from batchgen.report.gallery_pages import GalleryIndex, ItemFacts, with_items
 from batchgen.settings import state_folder
 
 
-def manifest_info(manifest: str, invocation: Invocation) -> ManifestInfo:
-    """The manifest's quotas, limits and order; if it is gone or broken, the quotas that batchgen knows."""
+def manifest_info(manifest: str, invocation: Invocation, index: GalleryIndex | None = None) -> ManifestInfo:
+    """The manifest's quotas, limits and order; if it is gone or broken, the quotas that batchgen knows. index: takes its
+    items, which else are in the answer."""
     try:
         info, items = _open_manifest(manifest, invocation)
-        return with_items(info, items)
-    except (BatchgenError, OSError, ValueError):
-        return ManifestInfo()
-
-
-def index_manifest(manifest: str, invocation: Invocation, index: GalleryIndex) -> ManifestInfo:
-    """The manifest's information, with its items put into the index."""
-    try:
-        info, items = _open_manifest(manifest, invocation)
+        if index is None:
+            return with_items(info, items)
         index.add_items(items)
     except (BatchgenError, OSError, ValueError):
         return ManifestInfo()

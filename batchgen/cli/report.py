@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batchgen.cli.gallery_manifest import index_manifest
+from batchgen.cli.gallery_manifest import manifest_info
 from batchgen.cli.invocation import Invocation
 from batchgen.cli.job_folder import JobFolder, find_job
 from batchgen.errors import UsageError
@@ -48,7 +48,7 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     folder = found.folder
     path = Path(options.target).absolute() if options.target else folder / gallery.FILE_NAME
     with open_history(folder) as ledger, closing(GalleryIndex()) as index:
-        info = index_manifest(ledger.meta("manifest") or "", invocation, index)
+        info = manifest_info(ledger.meta("manifest") or "", invocation, index)
         store, pages = open_store_of(folder, ledger), GalleryPages(ledger, folder, info, index, time.time())
         # For a bucket: the page finds full images once it is there too.
         links = gallery.LinkFolders(path.parent if store.url else folder, info.folder)

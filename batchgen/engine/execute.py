@@ -83,8 +83,7 @@ class Execution:
     async def _finish_earlier(self, ticket: Ticket, taken: OpenAttempt) -> None:
         if taken.job is not None:
             await self._context.ledger.adopt_job(taken.id)
-            in_flight, profile = InFlight(taken.id), self._context.routes[ticket.lane].profile
-            in_flight.sent_at = taken.started_at
+            in_flight, profile = InFlight(taken.id, taken.started_at), self._context.routes[ticket.lane].profile
             attempt = replace(AnsweredAttempt.from_record(taken, profile, taken.facts), sample=ticket.sample)
             progress = JobProgress(ticket.lane, taken.started_at, is_unasked=True)
             receiving = self._receiver.finish_job(attempt, in_flight, taken.job, progress)

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -28,16 +28,14 @@ FIRST_RETRY_DELAY_S, MAX_RETRY_DELAY_S = 1.0, 32.0
 T = TypeVar("T")
 
 
+@dataclass(eq=False, slots=True)
 class InFlight:
     """An attempt in flight: what was sent, what was received, and its images that are on disk, by number."""
 
-    __slots__ = ("answer", "attempt", "sent_at", "spooled")
-
-    def __init__(self, attempt: int) -> None:
-        self.attempt = attempt
-        self.sent_at: float | None = None
-        self.answer: HttpAnswer | None = None
-        self.spooled: list[SpoolFile] = []
+    attempt: int
+    sent_at: float | None = None
+    answer: HttpAnswer | None = None
+    spooled: list[SpoolFile] = field(default_factory=list)
 
 
 class Exchange:

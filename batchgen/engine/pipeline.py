@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from types import TracebackType
 
 from batchgen.engine.attempts import AttemptRecorder
 from batchgen.engine.context import RunContext
@@ -51,7 +50,7 @@ class DeferredUploads:
             self._task = asyncio.create_task(self._retry_until_uploaded())
         return self
 
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
     async def finish(self) -> int:

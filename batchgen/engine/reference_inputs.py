@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from types import TracebackType
 
 from batchgen.engine.context import RunContext
 from batchgen.engine.dependents import Dependents
@@ -72,7 +71,7 @@ class ReferenceInputs:
         shutil.rmtree(self._folder, ignore_errors=True)
         return self
 
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._single_flight.stop()
         await self._uploads.in_flight.stop()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -107,7 +107,8 @@ async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: 
                     await loop.run_in_executor(thread, _say_and_listen, connection, member)
                     said_s = time.monotonic()
                     pulse.beat()
-                if await loop.run_in_executor(thread, connection.wait_for_notification, _listen_s()):
+                listen_s = min(LISTEN_S, queue.HEARTBEAT_S)
+                if await loop.run_in_executor(thread, connection.wait_for_notification, listen_s):
                     wake()
             except LedgerError as error:
                 # Connect anew at this pace; a connection that reconnects by itself waits longer each time.
@@ -120,10 +121,6 @@ async def keep_alive(url: str, member: Member, wake: Callable[[], None], pulse: 
         if connection is not None:
             thread.submit(connection.close)
         thread.shutdown(wait=False)
-
-
-def _listen_s() -> float:
-    return min(LISTEN_S, queue.HEARTBEAT_S)
 
 
 def _say_and_listen(connection: PostgreSQL, member: Member) -> None:
