@@ -65,6 +65,8 @@ def print_repair(done: Repair, print_line: Callable[..., None], *, with_manifest
     ):
         for path in paths:
             print_line(f"{label}: {path}", "yellow")
+    if done.gone:
+        print_line("put back what is missing or changed and repair again; or move it away, and a run makes it again")
 
 
 def find_repair_folder(job: str, output: str | None) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job
+from batchgen.cli.job_folder import find_job, run_arguments_text
 from batchgen.ledger.derivatives import DerivativeReader
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE as RESULTS
@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class VerifyResult:
-    """The result. checked: files that match the ledger. gone: missing, but their sample has a later image. extra: files
-    from elsewhere."""
+    """The result. checked: files that match the ledger. gone: missing or changed, but their sample has a later image. extra:
+    files from elsewhere."""
 
     checked: int = 0
     bytes: int = 0
@@ -62,7 +62,7 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
     if as_json:
         invocation.answer({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
     else:
-        print_result(invocation.out, findings)
+        print_result(invocation.out, findings, *run_arguments_text(job, folder))
     return 0 if findings.is_intact else EXIT_DAMAGED
 
 
@@ -83,10 +83,12 @@ def verify(folder: Path, reader: Reader, console: Console) -> VerifyResult:
             case "right":
                 findings.checked += 1
                 findings.bytes += size
+            case _ if not latest:
+                findings.gone.append(path)
             case "changed":
                 findings.changed.append(path)
             case "missing":
-                (findings.missing if latest else findings.gone).append(path)
+                findings.missing.append(path)
     if console.live and total:
         console.stream.write("\r\x1b[K")
     for path in verify_derivatives(store, reader, findings):
@@ -142,12 +144,13 @@ def foreign_candidates(store: Store) -> Iterator[str]:
             yield found.path
 
 
-def print_result(out: Console, findings: VerifyResult) -> None:
+def print_result(out: Console, findings: VerifyResult, arguments: str, emulate: str) -> None:
+    run = f"batchgen run {arguments}{emulate}"
     for label, style, paths in (
         ("missing", "red", findings.missing),
         ("changed", "red", findings.changed),
         ("derivative missing or changed", "red", findings.derived_amiss),
-        ("gone, made again since", "dim", findings.gone),
+        ("gone or changed, made again since", "dim", findings.gone),
         ("not in the ledger", "dim", findings.extra),
     ):
         for path in paths[:MAX_SHOWN]:
@@ -161,9 +164,9 @@ def print_result(out: Console, findings: VerifyResult) -> None:
         return
     out.line(f"{good}; {len(findings.missing):,} missing, {len(findings.changed):,} changed", "bold yellow")
     if findings.waiting:
-        out.line(f"{findings.waiting:,} in the spool: `batchgen run` uploads them, and nothing is bought again")
+        out.line(f"{findings.waiting:,} in the spool: `{run}` uploads them, and nothing is bought again")
     if findings.missing or findings.changed:
-        out.line("a missing image is made again by `batchgen run`, a changed one is not: put the original back, or")
-        out.line("`batchgen run --fresh --only ID` makes it again and keeps the changed file in superseded/")
+        out.line(f"a missing image is made again by `{run}`, a changed one is not: put the original back, or")
+        out.line(f"`{run} --fresh --only ID` makes it again and keeps the changed file in superseded/")
     if findings.derived_amiss:
-        out.line("derivatives are made again by `batchgen run` and `batchgen post`, and nothing is sent for them")
+        out.line(f"derivatives are made again by `{run}` and `batchgen post {arguments}`, and nothing is sent for them")

@@ -81,10 +81,11 @@ def balance_text(found: BillingCheck) -> str:
     return f"{formatting.count(found.billed, 'request')} billed: {', '.join(terms)}"
 
 
-def billing_lines(of_run: BillingCheck, of_all: BillingCheck) -> list[str]:
+def billing_lines(of_run: BillingCheck, of_all: BillingCheck, folder: str) -> list[str]:
     """A line about what the last run was billed for, unless it was all for images, and a second one if it does not
     balance."""
-    lines = [f"{balance_text(of_run)}; `batchgen status --billing` has the details"] if of_run.beyond else []
+    details = f"`batchgen status {formatting.shell_path(folder)} --billing` has the details"
+    lines = [f"{balance_text(of_run)}; {details}"] if of_run.beyond else []
     return lines if of_all.holds else [*lines, UNBALANCED]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Mapping
 
@@ -68,3 +70,11 @@ def join_counts(counts: Mapping[str, int]) -> str:
     """Counts such as `9 succeeded, 1 refused`, the largest first, without zeros."""
     parts = sorted(((number, name) for name, number in counts.items() if number), key=lambda part: (-part[0], part[1]))
     return ", ".join(f"{number:,} {name}" for number, name in parts)
+
+
+def shell_path(path: str) -> str:
+    """A path as a person types it here; absolute if the working folder is gone, or on another drive of Windows."""
+    try:
+        return shlex.quote(os.path.relpath(path))
+    except (OSError, ValueError):
+        return shlex.quote(path)

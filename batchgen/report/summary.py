@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from batchgen.errors import LINK_PENDING_REASONS
@@ -184,7 +182,7 @@ def problem_blocks(job: view.JobView) -> Iterator[tuple[str, list[str]]]:
         yield "warned", _warned(job)
     if job.uncertain:
         yield "uncertain", _uncertain(job)
-    if lines := billing_lines(job.account_of_run, job.account):
+    if lines := billing_lines(job.account_of_run, job.account, job.folder):
         yield "account", lines
     if job.outages:
         yield "down", [outage_summary(outage) for outage in job.outages]
@@ -298,8 +296,8 @@ def _flagged(summary: view.RunSummary) -> list[str]:
 
 def next_steps(summary: view.RunSummary) -> list[str]:
     """What to type now, depending on the exit code."""
-    manifest = _shell_path(summary.manifest) if summary.manifest else "MANIFEST"
-    output = f" --output {_shell_path(summary.folder)}" if summary.own_folder else ""
+    manifest = formatting.shell_path(summary.manifest) if summary.manifest else "MANIFEST"
+    output = f" --output {formatting.shell_path(summary.folder)}" if summary.own_folder else ""
     engine = "" if summary.engine == "online" else f" --engine {summary.engine}"
     run = f"batchgen run {manifest}{output}{engine}" + (" --emulate" if summary.emulated else "")
     match summary.exit_code:
@@ -333,14 +331,6 @@ def next_steps(summary: view.RunSummary) -> list[str]:
         case 7 | 129 | 130 | 143:
             return [f"{run} goes on from here"]
     return []
-
-
-def _shell_path(path: str) -> str:
-    """A path as a person types it here; absolute if the working folder is gone, or on another drive of Windows."""
-    try:
-        return shlex.quote(os.path.relpath(path))
-    except (OSError, ValueError):
-        return shlex.quote(path)
 
 
 def _steps_after_failures(summary: view.RunSummary, run: str, retry: str) -> list[str]:

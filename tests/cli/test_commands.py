@@ -593,7 +593,7 @@ def test_what_was_billed_is_one_line_of_the_last_run_and_the_details_on_request(
     first = batchgen("run", manifest, "--emulate", "--json")
     account = [line for line in first.err.splitlines() if line.startswith("account")]
     assert account == [
-        "account   3 requests billed: 2 for images, 1 possibly billed twice; `batchgen status --billing` has the details"
+        "account   3 requests billed: 2 for images, 1 possibly billed twice; `batchgen status job.emulated --billing` has the details"
     ]
     assert first.json["account_of_run"] == first.json["account"]
     folder = manifest.replace(".yaml", ".emulated")

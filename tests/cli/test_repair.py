@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
@@ -210,3 +212,17 @@ def test_a_kept_answer_outlives_its_ledger(batchgen, write, place, monkeypatch):
     assert batchgen("run", str(manifest)).code == 0
     assert requests(place) == len(ITEMS)
     assert json.loads(batchgen("status", str(manifest), "--json").out)["unread"] == {"answers": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize("output", [[], ["--output", "else where"]])
+def test_what_verify_advises_helps_when_it_is_typed_as_it_stands(batchgen, write, tmp_path, output):
+    manifest = str(write({"mug": "A mug"}))
+    write({"jug": "A jug"}, name="other.yaml")  # so that a command without a manifest means none
+    assert batchgen("run", manifest, "--emulate", *output).code == 0
+    folder = tmp_path / (output[-1] if output else "job.emulated")
+    (picture,) = folder.glob("mug.*")
+    picture.write_bytes(picture.read_bytes() + b"x")
+    answer = batchgen("verify", str(folder))
+    (command,) = re.findall(r"`batchgen (run [^`]*--only) ID`", answer.out)
+    assert batchgen(*shlex.split(command), "mug").code == 0, command
+    assert (answer.code, batchgen("verify", str(folder)).code) == (3, 0)

@@ -41,13 +41,13 @@ def test_every_request_beyond_the_wanted_ones_has_its_kind(request_, kind):
 
 def test_books_without_anything_beyond_say_nothing():
     found = billing_check(200, 200, [])
-    assert billing_lines(found, found) == []
+    assert billing_lines(found, found, "job") == []
 
 
 def test_books_that_do_not_balance_are_called_a_bug():
     for found in (billing_check(201, 200, []), billing_check(201, 200, [MADE])):
         assert not found.holds
-        assert "bug" in "".join(billing_lines(found, found))
+        assert "bug" in "".join(billing_lines(found, found, "job"))
 
 
 async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what_was_beyond(tmp_path):
@@ -62,8 +62,8 @@ async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what
             ("i0", "again"), ("i1", "again"), ("i2", "maybe_twice"),
         }  # fmt: skip
         assert (last.billed, last.wanted, last.beyond, last.holds) == (1, 1, {}, True)
-        assert billing_lines(last, found) == []  # of earlier runs only `status --billing` speaks
+        assert billing_lines(last, found, "job") == []  # of earlier runs only `status --billing` speaks
         assert (
-            len(billing_lines(found, found)) == 1
-            and "6 requests billed: 3 for images, " in billing_lines(found, found)[0]
+            len(billing_lines(found, found, "job")) == 1
+            and "6 requests billed: 3 for images, " in billing_lines(found, found, "job")[0]
         )
