@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ ODD_VALUES: tuple[Any, ...] = (
     {},
     {"": []},
 )
+_NOTHING = object()  # in place of a value that is taken away
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEElEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5ErkJggg=="
 MESSAGE_MAX_CHARS = 600
 MAX_ODD_BODIES = 2000
@@ -84,22 +84,11 @@ def odd_bodies(body: bytes) -> Iterator[bytes]:
         whole = json.loads(body)
     except ValueError:
         return
-    number = 0
-    for path in _paths(whole):
-        for odd in ODD_VALUES:
-            yield json.dumps(_with(whole, path, partial(_put, odd))).encode()
-            number += 1
-        yield json.dumps(_with(whole, path, _take_away)).encode()
-        if number > MAX_ODD_BODIES:
+    for number, path in enumerate(_paths(whole), 1):
+        for odd in (*ODD_VALUES, _NOTHING):
+            yield json.dumps(_with(whole, path, odd)).encode()
+        if number * len(ODD_VALUES) > MAX_ODD_BODIES:
             return
-
-
-def _put(odd: Any, parent: Any, key: Any) -> None:
-    parent[key] = odd
-
-
-def _take_away(parent: Any, key: Any) -> None:
-    del parent[key]
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -109,11 +98,14 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from _paths(child, (*path, key))
 
 
-def _with(whole: Any, path: Sequence[Any], change: Callable[[Any, Any], object]) -> Any:
+def _with(whole: Any, path: Sequence[Any], value: Any) -> Any:
     changed = parent = deepcopy(whole)
     for key in path[:-1]:
         parent = parent[key]
-    change(parent, path[-1])
+    if value is _NOTHING:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
     return changed
 
 
