@@ -38,8 +38,7 @@ _MAX_REFERENCE_PIXELS = 64_000_000
 _KEPT_BYTES = 256 * 1024 * 1024
 LINKS_PATH = "/cdn/generations"
 _MOST_FETCHED_BYTES = 20 * 1024 * 1024
-
-
+# The background that is asked for, in exactly these words, when an image is to be cut out.
 _BACKDROP = re.compile(r"\bpure \w+ background \((#[0-9a-f]{6})\)", re.IGNORECASE)
 
 
@@ -134,8 +133,8 @@ def _drawn(picture: Picture) -> Image.Image:
     flaw, count = picture.flaw.partition("=")[0], int(picture.flaw.partition("=")[2] or 0)
     if flaw == "blank":
         return Image.new("RGB", picture.pixels)
-    if (backdrop := _backdrop(picture.prompt)) is not None:
-        return _subject_on(backdrop, picture.pixels)
+    if found := _BACKDROP.search(picture.prompt):
+        return _subject_on(found[1], picture.pixels)
     if flaw == "twin":
         same = replace(picture, prompt="", index=0, seed=None, references=(), history=(), nonce=1)
         picture = replace(same, title="The same for every prompt")
@@ -179,12 +178,6 @@ def _letter(image: Image.Image, picture: Picture) -> None:
         for offset, fill in ((shadow, (0, 0, 0)), (0, (255, 255, 255))):
             place = (margin + offset, margin + offset)
             draw.multiline_text(place, text, font=font, fill=fill, spacing=size_px * 0.2)
-
-
-def _backdrop(prompt: str) -> str | None:
-    """The colour of the background that is asked for as exactly as for a picture that is to be cut out."""
-    found = _BACKDROP.search(prompt)
-    return found[1] if found else None
 
 
 def _subject_on(backdrop: str, pixels: tuple[int, int]) -> Image.Image:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,7 +31,6 @@ from batchgen.errors import (
 )
 from batchgen.providers.answer_body import (
     MESSAGE_MAX_CHARS,
-    AnswerModel,
     clean_line,
     is_markup,
     malformed_error,
@@ -41,14 +40,13 @@ from batchgen.providers.answer_body import (
 from batchgen.providers.server_faults import (
     BLOCKED_BY_FILTER,
     ONE_MODEL_FORBIDDEN,
+    AnswerT,
     foreign_json_error,
     hinted_delay_s,
     not_the_api_error,
     server_fault,
 )
 from batchgen.records import Response
-
-E = TypeVar("E", bound=AnswerModel)
 
 # google.rpc.Code -> HTTP, for errors inside a 200 and in lines of a batch (googleapis/google/rpc/code.proto).
 HTTP_OF_RPC: Mapping[int, int] = dict(
@@ -108,7 +106,7 @@ def read_error(response: Response) -> ProviderError:
     return classify(GoogleError(status, clean_line(message), delay_s=hinted_delay_s(response), raw_message=raw))
 
 
-def parse_answer(kind: type[E], response: Response) -> E:
+def parse_answer(kind: type[AnswerT], response: Response) -> AnswerT:
     """A 2xx body as `kind`. Raises the ProviderError of any other status, and of a body that is not such an answer."""
     if not response.is_success:
         raise read_error(response)
