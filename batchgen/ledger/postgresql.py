@@ -200,8 +200,7 @@ class PostgreSQL:
                     if not self.pooled or self._in_snapshot or query.startswith("BEGIN"):
                         self._enter(connection, schema)
                         return connection.execute(query, values)
-                    # Both in one message, which is one transaction.
-                    path = self._search_path(schema)
+                    path = self._search_path(schema)  # set in the same message, which is one transaction
                     cursor = connection.execute(f"{_TRANSACTION_SETUP}; {query}", (path, *(values or ())))
                     cursor.nextset()
                     return cursor

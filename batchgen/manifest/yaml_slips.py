@@ -21,10 +21,10 @@ Slip = tuple[Position, str]  # where, and what is said about it
 
 @dataclass(frozen=True, slots=True)
 class BrokenYaml:
-    """Where reading stopped. line, column: from 0; opened: the place, from 0, of what could not be finished, (-1, 0)
-    for none.
+    """Where the parser stopped, and what it was reading.
 
-    scalar: the last one that was read, as an event of the parser.
+    line, column: from 0. opened: the place, from 0, of the construct that could not be finished; (-1, 0) for none.
+    scalar: the last scalar that was read, as an event of the parser.
     """
 
     lines: list[str]
@@ -50,7 +50,7 @@ class BrokenYaml:
 
 
 def explain(text: str, error: Any, scalar: Any) -> Slip | None:
-    """What was intended, if a parser's error with a mark tells; None if no common mistake explains it."""
+    """Recognise a common mistake behind a parser's error that has a mark, None when there is none."""
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     if mark is None:
         return None
@@ -66,7 +66,7 @@ def without_value(key: str) -> str:
 
 
 def begins_with(start: str) -> str:
-    """What was intended by an unquoted text that begins with a character which means something else in YAML."""
+    """Say what was meant by unquoted text that begins with a character YAML gives another meaning."""
     if start[0] in "|>":
         return f"behind {start} the text begins on the next line, further indented; or put it in quotes"
     if start[0] == "{" and len(start) > 1:
@@ -75,7 +75,7 @@ def begins_with(start: str) -> str:
 
 
 def spacing_problem(text: str) -> tuple[int, str] | None:
-    """What is wrong with the spaces of a line, and in which column, from 0."""
+    """Describe what is wrong with the spaces of a line, with the column, from 0."""
     indent = text[: len(text) - len(text.lstrip(" \t"))]
     if "\t" in indent:
         return indent.index("\t"), "a tab in the indentation; YAML takes spaces only: replace it with spaces"
@@ -128,8 +128,10 @@ def _text_behind_quotes(broken: BrokenYaml) -> Slip | None:
 
 
 def _spacing(broken: BrokenYaml) -> Slip | None:
-    """What was intended by odd spacing in this line, the one above, or the one where it began: a parser only notices it
-    here."""
+    """Say what was meant where this line, the one above or the one where the construct began is oddly spaced.
+
+    The parser only notices such a slip here.
+    """
     above = max((n for n in range(broken.line) if broken.lines[n].strip()), default=-1)
     for line in dict.fromkeys((broken.line, broken.opened[0], above)):
         if 0 <= line < len(broken.lines) and (found := spacing_problem(broken.lines[line])) is not None:

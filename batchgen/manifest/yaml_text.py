@@ -24,19 +24,19 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
-# Fields and variables that hold prose, in which a # is rarely meant as a comment; two spaces and `# ` mean one.
+# Fields and variables that hold prose, where a # is rarely meant as a comment; two spaces and `# ` mean one.
 _PROSE = frozenset(
     ("prompt", "turns", "system", "negative_prompt", "no_image_suffix", "vars", "matrix", "zip", "include")
 )
 _CUT = re.compile(r"(?![ \t]{2,}# )[ \t]+(#.*)")
-_NOT_A_KEY = re.compile(rf"^-|[{yaml_slips.ODD_SPACES}]")  # or one with a slip in its line
+_NOT_A_KEY = re.compile(rf"^-|[{yaml_slips.ODD_SPACES}]")  # or a key with a slip in its line
 _CUT_SHOWN_CHARS = 40
 _TEXT_TAGS = frozenset(("!", "tag:yaml.org,2002:str"))
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Mapping(dict[str, Any]):
-    """A mapping that knows where it and each of its keys stand."""
+    """A mapping that remembers its own position and that of each key."""
 
     __slots__ = ("marks", "position")
     marks: dict[str, Position]
@@ -44,7 +44,7 @@ class Mapping(dict[str, Any]):
 
 
 class Sequence(list[Any]):
-    """A list that knows where it and each of its elements stand."""
+    """A list that remembers its own position and that of each element."""
 
     __slots__ = ("marks", "position")
     marks: list[Position]
@@ -52,7 +52,7 @@ class Sequence(list[Any]):
 
 
 class WrittenInt(int):
-    """A number that was written otherwise than Python writes it, such as 0042; a template prints it as it was written."""
+    """A number written differently than Python would write it, such as 0042; a template prints it as written."""
 
     written: str
 
@@ -61,7 +61,7 @@ class WrittenInt(int):
 
 
 class WrittenFloat(float):
-    """A float that was written otherwise than Python writes it, such as 1.10 or 12E5."""
+    """A float written differently than Python would write it, such as 1.10 or 12E5."""
 
     written: str
 
@@ -70,7 +70,7 @@ class WrittenFloat(float):
 
 
 class YamlError(Exception):
-    """Reading cannot go on: broken syntax, or a bound that was passed."""
+    """Reading cannot go on: the syntax is broken, or a limit was exceeded."""
 
     def __init__(self, position: Position, message: str) -> None:
         super().__init__(message)
@@ -87,8 +87,8 @@ class Document(NamedTuple):
 
 
 def load(text: str) -> Document:
-    """Raises YamlError. Nothing but plain data ever comes out."""
-    # A colon-space inside a flow "16:9" is no trouble; a BOM is, for column 1.
+    """Read one document; nothing but plain data ever comes out. Raises YamlError."""
+    # A colon inside a flow "16:9" does no harm; a byte order mark would shift column 1.
     text = text.removeprefix("\ufeff")
     builder = _Builder(text)
     try:
@@ -109,7 +109,7 @@ def load(text: str) -> Document:
 
 
 def position_at(value: Any, path: FieldPath) -> Position:
-    """Where the key or element at `path` stands; as far down as the path leads."""
+    """The position of the key or element at `path`, following it as far down as it leads."""
     position: Position = getattr(value, "position", (0, 0))
     for step in path:
         if isinstance(value, Mapping) and step in value.marks:
@@ -127,7 +127,7 @@ class _Builder:
         self.warnings: list[Remark] = []
         self.last_scalar: Any = None
         self._lines = text.splitlines()
-        self._unused_anchors: dict[str, Position] = {}  # of texts that are not in quotes
+        self._unused_anchors: dict[str, Position] = {}  # of values that are not in quotes
         self._loader = _Loader(text)
         self._anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many nodes it holds
         self._nodes = 0
@@ -153,7 +153,10 @@ class _Builder:
             loader.dispose()
 
     def _node(self, event: Any, depth: int, field: str) -> Any:
-        """field: the nearest one above that holds prose, else the one that the node belongs to."""
+        """Read the node that begins with `event`.
+
+        field: the nearest field above that holds prose, else the one that the node belongs to.
+        """
         position = _position(event.start_mark)
         if depth > DEPTH_MAX:
             raise YamlError(position, f"nested deeper than {DEPTH_MAX} levels")
@@ -177,7 +180,7 @@ class _Builder:
         return value
 
     def _look_for_slips(self, event: Any, position: Position, field: str) -> None:
-        """What is good YAML and hardly what its author meant."""
+        """Report valid YAML that is hardly what its author meant."""
         self.last_scalar = event
         if event.style:
             return
@@ -205,7 +208,7 @@ class _Builder:
 
     def _scalar(self, event: Any, position: Position) -> Any:
         text: str = event.value
-        if event.style or event.tag in _TEXT_TAGS:  # quoted, or said to be text
+        if event.style or event.tag in _TEXT_TAGS:  # quoted, or tagged as text
             if event.tag == "!" and not event.style and " " in text:
                 self.problems.append((position, "", yaml_slips.begins_with("!")))
             return text
@@ -242,7 +245,7 @@ class _Builder:
             value.append(self._node(event, depth + 1, field))
 
     def _mapping(self, start: Any, depth: int, field: str) -> Any:
-        """A mapping; a template that is not in quotes is one in YAML, and comes as the text that was meant."""
+        """Read a mapping; an unquoted template, which YAML takes for one, becomes the text that was meant."""
         value = Mapping()
         value.position, value.marks = _position(start.start_mark), {}
         merged: list[tuple[Any, Position]] = []
@@ -274,7 +277,8 @@ class _Builder:
         return value
 
     def _key(self, event: Any, depth: int, at: Position) -> Any:
-        """Raises YamlError where the spaces before it are none to YAML, which makes of all that follows another document."""
+        """Read a key. Raises YamlError where the spaces before it are not spaces to YAML, which changes all that
+        follows."""
         if isinstance(event, yaml.ScalarEvent) and not event.style and _NOT_A_KEY.search(event.value):
             slip = yaml_slips.spacing_problem(self._lines[at[0] - 1])
             if slip is not None:
@@ -282,11 +286,11 @@ class _Builder:
         return self._node(event, depth + 1, "")
 
     def _has_colon(self, mark: Any) -> bool:
-        """Whether a colon follows the key of a flow mapping that ends there, or perhaps does in the next line."""
+        """Whether a colon follows the key of a flow mapping that ends there, or may follow in the next line."""
         return self._lines[mark.line][mark.column :].lstrip()[:1] in ("", ":")
 
     def _bare_template(self, position: Position) -> str:
-        """The text that was meant, up to the end of its line. The rest of the mapping is read over."""
+        """The text that was meant, up to the end of its line; the rest of the mapping is skipped."""
         depth = 1
         event: Any = None
         while depth:
@@ -297,7 +301,7 @@ class _Builder:
         return self._lines[position[0] - 1][position[1] - 1 : end]
 
     def _merge(self, value: Mapping, inner: Any, at: Position) -> None:
-        """`<<: *name`: what is not given here is taken from there. Source: yaml.org/type/merge.html."""
+        """Apply `<<: *name`: take what is missing here from there. Source: yaml.org/type/merge.html."""
         for other in inner if isinstance(inner, Sequence) else [inner]:
             if not isinstance(other, Mapping):
                 self.problems.append((at, "<<", "must name a mapping"))

@@ -1,6 +1,6 @@
-"""What installed packages bring: their entry points, by group and name, and their models, each in a file like ours.
+"""What installed packages provide: their entry points, by group and name, and their models, in files like ours.
 
-Reading them takes 20 ms, so nothing here is asked before a name is met that is not among ours.
+Reading entry points takes 20 ms, so nothing here is asked before a name turns up that is not one of ours.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ def installed(group: str) -> Mapping[str, EntryPoint]:
 
 
 def package_of(point: EntryPoint) -> str:
-    """Name and version."""
+    """The name and version of the package that registered an entry point."""
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.value
 
 
 @dataclass(frozen=True, slots=True)
 class PackageModels:
-    """profiles: of all packages, in the order of their names. ids: a pattern of ids, and whose they are. problems: why a
-    package's file cannot be used; none of its models is known then."""
+    """The models of all installed packages.
+
+    profiles: in the order of the packages' names. ids: a pattern of model ids, and the provider they belong to.
+    problems: why a package's file cannot be used; none of its models is known then.
+    """
 
     profiles: tuple[Profile, ...]
     ids: tuple[tuple[str, str], ...]
@@ -48,9 +51,9 @@ class PackageModels:
 
 @lru_cache(maxsize=1)
 def package_models() -> PackageModels:
-    import yaml  # not in the processes of checks, which ask for what is registered alone
+    import yaml  # not in the processes of checks, which only ask what is registered
 
-    from batchgen.profiles.file import built_in_profiles, line_of, load_file, models_of  # it brings yaml too
+    from batchgen.profiles.file import built_in_profiles, line_of, load_file, models_of  # this imports yaml too
 
     profiles, ids, problems = list[Profile](), list[tuple[str, str]](), list[str]()
     for name, point in sorted(installed(MODELS).items()):
@@ -79,13 +82,16 @@ def package_models() -> PackageModels:
 
 
 def guess_package(model: str) -> str | None:
-    """The provider of the package whose `ids` match all of it."""
+    """The provider of the package whose `ids` match the whole name."""
     return next((name for pattern, name in package_models().ids if re.fullmatch(pattern, model, re.DOTALL)), None)
 
 
 def _file_of(value: str) -> Path:
-    """value: `package:FILE`. The package is found and not imported. Raises ImportError, ValueError."""
-    from importlib.util import find_spec  # with the entry points
+    """The path of a package's file, found without importing the package.
+
+    value: `package:FILE`. Raises ImportError, ValueError.
+    """
+    from importlib.util import find_spec  # imported along with the entry points
 
     module, _, name = value.partition(":")
     spec = find_spec(module.strip())
@@ -96,7 +102,7 @@ def _file_of(value: str) -> Path:
 
 
 def _check_providers(file: Mapping[str, Any], found: Iterable[Profile], built_in: Set[str]) -> None:
-    """Raises FactError for a provider that nobody has registered."""
+    """Refuse a provider that nobody has registered. Raises FactError."""
     known = built_in | installed(CODECS).keys()
     named: list[tuple[tuple[str, ...], str]] = [(("provider",), file["provider"])]
     named += [(("models", str(n), "provider"), profile.provider) for n, profile in enumerate(found)]

@@ -1,4 +1,4 @@
-"""What a request will cost, and what it did cost. A price that is unknown is None, never 0."""
+"""What a request will cost, and what it did cost. An unknown price is None, never 0."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from batchgen.profiles.profile import Prices, Profile
 from batchgen.records import Item, Question, Sample, Usage
 
-# What a turn that is sent back says beside its picture, where text was asked for; a sentence or two in recorded answers.
+# Text beside the picture in a turn that is sent back, where text was asked for: a sentence or two in recorded answers.
 TURN_TEXT_TOKENS = 50
 
 
 def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False, tier: str | None = None) -> float | None:
-    """US dollars that one request will cost, with all that it carries; None when the table of prices does not say.
+    """Estimate the US dollars of one request with all that it carries; None when the table of prices does not say.
 
-    profile: of the model that serves it. tier: in place of the item's own. The pictures come from the table, what goes with
-    them from `typical_usage`; a model without prices by the token bills by the picture alone. What `extra` adds is not known
-    here.
+    profile: of the model that serves it. tier: in place of the item's own. The pictures come from the table, what goes
+    with them from `typical_usage`; a model without prices per token bills by the picture alone. What `extra` adds is
+    unknown here.
     """
     item, prices = sample.item, profile.prices
     each = prices.image_usd.get(item.image_size or profile.default_size)
@@ -32,8 +32,11 @@ def estimate_usd(profile: Profile, sample: Sample, *, batch: bool = False, tier:
 
 
 def estimate_question_usd(profile: Profile, question: Question) -> float | None:
-    """US dollars that one judgement will cost, None when a rate is not known. Text and images are counted; how much the answer
-    says and the model thinks is the guess of `profile.typical`. What it did cost is `cost_usd` of its usage, with no images made."""
+    """Estimate the US dollars of one judgement, None when a rate is unknown.
+
+    Text and images are counted; how much the answer says and the model thinks is the guess of `profile.typical`. The
+    actual cost is `cost_usd` of its usage, with no images made.
+    """
     typical, prices = profile.typical, profile.prices
     seen = round(len(question.images) * _tokens_for(typical.reference_tokens, None))
     apart = prices.input_image_usd_per_mtok is not None
@@ -49,9 +52,10 @@ def estimate_question_usd(profile: Profile, question: Question) -> float | None:
 
 
 def typical_usage(profile: Profile, item: Item) -> Usage:
-    """What the answer to a request of this item is likely to report beside the tokens of its pictures.
+    """The usage that the answer to a request of this item is likely to report beside the tokens of its pictures.
 
-    Of a conversation, each turn sends back all that was said and drawn before it, interim pictures of kept thoughts too.
+    Each turn of a conversation sends back all that was said and drawn before it, including interim pictures of thoughts
+    that are kept.
     """
     typical, turns = profile.typical, max(0, item.turn - 1)
     reply_tokens = turns * TURN_TEXT_TOKENS if "text" in item.modalities else 0
@@ -69,17 +73,20 @@ def typical_usage(profile: Profile, item: Item) -> Usage:
 
 
 def text_tokens(text: str) -> int:
-    """A token is about four characters of Latin text, and about four bytes of any other (ai.google.dev/gemini-api/docs/tokens)."""
+    """Estimate tokens: about four characters of Latin text each, and about four bytes of any other script.
+
+    Source: ai.google.dev/gemini-api/docs/tokens.
+    """
     return -(-len(text.encode()) // 4)
 
 
 def reference_tokens(profile: Profile, item: Item) -> float:
-    """Input tokens of one picture that is sent along."""
+    """The input tokens of one picture that is sent along."""
     return _tokens_for(profile.typical.reference_tokens, item.media_resolution)
 
 
 def _tokens_for(table: Mapping[str, float], choice: str | None) -> float:
-    """By what was asked for. For a choice that nobody has counted, the dearest; for a model that nobody has counted, 0."""
+    """Look up a choice. One that nobody has counted gets the dearest; a model that nobody has counted gets 0."""
     value = table.get(choice or "default")
     return value if value is not None else max(table.values(), default=0.0)
 
@@ -98,12 +105,12 @@ def cost_usd(
     batch: bool = False,
     tier: str | None = None,
 ) -> tuple[float | None, str]:
-    """(US dollars, where the figure comes from) for one answer.
+    """Work out (US dollars, where the figure comes from) for one answer.
 
-    "vendor": the answer named the amount. "usage": computed from what it reported. "estimate": it did not say, so what
-    the request was estimated at when it was sent, given as `estimate_usd`, counts. "guess": either of these two, at the
-    price of a service tier that is a guess. "unknown": None.
-    tier: asked for; the one that served counts where the answer names it.
+    "vendor": the answer named the amount. "usage": computed from what it reported. "estimate": it did not say, so the
+    estimate made when the request was sent, given as `estimate_usd`, counts. "guess": either of these two, at the price
+    of a service tier that is a guess. "unknown": None. tier: the one asked for; the one that served counts where the
+    answer names it.
     """
     if usage is not None:
         usd, source = cost_without_picture_usd(profile, usage, images, batch=batch, tier=tier)
@@ -117,9 +124,10 @@ def cost_usd(
 def cost_without_picture_usd(
     profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False, tier: str | None = None
 ) -> tuple[float | None, str]:
-    """The same for an answer that became no picture: by its usage alone. pictures: how many it may have held.
+    """Work out the same for an answer that became no picture, from its usage alone.
 
-    (None, "") when it does not say what was used: a table of pictures tells nothing about it.
+    pictures: how many it may have held. Returns (None, "") when the answer does not report its usage, since a table of
+    pictures tells nothing about it.
     """
     if usage is None:
         return None, ""
@@ -151,7 +159,7 @@ def _usage_usd(profile: Profile, usage: Usage, images: int, batch: bool, tier: s
 
 
 def _token_rates(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]:
-    """Tokens beside those of the pictures, each with its rate."""
+    """The tokens beside those of the pictures, each with its rate."""
     return [
         (usage.prompt_tokens, prices.input_usd_per_mtok),
         (usage.prompt_image_tokens, prices.input_image_usd_per_mtok),
@@ -160,13 +168,16 @@ def _token_rates(prices: Prices, usage: Usage) -> list[tuple[int, float | None]]
 
 
 def _price_factor(profile: Profile, batch: bool, tier: str | None) -> float | None:
-    """The batch endpoint has no tiers. A tier whose price is not known makes the price unknown."""
+    """The factor of the batch endpoint, which has no tiers, or of the tier; None where that is unknown."""
     if batch:
         return profile.prices.batch_factor
     return 1.0 if tier in (None, "", "standard") else profile.prices.tier_factor.get(tier)
 
 
 def _quality_factor(profile: Profile, quality: str | None) -> float | None:
-    """A model that chooses may choose what `image_usd` is for. A quality that is not in the table makes the price unknown."""
+    """The factor of a quality; None where the table does not have it.
+
+    A model that chooses the quality itself may choose the one that `image_usd` is for.
+    """
     table = profile.prices.quality_factor
     return 1.0 if quality in (None, "auto") or not table else table.get(quality)

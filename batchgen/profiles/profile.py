@@ -1,4 +1,4 @@
-"""The facts of one AI model, and what follows from them without further input."""
+"""The facts of one AI model, and what follows from them alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DEFAULT_LATENCY_S = 30.0
 class Prices:
     """US dollars. None or a missing size means unknown, never free.
 
-    image_usd: one picture, by size. batch_factor: what the vendor's batch endpoint costs of the normal price;
-    tier_factor: the same of each service tier that the model has beside `standard`; guessed_tiers: those of them whose
-    factor no vendor has published for this model. quality_factor: what an image costs of `image_usd` at each `quality`;
-    empty where its price does not depend on it. reference_usd: an image that is sent along, where it is billed as such; about a
-    megapixel, for estimates.
+    image_usd: one picture, by size. batch_factor: the price of the vendor's batch endpoint as a share of the normal
+    one; tier_factor: the same for each service tier of the model beside `standard`; guessed_tiers: those of them whose
+    factor no vendor has published for this model. quality_factor: the price of an image at each `quality` as a share of
+    `image_usd`; empty where the price does not depend on it. reference_usd: an image that is sent along, where it is
+    billed as such; about a megapixel, for estimates.
     """
 
     image_usd: Mapping[str, float] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Prices:
     input_image_usd_per_mtok: float | None = None  # where images sent along have a price of their own
     text_usd_per_mtok: float | None = None  # thoughts and text
     image_usd_per_mtok: float | None = None
-    search_usd_per_1000: float | None = None  # queries, at the full price: no batch and no tier makes them cheaper
+    search_usd_per_1000: float | None = None  # queries; no batch and no tier makes them cheaper
     batch_factor: float | None = None
     tier_factor: Mapping[str, float] = field(default_factory=dict)
     guessed_tiers: frozenset[str] = frozenset()
@@ -47,7 +47,7 @@ class TypicalUsage:
 
     Each table has `default` for requests that leave the choice to the model. reference_tokens: of one picture that is
     sent along, by `media_resolution`. thought_tokens: by `thinking`. search_queries: by `search`. text_tokens: what an
-    answer bills as text, most of which nobody sees.
+    answer bills as text, most of which is never shown.
     """
 
     reference_tokens: Mapping[str, float] = field(default_factory=dict)
@@ -58,12 +58,12 @@ class TypicalUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One AI model. An empty tuple or None means: not known, so not checked.
+    """One AI model. An empty tuple or None means that a fact is unknown, so it is not checked.
 
-    makes: what it answers with; a model that judges answers with text. supports: manifest fields the model accepts. pixels:
-    ratio -> size -> (width, height) the vendor documents. images_per_request: how many samples of an item one request may
-    ask for. max_jobs: how many jobs its API has at once for an account; None: not known, or it answers at once.
-    request_max_bytes: body, base64 included. wire: what only the codec of this provider reads.
+    makes: what it answers with; a model that judges answers with text. supports: manifest fields the model accepts.
+    pixels: ratio -> size -> (width, height) as the vendor documents it. images_per_request: how many samples of an item
+    one request may ask for. max_jobs: how many jobs its API runs at once for an account; None: unknown, or it answers
+    at once. request_max_bytes: body, base64 included. wire: facts that only the codec of this provider reads.
     """
 
     id: str
@@ -92,7 +92,7 @@ class Profile:
     rpm: int | None = None
     rpd: int | None = None
     max_jobs: int | None = None
-    batch_tokens: Mapping[int, int] = field(default_factory=dict)  # that may be enqueued in batches, by usage tier
+    batch_tokens: Mapping[int, int] = field(default_factory=dict)  # how many may be enqueued in batches, by usage tier
     images_per_request: int = 1
     prompt_max_chars: int | None = None
     prices: Prices = field(default_factory=Prices)
@@ -108,7 +108,7 @@ class Profile:
 
     @property
     def may_judge(self) -> bool:
-        """Whether it may be asked about images, as far as is known; its codec must be able to, too."""
+        """Whether it may be asked about images, as far as is known; its codec must support that, too."""
         return not self.makes or "text" in self.makes
 
     @property
@@ -116,7 +116,7 @@ class Profile:
         return ("standard", *self.prices.tier_factor) if self.prices.tier_factor else ()
 
     def offers_tier(self, tier: str) -> bool:
-        """Whether it may be asked for."""
+        """Whether requests may ask for this service tier."""
         return tier in self.service_tiers and "service_tier" in self.supports
 
     def time_limit(self, size: str | None = None) -> float:
@@ -128,12 +128,12 @@ class Profile:
         return _by_size(self.latency_s, size or self.default_size, DEFAULT_LATENCY_S)
 
     def expected_pixels(self, ratio: str | None, size: str | None) -> tuple[int, int] | None:
-        """(width, height) the vendor documents, None where it does not or the ratio was left to the model."""
+        """The (width, height) the vendor documents; None where there is none or the ratio was left to the model."""
         return self.pixels.get(ratio, {}).get(size or self.default_size) if ratio else None
 
 
 def _by_size(table: Mapping[str, float], size: str, default: float) -> float:
-    """A size nobody knows gets the largest value known: too long a wait is cheaper than a lost picture."""
+    """Look up a size. An unknown one gets the largest value known: too long a wait is cheaper than a lost picture."""
     value = table.get(size)
     return value if value is not None else max(table.values(), default=default)
 

@@ -12,9 +12,7 @@ from math import inf
 from batchgen.store.blobs import BlobInfo, BucketUnavailable
 from batchgen.store.objects import PAGE, ObjectStorage
 
-LIST_AFTER_QUESTIONS = (
-    8  # questions in one folder before it is listed, in at most as many requests; then four times as many
-)
+LIST_AFTER_QUESTIONS = 8  # in one folder before it is listed, in at most as many requests; then four times as many
 MAX_LISTED = 100_000  # objects: after a hundred requests, listing does not help any more
 MAX_CACHED = 200_000  # objects of all listings in memory
 _MAX_COUNTED_FOLDERS = 65_536

@@ -1,7 +1,7 @@
-"""Which checks of images there are, ours and those of packages. Pure; a check's own code is imported only in the process that looks
-at images (`review/examine.py`).
+"""Which checks of images there are, ours and those of packages. Pure.
 
-A package adds checks through entry points of the group `batchgen.checks`: name = "package.module:CHECK", a `CheckType`.
+A check's own code is imported only in the process that looks at images (`review/examine.py`). A package adds checks
+through entry points of the group `batchgen.checks`: name = "package.module:CHECK", a `CheckType`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from batchgen.records import Ruling
 from batchgen.review.check_type import CheckType, Finding, Option
 
 CHECKS = "batchgen.checks"  # the group of entry points
-FAILED = "check_failed"  # reason of a verdict that says nothing of the image: the check itself did not work
-EXTRA = "review"  # of batchgen, which brings what the last three need
+FAILED = "check_failed"  # the reason in a verdict that says nothing about the image: the check itself did not work
+EXTRA = "review"  # the extra of batchgen that installs what the last three need
 # Latin, Greek, punctuation and symbols, Chinese and Japanese: what the reader's dictionary has (PP-OCRv6).
 READABLE = r"[\x00-\u02af\u0300-\u03ff\u1e00-\u1fff\u2000-\u2bff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]*"
 
@@ -157,21 +157,23 @@ def check_type(name: str) -> CheckType:
 
 
 def check_names() -> list[str]:
-    """All there are, ours first."""
+    """The names of all checks, ours first."""
     return list(dict.fromkeys([*BUILT_IN, *sorted(installed(CHECKS))]))
 
 
 @lru_cache(maxsize=4096)
 def basis_of(check: Check) -> str:
-    """Hash of all that makes its finding what it is beside the image: name, version and options; not of what follows from it. The
-    verdict of another basis is out of date. Raises UsageError."""
+    """A hash of all that decides a check's finding beside the image: name, version and options.
+
+    What follows from the finding is not part of it. A verdict with another basis is out of date. Raises UsageError.
+    """
     kind = check_type(check.name)
     text = json.dumps([kind.name, kind.version, kind.values(dict(check.options))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def ruling_of(check: Check, finding: Finding) -> Ruling:
-    """What follows for the image."""
+    """Decide what follows from a finding for the image."""
     if not finding.reason:
         return "accept"
     return "reject" if check.rejects and finding.reason != FAILED else "warn"

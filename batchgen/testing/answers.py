@@ -1,4 +1,4 @@
-"""What a codec is given to read in its tests: answers of any status and body, and real ones with a part missing or odd."""
+"""The answers that a codec reads in its tests: of any status and body, and real ones with a part missing or odd."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ Found = Reply | PendingJob | Answer | ProviderError
 
 
 def require(holds: object, sentence: str) -> None:
-    """Raises AssertionError with the sentence unless it holds."""
+    """Raise AssertionError with the sentence unless the condition holds."""
     if not holds:
         raise AssertionError(sentence)
 
 
 def outcome(read: Read, response: Response) -> Found:
-    """What a codec makes of an answer. Raises AssertionError when that is none of these."""
+    """What a codec reads in an answer. Raises AssertionError when that is none of the types it may return."""
     shown = f"HTTP {response.status} {response.body[:200]!r}"
     try:
         found = read(response)
@@ -79,7 +79,7 @@ def outcome(read: Read, response: Response) -> Found:
 
 
 def odd_bodies(body: bytes) -> Iterator[bytes]:
-    """Of a body of JSON: each of its values taken away, and each put in place of another."""
+    """Vary a JSON body: each of its values taken away in turn, and each replaced by another."""
     try:
         whole = json.loads(body)
     except ValueError:
@@ -119,7 +119,7 @@ class _FileSink:
 
 
 def with_files(response: Response, folder: Path) -> Response:
-    """The same answer as it arrives when its image is large."""
+    """Make the same answer as it arrives when its image is large, with its data in files."""
     files: list[str] = []
 
     def open_sink(number: int) -> _FileSink:
@@ -137,7 +137,7 @@ def with_files(response: Response, folder: Path) -> Response:
 
 
 def images_of(reply: Reply, files: Sequence[str]) -> list[tuple[str, bytes | None]]:
-    """Role and bytes of each."""
+    """The role and the bytes of each image."""
     return [
         (image.role, image.data if image.decoded is None else Path(files[image.decoded]).read_bytes())
         for image in reply.images

@@ -20,7 +20,7 @@ from batchgen.ledger.reader import Reader
 from batchgen.settings import environment
 
 EXIT_KILLED = 9
-# Between which calls a process is killed; `!`: when the call has returned.
+# The calls between which a process is killed; `!`: when the call has returned.
 JOB_STEPS = (
     "batchgen.ledger.ledger:Ledger.job_taken 1",
     "batchgen.ledger.ledger:Ledger.job_taken 3",
@@ -39,19 +39,19 @@ STEPS = (
 
 
 async def run_child(command: Sequence[str], environ: Mapping[str, str], **streams: Any) -> int:
-    """Its exit code. environ: on top of ours."""
+    """Run a command and return its exit code. environ: added to our own."""
     child = await asyncio.create_subprocess_exec(*command, env={**environment(), **environ}, **streams)
     return await child.wait()
 
 
 def lost_answers(folder: Path) -> int:
-    """Attempts of a run that died whose answer nobody recorded."""
+    """Count the attempts of a killed run whose answer nobody recorded."""
     with Reader.open(folder) as reader:
         return sum(attempt.job is None for attempt in reader.open_attempts())
 
 
 def die_at(place: str, k: int) -> None:
-    """From here on this process dies at the k-th call, without any clean-up."""
+    """Arrange that this process dies at the k-th call, without any clean-up."""
     module, _, path = place.removesuffix("!").partition(":")
     owner: Any = import_module(module)
     *outer, name = path.split(".")

@@ -1,4 +1,4 @@
-"""What is asked of every codec, as tests that a class of pytest inherits."""
+"""The requirements on every codec, as tests that a class of pytest inherits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batchgen.testing.answers import BODIES, PIXEL, STATUSES, Read, images_of, o
 from batchgen.testing.dying import EXIT_KILLED, JOB_STEPS, STEPS, lost_answers, run_child
 from batchgen.testing.subject import KEY, EchoingVendor, Subject, VendorServer, serving
 
-# One value for each field that reaches the wire, as a manifest has it.
+# One value for each field that reaches the wire, as a manifest would give it.
 FIELD_VALUES: Mapping[str, Any] = {
     "aspect_ratio": "4:3",
     "image_size": "2K",
@@ -54,13 +54,15 @@ PROMPTS = ("a fox", "a hare", "an owl", "a crane")
 
 
 def is_about(refused: ManifestError, field: str) -> bool:
-    """Whether each complaint names the field, and the line that it stands in."""
+    """Whether each complaint names the field and the line that it is in."""
     return all(problem.field == field and problem.line for problem in refused.problems)
 
 
 class JudgeTests(Subject):
-    """judge: id of a model that its API can ask about an image; none of these tests does anything for a codec without
-    `build_question`."""
+    """Tests of a codec that can ask about images; they pass over one without `build_question`.
+
+    judge: id of a model that its API can ask about an image.
+    """
 
     judge: ClassVar[str] = ""
     _answer: ClassVar[Response]  # made once for all tests of a class
@@ -121,7 +123,7 @@ class JudgeTests(Subject):
         require(KEY not in repr(outcome(codec.read_answer, said)), "the key is in the error")
 
     def answer(self) -> Response:
-        """Of the emulator, to a question."""
+        """The emulator's answer to a question."""
         if "_answer" not in vars(type(self)):
             codec = self.judging()
             assert codec is not None  # noqa: S101 - its callers have asked
@@ -138,8 +140,8 @@ class JudgeTests(Subject):
 class CodecKit(JudgeTests):
     """Tests of one model's codec.
 
-    stranger: id of a model of which nothing is known, where the API's ids have a form. python: what starts the processes that
-    are killed. The rest is said at `Subject` and `JudgeTests`.
+    stranger: id of a model of which nothing is known, where the API's ids have a form. python: what starts the
+    processes that are killed. `Subject` and `JudgeTests` describe the rest.
     """
 
     stranger: ClassVar[str] = "kit/any"
@@ -148,7 +150,7 @@ class CodecKit(JudgeTests):
 
     @classmethod
     def pytest_generate_tests(cls, metafunc: Any) -> None:
-        """By this name pytest asks a class of tests for their cases."""
+        """Generate the cases; the name is the one that pytest looks for."""
         cases = {
             "field": sorted(set(SENT_FIELDS) - {"prompt", "turns"}),
             "status": STATUSES,
@@ -240,7 +242,7 @@ class CodecKit(JudgeTests):
         for read, response in self.exchange():
             for end in range(0, len(response.body), max(1, len(response.body) // 50)):
                 found = outcome(read, Response(response.status, response.headers, response.body[:end]))
-                # An image is checked when it is stored.
+                # An image is checked only when it is stored.
                 is_image = (response.header("content-type") or "").startswith("image/")
                 require(is_image or isinstance(found, ProviderError), f"an answer cut short is read as {found!r}")
             for body in odd_bodies(response.body):
@@ -321,7 +323,7 @@ class CodecKit(JudgeTests):
         return open_manifest(path)
 
     def built(self, manifest: Manifest, model: str) -> Request:
-        """The request for its first item."""
+        """Build the request for the first item of a manifest."""
         item = next(iter(list(manifest.items())))
         inputs = Inputs((ReferenceImage("image/png", PIXEL),) * len(item.references))
         sample = Sample(item=item, n=1, fingerprint="f", wire=wire_facts(item))
@@ -343,18 +345,19 @@ class CodecKit(JudgeTests):
         return batchgen.load(path, environ=self.environ(folder, server))
 
     def requests(self, job: batchgen.Job) -> set[tuple[str, str]]:
-        """Method and path of those that cost something."""
+        """The method and path of those requests that cost something."""
         codec = registry.provider_for(job.manifest.catalogue.resolve(self.model))
         samples = (Sample(item=item, n=1, fingerprint="f", wire=wire_facts(item)) for item in job.manifest.items())
         return {(built.method, built.path) for built in (codec.build(sample, Inputs()) for sample in samples)}
 
     def readers(self) -> list[Read]:
-        """Of the first answer, and of one about a job."""
+        """The readers of the first answer, and of one about a job."""
         codec, readers = self.codec, [read for read, _ in self.exchange()]
         return readers[:2] if isinstance(codec, contract.SupportsJobs) else [codec.read]
 
     def exchange(self) -> list[tuple[Read, Response]]:
-        """What the request for an image is answered, and each question about the job that it became, with their readers."""
+        """The answers to the request for an image, and to each question about the job that it became, with their
+        readers."""
         if "_exchange" not in vars(type(self)):
             type(self)._exchange = asyncio.run(self._ask())
         return type(self)._exchange

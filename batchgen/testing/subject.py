@@ -1,5 +1,6 @@
-"""What the kit judges: a model's codec, the credentials that a key gives, and its emulator as a vendor on loopback, which knows what it
-was asked for.
+"""The subject of the kit: a model's codec, the credentials made from a key, and its emulator as a vendor on loopback.
+
+The vendor records what it was asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ANSWER_MAX_BYTES = 64_000_000
 
 
 class VendorServer:
-    """Use `serving`. asked: method and path of each request."""
+    """A vendor on loopback; use `serving`. asked: method and path of each request."""
 
     def __init__(self, url: str, emulator: contract.Emulator) -> None:
         self.url = url
@@ -42,7 +43,8 @@ class VendorServer:
     async def exchange(
         self, codec: contract.Provider, account: FoundCredentials, request: Request
     ) -> list[tuple[Read, Response]]:
-        """What a request for an image is answered, and each question about the job that it became, with their readers."""
+        """The answers to a request for an image, and to each question about the job that it became, with their
+        readers."""
         read, steps = codec.read, list[tuple[Read, Response]]()
         with ThreadPoolExecutor(1) as threads:
             async with Transport(1, threads) as transport:
@@ -61,12 +63,12 @@ class VendorServer:
         raise AssertionError(f"the job did not end within {MAX_QUESTIONS} questions")
 
     def bought(self, buying: Set[tuple[str, str]]) -> int:
-        """How often something was asked for that costs. buying: method of what does, and how its path ends."""
+        """Count the requests that cost something. buying: their method, and how their path ends."""
         return sum(any(one == method and path.endswith(end) for one, end in buying) for method, path in self.asked)
 
 
 class EchoingVendor:
-    """Refuses each request, and repeats all its headers."""
+    """A vendor that refuses each request, and repeats all its headers."""
 
     def __init__(self, base_url: str) -> None:
         pass
@@ -96,8 +98,11 @@ async def serving(make: Callable[[str], contract.Emulator]) -> AsyncIterator[Ven
 
 
 class Subject:
-    """model: id or alias. facts: what a manifest's `models:` says of it besides. emulator: by default that which the package has
-    registered."""
+    """What a test class says about the model it tests.
+
+    model: id or alias. facts: what a manifest's `models:` adds about it. emulator: by default the one that the package
+    has registered.
+    """
 
     model: ClassVar[str]
     facts: ClassVar[Mapping[str, Any]] = {}
