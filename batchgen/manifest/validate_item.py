@@ -148,10 +148,13 @@ class ItemValidator:
         if self._failed and checked.model is None and "model" in {**self._context.defaults, **self._entry}:
             return None  # the intended model is unknown, so nothing can be said about its abilities
         profile = self._resolve_profile(checked.model)
+        fields["image_size"] = checked.image_size  # a size may be written as a number, which models do not know it by
+        requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
         if profile is not None:
-            self._check_capabilities(profile, {**fields, "image_size": checked.image_size})
+            for name, message in capability.check(profile, requested, self._context.models.catalogue):
+                self._report_field((name,), message)
         pictures = self._find_references(profile, checked.references or [], checked.mask)
-        fallback = self._fallback_lanes(profile, checked, fields, pictures)
+        fallback = self._fallback_lanes(profile, checked, requested, pictures)
         judge = self._judge(checked)
         if self._failed or profile is None:
             return None
@@ -312,19 +315,13 @@ class ItemValidator:
             return None
         return judge_record(checked.judge, profile.provider, profile.id)
 
-    def _check_capabilities(self, profile: Profile, fields: Values) -> None:
-        requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
-        for name, message in capability.check(profile, requested, self._context.models.catalogue):
-            self._report_field((name,), message)
-
     def _fallback_lanes(
-        self, profile: Profile | None, checked: ItemFields, fields: Values, pictures: Mapping[str, ReferencePicture]
+        self, profile: Profile | None, checked: ItemFields, requested: Values, pictures: Mapping[str, ReferencePicture]
     ) -> tuple[str, ...]:
         """The lanes of the fallbacks; each has to be able to do what is requested."""
         lanes: dict[str, None] = {}
         if checked.fallback and self._turns:
             self._report_field(("fallback",), "a conversation stays with its model, whose signatures it sends back")
-        requested = {name: value for name, value in fields.items() if value is not None and value not in ([], {})}
         for index, name in enumerate(checked.fallback or ()):
             path: FieldPath = ("fallback", index)
             if (other := self._resolve_profile(name, path)) is None:

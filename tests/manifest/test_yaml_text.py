@@ -26,8 +26,10 @@ def test_no_is_a_word(folder):
 
 
 def test_a_size_of_512_may_be_written_as_a_number(folder):
-    (item,) = folder.items("items: [{prompt: p, model: gemini-3.1-flash-image, image_size: 512}]")
-    assert item.image_size == "512"
+    facts = "models: {pro: {sizes: ['512', 1K]}}"
+    fields = "prompt: p, model: gemini-3.1-flash-image, image_size: 512, fallback: [pro]"
+    (item,) = folder.items(f"{facts}\nitems: [{{{fields}}}]")
+    assert (item.image_size, item.fallback) == ("512", ("gemini/gemini-3-pro-image",))
 
 
 def test_a_number_for_text_is_refused_with_the_remedy(folder):
