@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from batchgen.emulator import google
 from batchgen.emulator.accounting import RequestRecord
-from batchgen.emulator.answers import as_json, random_id, timestamp, without_none
+from batchgen.emulator.answers import as_json, timestamp, without_none
 from batchgen.emulator.files import StoredFile
-from batchgen.emulator.models import Model, text_tokens
+from batchgen.emulator.models import Model
 from batchgen.emulator.options import BatchOptions
 
 _TYPE = "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch"
-_PICTURE_TOKENS = 560
 # Code 1 is that of cancelled operations; the other codes of whole batches and all wordings are ours.
 _ERRORS = {
     "FAILED": google.rpc_status("INTERNAL", "An internal error has occurred."),
@@ -27,39 +24,50 @@ _ERRORS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An answer. key: or an inline request's metadata; None without one. body: `"response":…` or `"error":…`."""
+
+    key: Any
+    body: bytes
+    record: RequestRecord
+    fault: str | None = None
+    succeeded: bool = False
+    crossed: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class Batch:
     """source: the `files/…` it was made of, empty for inline requests. lines: those of its input that hold something, until it ends.
     problem: why its input fails. tokens: of all prompts, estimated. Times: seconds since 1970.
 
-    inline: it answers in its operation, not in a file. state: without its prefix. error: a google.rpc.Status.
+    inline: it answers in its operation, not in a file. state: without its prefix. error: a google.rpc.Status. keeps_results: once
+    it has ended.
     stop: set to end it, by a cancel or when the emulator closes.
     """
 
+    id: str
     key: str
     model: Model
     display_name: str
     priority: str
     source: str
+    results: StoredFile
     lines: list[bytes]
     total: int
     tokens: int
     problem: str
     inline: bool
-    id: str = field(default_factory=partial(random_id, 36))  # as recorded (flachesis/gemini-rust#13)
     state: str = "PENDING"
     created_s: float = field(default_factory=time.time)
     updated_s: float = field(default_factory=time.time)
     ended_s: float | None = None
     succeeded: int = 0
     error: dict[str, Any] | None = None
-    results: StoredFile | None = None
+    keeps_results: bool = False
+    held: Line | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     records: list[RequestRecord] = field(default_factory=list)
-
-    def move(self, state: str) -> None:
-        self.state = state
-        self.updated_s = time.time()
 
     def end(self, state: str) -> None:
         """A batch that would succeed fails where its input could not be read."""
@@ -68,8 +76,8 @@ class Batch:
             state = "FAILED"
             self.error = google.rpc_status("INVALID_ARGUMENT", f"Failed to parse the input file: {self.problem}")
         self.lines.clear()
-        self.move(state)
-        self.ended_s = self.updated_s
+        self.state = state
+        self.ended_s = self.updated_s = time.time()
 
     def operation(self, options: BatchOptions, *, named: bool = True) -> dict[str, Any]:
         """google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
@@ -77,7 +85,7 @@ class Batch:
         named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files
         too is an assumption.
         """
-        output = _output(self.results, inline=self.inline) if named and self.results else None
+        output = self._output() if named and self.keeps_results else None
         state = f"{options.states.upper()}_STATE_{self.state}"
         found: dict[str, Any] = {"name": f"batches/{self.id}", "metadata": self._metadata(state)}
         if output is not None and "metadata" in options.places:
@@ -117,80 +125,36 @@ class Batch:
             priority=self.priority or None,
         )
 
+    def _output(self) -> dict[str, Any]:
+        """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
+        if not self.inline:
+            return {"responsesFile": f"files/{self.results.id}"}
+        with self.results.path.open("rb") as file:
+            return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
 
-def _output(results: StoredFile, *, inline: bool) -> dict[str, Any]:
-    """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
-    if not inline:
-        return {"responsesFile": f"files/{results.id}"}
-    with results.path.open("rb") as file:
-        return {"inlinedResponses": {"inlinedResponses": [json.loads(line) for line in file]}}
-
-
-def read_input(lines: Iterable[bytes]) -> tuple[list[bytes], int, str]:
-    """`lines`, `tokens` and `problem` of a batch. Blocks: for worker threads."""
-    kept, tokens, problem = list[bytes](), 0, ""
-    for line in filter(bytes.strip, lines):
-        kept.append(line)
-        try:
-            tokens += _tokens(json.loads(line))
-        except ValueError as error:
-            problem = problem or f"line {len(kept)}: {error}"
-    return kept, tokens, problem if kept else "it holds no request"
-
-
-def _tokens(line: Any) -> int:
-    """An estimate of ours: what the vendor counts as enqueued is not documented beyond "tokens"."""
-    if not isinstance(line, dict):
-        raise ValueError("expected an object")
-    request = line.get("request")
-    contents = request.get("contents") if isinstance(request, dict) else None
-    contents = [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
-    texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
-    return sum(text_tokens(text) if isinstance(text, str) else _PICTURE_TOKENS for text in texts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """An answer. key: or an inline request's metadata; None without one. body: `"response":…` or `"error":…`."""
-
-    key: Any
-    body: bytes
-    record: RequestRecord
-    fault: str | None = None
-    succeeded: bool = False
-    crossed: bool = False
-
-
-class Results:
-    """The results as they grow. Holds one line back, so that a line may swap its key with the one before it."""
-
-    def __init__(self, file: StoredFile, *, inline: bool) -> None:
-        self.file = file
-        self._inline = inline
-        self._held: Line | None = None
-        file.path.touch()
+    # The results as they grow. One line is held back, so that a line may swap its key with the one before it.
 
     def put(self, line: Line) -> None:
         if line.fault == "line_missing":
             return
-        held = self._held
+        held = self.held
         if held and "line_crossed" in (line.fault, held.fault) and not held.crossed:
-            self._held, line = replace(held, key=line.key), replace(line, key=held.key, crossed=held.key != line.key)
+            self.held, line = replace(held, key=line.key), replace(line, key=held.key, crossed=held.key != line.key)
         self.write_held()
-        self._held = line
+        self.held = line
 
     def write_held(self) -> None:
         """Which member of a line comes first is not documented: both are met."""
-        line, self._held = self._held, None
+        line, self.held = self.held, None
         if line is None:
             return
         key = f"unknown-{line.key}" if line.fault == "line_unknown_key" else line.key
         members = [line.body]
         if key is not None and line.fault != "line_keyless":
-            name = b'"metadata":' if self._inline else b'"key":'
+            name = b'"metadata":' if self.inline else b'"key":'
             members.insert(line.record.n % 2 == 0, name + as_json(key, compact=True))
         whole = b"{" + b",".join(members) + b"}"
-        if line.fault == "line_cut" and not self._inline:  # an operation is always whole
+        if line.fault == "line_cut" and not self.inline:  # an operation is always whole
             whole = whole[: len(whole) * 3 // 5]
         for _ in range(2 if line.fault == "line_doubled" else 1):
-            self.file.append(whole + b"\n")
+            self.results.append(whole + b"\n")

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from batchgen.emulator import gemini, google
 from batchgen.emulator.accounting import RequestRecord
-from batchgen.emulator.answers import Answer, ApiError, Cut, answering, as_json, read_body
-from batchgen.emulator.batch import Batch, Line, Results, read_input
+from batchgen.emulator.answers import Answer, ApiError, Cut, answering, as_json, random_id, read_body
+from batchgen.emulator.batch import Batch, Line
 from batchgen.emulator.faults import BATCH_ENDS, NO_FILE, WIRE, BatchEnd
 from batchgen.emulator.files import Files, StoredFile
 from batchgen.emulator.google_schemas import BATCH_LINE, CREATE_BATCH
-from batchgen.emulator.models import GEMINI, Model
+from batchgen.emulator.models import GEMINI, Model, enqueued_tokens
 from batchgen.emulator.pipeline import Endpoint, Pipeline
 
 _ORDINARY_END = BatchEnd(1, "SUCCEEDED")
@@ -97,17 +97,22 @@ class Batches:
         requests = given.get("inputConfig", {}).get("requests", {}).get("requests", [])
         if bool(source) == bool(requests):  # the wording is ours
             raise google.error(400, "* GenerateContentBatch.input_config: one of file_name and requests is needed.\n")
-        lines, tokens, problem = await asyncio.to_thread(self._input, key, source, requests)
+        lines, tokens, problem = await asyncio.to_thread(self._read, key, source, requests)
         others = [one for one in self._batches.values() if one.key == key and one.ended_s is None]
         enqueued = sum(one.tokens for one in others if one.model.id == model.id) + tokens
         if len(others) >= self._options.most_at_once or 0 < self._options.enqueued_tokens < enqueued:
             raise google.enqueued_exhausted()  # for too many batches as for too many tokens, which is an assumption
+        number = random_id(36)  # as recorded (flachesis/gemini-rust#13)
+        path, mime = self._files.path(f"results-{number}"), "application/jsonl"
+        path.touch()
         return Batch(
+            id=number,
             key=key,
             model=model,
             display_name=str(given.get("displayName", "")),
             priority=str(given.get("priority", "")),
             source=source,
+            results=StoredFile(id=f"batch-{number}", key=key, mime=mime, path=path, generated=True),
             lines=lines,
             total=len(lines),
             tokens=tokens,
@@ -115,11 +120,23 @@ class Batches:
             inline=not source or len(lines) <= self._options.inline_most,
         )
 
-    def _input(self, key: str, source: str, requests: list[Any]) -> tuple[list[bytes], int, str]:
-        if not source:
-            return read_input(json.dumps(one).encode() for one in requests)
-        with self._files.find_active(key, source.removeprefix("files/")).path.open("rb") as file:
-            return read_input(file)
+    def _read(self, key: str, source: str, requests: list[Any]) -> tuple[list[bytes], int, str]:
+        """Lines, tokens and problem of an input. Blocks."""
+        if source:
+            lines = self._files.find_active(key, source.removeprefix("files/")).path.read_bytes().split(b"\n")
+        else:
+            lines = [json.dumps(one).encode() for one in requests]
+        kept = [line for line in lines if line.strip()]
+        tokens, problem = 0, "" if kept else "it holds no request"
+        for number, line in enumerate(kept, 1):
+            try:
+                value = json.loads(line)
+                if not isinstance(value, dict):
+                    raise ValueError("expected an object")
+                tokens += enqueued_tokens(value.get("request"))
+            except ValueError as error:
+                problem = problem or f"line {number}: {error}"
+        return kept, tokens, problem
 
     async def _get(self, batch: Batch, _: web.Request) -> Answer:
         def encoded(named: bool) -> bytes:
@@ -177,26 +194,22 @@ class Batches:
     # What becomes of a batch: it waits, its lines are answered little by little into its results, it ends.
 
     async def _run(self, batch: Batch, end: BatchEnd) -> None:
-        path = self._files.path(f"results-{batch.id}")
-        file = StoredFile(id=f"batch-{batch.id}", key=batch.key, mime="application/jsonl", path=path, generated=True)
-        results = Results(file, inline=batch.inline)
         never_starts = not end.state and not end.share
         over = await self._wait(batch, self._options.life_s if never_starts else self._options.pending_s)
         if not over:
-            batch.move("RUNNING")
-            over = await self._answer_lines(batch, results, 0 if batch.problem else int(batch.total * end.share))
+            batch.state, batch.updated_s = "RUNNING", time.time()
+            over = await self._answer_lines(batch, 0 if batch.problem else int(batch.total * end.share))
         if not over and not end.state:
             over = await self._wait(batch, self._options.life_s)
-        await self._in_thread(results.write_held)
+        await self._in_thread(batch.write_held)
         keeps = end.share > 0 and not batch.problem
         if over:
             keeps = over == "CANCELLED" and self._options.keeps_cancelled and len(batch.records) > 0
-        if keeps:
-            batch.results = file
-            if not batch.inline:
-                self._files.add(file)
-        else:
-            path.unlink()
+        if not keeps:
+            batch.results.path.unlink()
+        elif not batch.inline:
+            self._files.add(batch.results)
+        batch.keeps_results = keeps
         for record in batch.records:
             record.delivered = keeps
         batch.end(over or end.state)
@@ -216,14 +229,14 @@ class Batches:
             return "CANCELLED"
         return "EXPIRED" if time.time() >= dies_s else ""
 
-    async def _answer_lines(self, batch: Batch, results: Results, limit: int) -> str:
+    async def _answer_lines(self, batch: Batch, limit: int) -> str:
         """Line i of n is answered i/n of `running_s` after the start, or as soon after as can be."""
         started_s, running_s = time.time(), self._options.running_s
         for number, at in enumerate(self._order(batch)[:limit], 1):
             due_s = started_s + running_s * number / batch.total
             if over := await self._wait(batch, due_s - time.time()):
                 return over
-            line: Line = await self._in_thread(self._put, batch, results, at)
+            line: Line = await self._in_thread(self._answer, batch, at)
             batch.succeeded += line.succeeded
             batch.records.append(line.record)
             batch.updated_s = time.time()
@@ -239,22 +252,16 @@ class Batches:
         random.Random(f"{self._pipeline.options.seed}|{batch.display_name}|{batch.total}").shuffle(order)
         return order[1:] + order[:1] if order == sorted(order) else order
 
-    def _put(self, batch: Batch, results: Results, at: int) -> Line:
+    def _answer(self, batch: Batch, at: int) -> Line:
         """In the thread, which alone touches the results."""
-        line = self._answer(batch, batch.lines[at])
-        results.put(replace(line, key={"key": line.key}) if batch.source and batch.inline else line)
-        return line
-
-    def _answer(self, batch: Batch, raw: bytes) -> Line:
         record = RequestRecord(next(self._statistics.numbers), model=batch.model.id, status=200)
-        value = json.loads(raw)
+        value = json.loads(batch.lines[at])
         line = Line(key=value.get("key" if batch.source else "metadata"), body=b"", record=record)
         try:
             given = google.read_fields(value, BATCH_LINE).get("request")
-            if not isinstance(given, dict):
-                given = {}  # refused as a request without contents is
+            request = given if isinstance(given, dict) else {}  # refused as a request without contents is
             find_file = partial(self._files.at_uri, batch.key)
-            spec = gemini.parse(given, batch.model, self._pipeline.options, find_file, stream="line")
+            spec = gemini.parse(request, batch.model, self._pipeline.options, find_file, stream="line")
             record.prompt = spec.prompt
             job = self._pipeline.job(spec, record.n, self._endpoint)
             line = replace(line, fault="line_cut" if job.fault == "truncated_json" else job.fault)
@@ -266,6 +273,9 @@ class Batches:
         except ApiError as error:
             body = json.loads(error.answer.body)["error"]
             status = google.rpc_status(body["status"], body["message"])
-            return replace(line, body=b'"error":' + as_json(status, compact=True))
-        record.billed_images, record.sha256 = answer.billed_images, answer.sha256
-        return replace(line, body=b'"response":' + answer.body, succeeded=True)
+            line = replace(line, body=b'"error":' + as_json(status, compact=True))
+        else:
+            record.billed_images, record.sha256 = answer.billed_images, answer.sha256
+            line = replace(line, body=b'"response":' + answer.body, succeeded=True)
+        batch.put(replace(line, key={"key": line.key}) if batch.source and batch.inline else line)
+        return line
