@@ -1,4 +1,4 @@
-"""A local server that speaks the image APIs' wire: an independent witness of the vendors' documents."""
+"""A local server that speaks the wire formats of the image APIs, written from the vendors' documents alone."""
 
 from batchgen.emulator.options import BatchOptions, EmulatorOptions
 from batchgen.emulator.pictures import read_comment

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def options_from(arguments: argparse.Namespace) -> EmulatorOptions:
-    """Raises ValueError with a sentence for the user."""
+    """Read the options. Raises ValueError with a sentence for the user."""
     return from_flags(EmulatorOptions, arguments, batch=from_flags(BatchOptions, arguments))
 
 
@@ -56,9 +56,9 @@ def main(
     more_routes: Sequence[web.RouteDef] = (),
     more_paths: Mapping[str, str] | None = None,
 ) -> int:
-    """0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 when the address cannot be had.
+    """Serve until a signal, and return 0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 for an address in use.
 
-    more_routes: of servers that others bring. more_paths: under which each of those is reached, by its name.
+    more_routes: of servers that others bring. more_paths: the paths of each of those, by its name.
     """
     flags = parser()
     arguments = flags.parse_args(argv)

@@ -15,7 +15,10 @@ _KEPT = 100_000
 
 @dataclass(frozen=True, slots=True)
 class QuotaExceeded:
-    """window: "Minute" or "Day". retry_s: until the oldest request leaves the window."""
+    """A request beyond its quota.
+
+    window: "Minute" or "Day". retry_s: until the oldest request leaves the window.
+    """
 
     window: str
     limit: int
@@ -31,7 +34,7 @@ class Quotas:
         self._starts_s: defaultdict[tuple[str, str, str], deque[float]] = defaultdict(deque)
 
     def admit(self, key: str, model: str, now_s: float, *, rpm: int, rpd: int) -> QuotaExceeded | None:
-        """None when the request may pass and is counted; a limit of 0 means none."""
+        """Count the request and return None if it may pass; a limit of 0 means none."""
         exceeded: QuotaExceeded | None = None
         counted: list[deque[float]] = []
         for window, length_s, limit in (("Day", _DAY_S, rpd), ("Minute", self._minute_s, rpm)):
@@ -41,7 +44,7 @@ class Quotas:
             while starts_s and starts_s[0] <= now_s - length_s:
                 starts_s.popleft()
             if exceeded is None and len(starts_s) >= limit:
-                # Requests beyond the limit may be in the log when rejected ones count too.
+                # The log may hold requests beyond the limit where rejected ones count too.
                 exceeded = QuotaExceeded(window, limit, max(0.001, starts_s[-limit] + length_s - now_s))
             counted.append(starts_s)
         if exceeded is None or self._rejected_counts:
@@ -55,7 +58,8 @@ class Quotas:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One generation request, or a batch's line. at_s: since the emulator's start; status 0: no answer was sent."""
+    """One generation request, or one line of a batch. at_s: since the emulator's start; status 0: no answer was
+    sent."""
 
     n: int
     at_s: float = 0.0
@@ -94,7 +98,7 @@ class Statistics:
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def clear(self) -> None:
-        """Everything counts from zero again; requests in flight stay counted as such."""
+        """Count everything from zero again; requests in flight stay counted as such."""
         fresh = Statistics(self.minute_s, in_flight=self.in_flight, max_in_flight=self.in_flight)
         for one in fields(self):
             setattr(self, one.name, getattr(fresh, one.name))
@@ -114,13 +118,13 @@ class Statistics:
         self.billed_images += images
 
     def add_line(self, key: str, record: RequestRecord) -> None:
-        """A line of a batch is answered; its record is delivered when a client can get at it."""
+        """Record the answer to a line of a batch; it is delivered once a client can get at it."""
         self.answered_keys[key] += 1
         self.lines.append(record)
         self.bill(record, record.billed_images, record.sha256)
 
     def leave(self, record: RequestRecord, status: int) -> None:
-        """The answer is about to be sent."""
+        """Record that the answer is about to be sent."""
         self.in_flight -= 1
         record.status = status
         record.delivered = bool(status)
@@ -129,7 +133,7 @@ class Statistics:
         self.refused_429 += status == 429
 
     def lost(self, record: RequestRecord) -> None:
-        """There will be no answer, or the client had gone before it was written."""
+        """Record that there will be no answer, or that the client had gone before it was written."""
         if record.delivered:
             record.delivered = False
             self.answered -= 1
@@ -137,11 +141,11 @@ class Statistics:
             self.leave(record, 0)
 
     def images_of(self, models: Container[str]) -> int:
-        """Pictures billed for any of these AI models."""
+        """The pictures billed for any of these AI models."""
         return sum(record.billed_images for record in self.records if record.model in models)
 
     def max_per_minute(self, model: str) -> int:
-        """Most arrivals of one AI model within any sliding minute, rejected ones included."""
+        """The most arrivals of one AI model within any sliding minute, rejected ones included."""
         times_s = sorted(record.at_s for record in self.records if record.model == model)
         before = [bisect_right(times_s, at_s - self.minute_s) for at_s in times_s]
         return max((position - first for position, first in enumerate(before, 1)), default=0)

@@ -1,4 +1,4 @@
-"""AIML's `/v1/images/generations`: a table of fields per AI model, checks, answers by link or base64, error bodies."""
+"""AIML's `/v1/images/generations`: the fields of each AI model, checks, answers by link or base64, error bodies."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CREDITS_A_PICTURE = 84_000  # the example of google/imagen-4.0-generate-001
 _CREDITS_A_USD = 2_000_000  # ours: no two examples of the documents have the same ratio
 _LOW_BALANCE = 10_000
 Shape = Literal["data", "images"]
-# What a field takes: one of some values, a whole number in a range, a flag, or so many links to pictures at most.
+# What a field takes: one of some values, a whole number in a range, a flag, or up to so many links to pictures.
 Check = tuple[str, ...] | range | type[bool] | int
 
 
 def _problem(check: Check, value: Any) -> str | None:
-    """What is wrong with a value, in the validator's words; None: nothing."""
+    """Say what is wrong with a value, in the validator's words; None: nothing."""
     received = f"received {type(value).__name__}"
     match check:
         case tuple():
@@ -61,7 +61,7 @@ def _fields(**checks: Check) -> Fields:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One AI model as AIML offers it: what it paints like, and which fields its schema has."""
+    """One AI model as AIML offers it: the model whose pictures it makes, and the fields of its schema."""
 
     model: Model
     fields: Fields
@@ -114,7 +114,7 @@ OFFERS: Mapping[str, Offer] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AimlSpec(Spec):
-    """links: of the pictures sent along, not looked at yet."""
+    """A request that was understood. links: of the pictures sent along, not fetched yet."""
 
     links: tuple[str, ...]
     as_link: bool
@@ -123,7 +123,7 @@ class AimlSpec(Spec):
 
 
 def _error(status: int, message: str, path: str = "") -> ApiError:
-    """The body of docs.aimlapi.com/errors-and-messages."""
+    """Make an error body as in docs.aimlapi.com/errors-and-messages."""
     body = {
         "message": message,
         "path": path or PATH,
@@ -169,12 +169,18 @@ def endpoint(pipeline: Pipeline) -> Endpoint:
 
 
 def _withdrawn(name: str, options: EmulatorOptions) -> bool:
-    """Google's Imagen was shut down on 2026-08-17. Whether this vendor still serves it by another way is not known."""
+    """Whether an AI model is no longer offered.
+
+    Google's Imagen was shut down on 2026-08-17. Whether this vendor still serves it by another way is not known.
+    """
     return not options.serve_retired and name in OFFERS and OFFERS[name].model.family == "imagen"
 
 
 def _gone(name: str) -> ApiError:
-    """RFC 9457 as live bodies of 2026-08-30 have it (github.com/api-evangelist/aimlapi); these words are ours."""
+    """An error for a withdrawn model, in the form of RFC 9457.
+
+    So live bodies of 2026-08-30 have it (github.com/api-evangelist/aimlapi); these words are ours.
+    """
     message = f"The model {name} was withdrawn on {_SHUTDOWN}. Please use {_SUCCESSOR} instead."
     body = {
         "title": "Not Found",
@@ -189,7 +195,8 @@ def _gone(name: str) -> ApiError:
 
 
 def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
-    """Raises ApiError 400 as the validator words it, for unknown AI models too; 404 is for those withdrawn."""
+    """Read a request. Raises ApiError 400 as the validator words it, for unknown AI models too; 404 for withdrawn
+    ones."""
     try:
         request = json.loads(body)
     except ValueError as error:
@@ -224,13 +231,13 @@ def parse(body: bytes, options: EmulatorOptions) -> AimlSpec:
 
 
 def _require(holds: Any, problem: str) -> None:
-    """Raises ApiError as the validator words it."""
+    """Raise ApiError as the validator words it unless the condition holds."""
     if not holds:
         raise _error(400, f"Body validation error!\n{problem}")
 
 
 def _compose(job: Job[AimlSpec], links: Links) -> Answer:
-    """Pictures by link (the default) or base64, in the variants that AIML's pages show; 201 where its prose says so."""
+    """Make the answer: links (the default) or base64, in the variants of AIML's pages; 201 where its prose says so."""
     shapes: dict[str | None, Shape] = {"data_shape": "data", "images_shape": "images"}
     shape = shapes.get(job.fault, job.spec.shape)
     references = tuple(filter(None, map(reference_digest, job.spec.links)))
@@ -270,7 +277,7 @@ def _entry(job: Job[AimlSpec], data: bytes, links: Links) -> dict[str, Any]:
 
 
 def routes(pipeline: Pipeline) -> list[web.RouteDef]:
-    """All but the one that another vendor has too."""
+    """The routes of this vendor, but for the path that another vendor has too."""
     options = pipeline.options
     return [
         web.get("/v1/models/deprecations", answering(lambda _: _deprecations(options))),
@@ -280,7 +287,7 @@ def routes(pipeline: Pipeline) -> list[web.RouteDef]:
 
 
 def _listing(options: EmulatorOptions) -> list[dict[str, Any]]:
-    """`GET /models`, for which the vendor wants no key: other kinds, and other makers' image models, among ours.
+    """Answer `GET /models`, for which the vendor wants no key: ours among other kinds and other makers' image models.
 
     Source: docs.aimlapi.com/api-references/service-endpoints/complete-model-list.
     """
@@ -297,7 +304,7 @@ def _listing(options: EmulatorOptions) -> list[dict[str, Any]]:
 
 
 def _deprecations(options: EmulatorOptions) -> dict[str, Any]:
-    """`GET /v1/models/deprecations`, for which the vendor wants no key: its own examples, and what is withdrawn here.
+    """Answer `GET /v1/models/deprecations`, for which the vendor wants no key: its own examples, and what is withdrawn.
 
     Source: docs.aimlapi.com/api-references/service-endpoints/model-deprecations (api-docs at 935f808, 2026-08).
     """
@@ -327,7 +334,10 @@ def _now() -> str:
 
 
 def _balance(pipeline: Pipeline, request: web.Request) -> dict[str, Any]:
-    """docs.aimlapi.com/api-references/service-endpoints/account-balance. Raises ApiError."""
+    """Answer a question about the balance. Raises ApiError.
+
+    Source: docs.aimlapi.com/api-references/service-endpoints/account-balance.
+    """
     _API.key(request)
     left = pipeline.options.credit - pipeline.statistics.images_of(OFFERS) * _CREDITS_A_PICTURE
     return {

@@ -1,4 +1,4 @@
-"""Answers over HTTP: made of JSON, sent at once or slowly, or cut off; and how a request's body is read."""
+"""Answers over HTTP: built from JSON, sent at once, slowly or only in part; and the reading of request bodies."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 from aiohttp import web
 
 JSON_TYPE = "application/json; charset=UTF-8"
-PIECES = 20  # of a slow answer
+PIECES = 20  # the number of pieces of a slow answer
 NO_HEADERS: Mapping[str, str] = {}
 
 
 class Cut(Exception):
-    """The connection ends without an answer."""
+    """Raised to end the connection without an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What goes over the wire. billed_images: what the vendor would charge for; sha256: of the pictures as sent.
+    """One answer. billed_images: what the vendor would charge for; sha256: of the pictures as sent.
 
     pause: waits between the pieces of an answer that arrives slowly.
     """
@@ -41,7 +41,7 @@ class Answer:
 
 
 class ApiError(Exception):
-    """An answer in place of pictures, raised from wherever it is decided."""
+    """An answer in place of pictures, raised wherever it is decided."""
 
     def __init__(self, status: int, body: bytes, content_type: str = JSON_TYPE) -> None:
         super().__init__(status, body[:200])
@@ -53,8 +53,9 @@ def answering(
     headers: Mapping[str, str] = NO_HEADERS,
     error_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler of aiohttp for a call without pictures, awaited if need be, that returns JSON, an Answer or a response
-    that is sent already; ApiError is answered. error_headers: of client errors only.
+    """Make an aiohttp handler of a call that returns JSON, an Answer or a response that has been sent.
+
+    The call may be a coroutine; its ApiError becomes an answer. error_headers: of client errors only.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -75,8 +76,9 @@ def answering(
 
 @web.middleware
 async def endings(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Around every handler: Cut ends the connection with a TCP reset, and paths that do not exist get the plain HTML
-    page that Google's front end sends, not JSON.
+    """Wrap every handler: Cut ends the connection with a TCP reset, and unknown paths get an HTML page.
+
+    Google's front end sends such a page, not JSON.
     """
     try:
         response: web.StreamResponse = await handler(request)
@@ -93,7 +95,7 @@ async def endings(request: web.Request, handler: Any) -> web.StreamResponse:
 
 
 async def read_body(request: web.Request, limit_bytes: int, too_large: Callable[[int], ApiError]) -> bytes:
-    """Read to its end also when it is too large, so that the client gets to see the answer. Raises ApiError."""
+    """Read a body to its end even when it is too large, so that the client sees the answer. Raises ApiError."""
     pieces: list[bytes] = []
     total = 0
     async for piece in request.content.iter_chunked(1 << 18):
@@ -108,7 +110,7 @@ async def read_body(request: web.Request, limit_bytes: int, too_large: Callable[
 async def send(
     request: web.Request, answer: Answer, before_last: Callable[[], None] = lambda: None
 ) -> web.StreamResponse:
-    """Raises ConnectionError, and what `answer.pause` raises."""
+    """Send an answer. Raises ConnectionError, and what `answer.pause` raises."""
     body = answer.body
     response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type, **answer.headers})
     response.content_length = len(body)
@@ -125,7 +127,7 @@ async def send(
 
 
 def as_json(value: Any, *, compact: bool = False) -> bytes:
-    """Indented as the vendors' servers send it."""
+    """Write JSON, indented as the vendors' servers send it."""
     form: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
     return json.dumps(value, ensure_ascii=False, **form).encode("utf-8", "replace")
 
@@ -143,12 +145,12 @@ def random_id(length: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Lone surrogates, which JSON can carry and UTF-8 cannot, become question marks."""
+    """Replace lone surrogates, which JSON can carry and UTF-8 cannot, by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
-    """None for what is no JSON, or no object."""
+    """Read a JSON object; None for anything else."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -157,5 +159,5 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def origin_of(request: web.Request) -> str:
-    """Scheme and host that the client used, for links."""
+    """The scheme and host that the client used, for links."""
     return f"{request.scheme}://{request.host}"

@@ -1,7 +1,7 @@
-"""Black Forest Labs' tasks: taken at once, asked about at their own address, delivered by a link that lasts ten minutes.
+"""Black Forest Labs' tasks: taken at once, polled at their own address, delivered by a link that lasts ten minutes.
 
-Sources: docs.bfl.ai/quick_start/{generating_images,pricing}, /api-reference/models, /api_integration/errors; the vendor's
-integration guide, github.com/black-forest-labs/skills.
+Sources: docs.bfl.ai/quick_start/{generating_images,pricing}, /api-reference/models, /api_integration/errors; the
+vendor's integration guide, github.com/black-forest-labs/skills.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ _FACTOR_OF = {"768sq": 0.75, "1k": 1.0, "1.5k": 1.5, "2k": 2.0, "4k": 4.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Schema:
-    """first, further: credits of a megapixel. fields: beside the common ones. images: fields of images sent along. active: tasks
-    at once. flat: the first price is an image's, whatever its size."""
+    """One model's parameters and prices.
+
+    first, further: credits of a megapixel. fields: beside the common ones. images: fields of images sent along. active:
+    tasks at once. flat: the first price is that of an image, whatever its size.
+    """
 
     first: float
     further: float = 0.0
@@ -64,7 +67,7 @@ _SCHEMAS: Mapping[str, _Schema] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TaskSpec(JobSpec):
-    """resolution: FLUX 3's."""
+    """A task that was understood. resolution: only FLUX 3 has one."""
 
     resolution: str = ""
 
@@ -102,14 +105,14 @@ class Tasks(JobVendor):
         return len(active) < _MOST_ACTIVE and active.count(taken.model) < _SCHEMAS[taken.model].active
 
     def parse(self, request: web.Request, body: bytes) -> _TaskSpec:
-        """Raises ApiError 404 for models there are not, 422 as FastAPI words it."""
+        """Read a task. Raises ApiError 404 for unknown models, 422 as FastAPI words it."""
         name, key = request.match_info["model"], self.key(request)
         if name not in _SCHEMAS:
             raise detailed(404, "Not Found")
         return _spec(name, key, body)
 
     def compose(self, job: Job[_TaskSpec]) -> Answer:
-        """Raises ApiError 429 beyond the active tasks."""
+        """Take a task. Raises ApiError 429 beyond the active tasks."""
         spec = job.spec
         digests, megapixels_in = _references(spec.images)
         taken, pictures = self.take(job, digests)
@@ -142,7 +145,7 @@ _ENDS = {"job_flagged": "Request Moderated", "job_filtered": "Content Moderated"
 
 
 def _state(job: TakenJob | None) -> tuple[str, str]:
-    """The status, and the link of one that is ready."""
+    """The status of a task, and the link of one that is ready."""
     if job is None or job.is_removed(_KEPT_S):
         return "Task not found", ""
     if not job.is_over:
@@ -204,7 +207,7 @@ def _require(holds: bool, name: str, message: str) -> None:
 
 
 def _size(asked: Mapping[str, Any]) -> str:
-    """`1360x768`; a side that is not given has 1024 pixels."""
+    """A size such as `1360x768`; a side that is not given has 1024 pixels."""
     sides = [asked.get(name) or 1024 for name in ("width", "height")]
     for name, side in zip(("width", "height"), sides, strict=True):
         _require(type(side) is int and side % _STEP_PX == 0, name, "Input should be a multiple of 16")
@@ -214,14 +217,20 @@ def _size(asked: Mapping[str, Any]) -> str:
 
 
 def _scaled(ratio: str, resolution: str) -> str:
-    """What FLUX 3 makes of a ratio is documented nowhere: FLUX.1's pixels, times the resolution."""
+    """The size for a ratio at a resolution.
+
+    What FLUX 3 makes of a ratio is not documented anywhere: FLUX.1's pixels, times the resolution, is an assumption.
+    """
     width, height = _FLUX.pixels(ratio, "1K")
     factor = _FACTOR_OF[resolution]
     return f"{int(width * factor)}x{int(height * factor)}"
 
 
 def _references(images: tuple[str, ...]) -> tuple[tuple[str, ...], float]:
-    """Hashes and megapixels of images sent along, as links or base64. Raises ApiError 422. Blocks: for worker threads."""
+    """The hashes and megapixels of images sent along, as links or base64.
+
+    Raises ApiError 422. Blocks: for worker threads.
+    """
     digests, megapixels = [], 0.0
     for n, image in enumerate(images, 1):
         if image.startswith(("https://", "http://")):

@@ -1,6 +1,6 @@
-"""fal's queue: requests submitted, asked about, answered and cancelled, and listed by endpoint at its platform API.
+"""fal's queue: requests submitted, polled, answered and cancelled, and listed by endpoint at its platform API.
 
-What a request asks for is checked by the model that runs it, so a mistake is answered where the result is asked for, not at the submit.
+The model that runs a request checks it, so a mistake is reported where the result is fetched, not at the submission.
 Sources: fal.ai/docs/documentation/model-apis/inference/queue, …/model-apis/{errors,request-errors,faq};
 fal.ai/docs/model-api-reference/image-generation-api; fal.ai/docs/platform-apis (requests by endpoint);
 fal.ai/models/fal-ai/flux-1/{schnell,dev}/llms.txt; fal.ai/models/fal-ai/nano-banana-2/llms.txt and …/edit/llms.txt.
@@ -32,13 +32,16 @@ _WORDS = {  # of `image_size`
     "landscape_16_9": (1024, 576),
 }
 _LONGEST_PX = 14142
-_MOST = 4  # images of one request
+_MOST = 4  # images of one request at most
 
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    """formats: the default first. by_megapixel: those that are sized in pixels and billed by them; others have a ratio and a
-    resolution. edits: whether images to edit are required."""
+    """One model's parameters.
+
+    formats: the default first. by_megapixel: whether it is sized in pixels and billed by them; others have a ratio and
+    a resolution. edits: whether images to edit are required.
+    """
 
     model: Model
     formats: tuple[str, ...]
@@ -47,7 +50,7 @@ class _Schema:
 
 
 class _InvalidInput(Exception):
-    """detail: as the model words it."""
+    """A request that the model refuses. detail: in the model's words."""
 
     def __init__(self, field: str, said: str, kind: str, value: Any) -> None:
         super().__init__(said)
@@ -77,7 +80,7 @@ _SCHEMAS: Mapping[str, _Schema] = dict(
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What is answered when a result is asked for. error_type: of the platform's errors, where the model never answered."""
+    """The answer to a request for a result. error_type: of the platform's errors, where the model never answered."""
 
     status: int
     body: Any
@@ -87,7 +90,7 @@ class _Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _QueueSpec(JobSpec):
-    """invalid: the `detail` with which the model refuses what it is asked for."""
+    """A request that was taken. invalid: the `detail` with which the model refuses it."""
 
     schema: _Schema
     invalid: list[dict[str, Any]] | None = None
@@ -120,7 +123,7 @@ class Queue(JobVendor):
         return detailed(422, [{"loc": ["body"], "msg": text, "type": "value_error"}])
 
     def parse(self, request: web.Request, body: bytes) -> _QueueSpec:
-        """Raises ApiError 404 for models there are not."""
+        """Read a request. Raises ApiError 404 for unknown models."""
         name = request.match_info["endpoint"]
         schema = _SCHEMAS.get(name)
         if schema is None:
@@ -195,7 +198,7 @@ class Queue(JobVendor):
 
 
 def _failure(job: Job[_QueueSpec], *, unreadable: bool) -> _Result | None:
-    """How a request ends without a picture."""
+    """The result of a request that ends without a picture; None if it ends with one."""
     prompt = job.spec.prompt
     match job.fault:
         case "job_flagged":
@@ -249,7 +252,7 @@ def _result_of(job: TakenJob) -> _Result:
 
 
 def _shown(job: TakenJob, origin: str) -> dict[str, Any]:
-    """What every answer about a request says; its addresses leave out what stands behind the app's name."""
+    """The part that all answers about a request share; its addresses leave out what follows the app's name."""
     address = f"{origin}/{_app(job.model)}/requests/{job.id}"
     return {
         "request_id": job.id,
@@ -280,7 +283,7 @@ def _listed(job: TakenJob, *, payloads: bool) -> dict[str, Any]:
 
 
 def _read_input(schema: _Schema, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What a `_QueueSpec` says beyond the prompt. Raises _InvalidInput."""
+    """Read a request beyond its prompt. Raises _InvalidInput."""
     prompt, count, seed = asked.get("prompt"), asked.get("num_images", 1), asked.get("seed")
     if not isinstance(prompt, str):
         raise _InvalidInput("prompt", "Field required", "missing", dict(asked))
@@ -312,7 +315,7 @@ def _read_input(schema: _Schema, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_of(asked: Mapping[str, Any], field: str, words: tuple[str, ...]) -> str:
-    """The first is the default."""
+    """Read one of some words, of which the first is the default."""
     value = asked.get(field, words[0])
     if value not in words:
         raise _InvalidInput(field, f"Input should be {', '.join(map(repr, words))}", "enum", value)

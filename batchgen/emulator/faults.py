@@ -1,9 +1,9 @@
-"""What can go wrong on request: one table of faults, the markers of a text that ask for them, and the draw by rate.
+"""What can go wrong on request: one table of faults, the markers in a text that ask for them, and the draw by rate.
 
-Markers also ask something of an image, `[[image:blank,good]]`, and of the judge who looks at it, `[[judge:3,8]]`. Such a list gives
-one thing after another, and its last for ever: to the images of a request, and to those of later requests whose prompt is the same
-up to the end of the marker; to the images that a judge is asked about, where the question is the same up to there. So what is
-appended to a prompt does not start a list again.
+Markers also ask something of an image, `[[image:blank,good]]`, and of the judge who looks at it, `[[judge:3,8]]`. Such
+a list applies one entry after another, and its last for ever: to the images of a request, and to those of later
+requests whose prompt is the same up to the end of the marker; to the images that a judge is asked about, where the
+question is the same up to there. So text appended to a prompt does not start the list again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TABLE = (
     ("error", (_AIML,), "maintenance"),
     ("error", (_OPENAI,), "hard_limit unverified moderation"),
     ("error", (_REPLICATE, _BFL, _FAL), "429 500 503 credits"),
-    # what a network, a proxy or a dying server makes of an answer
+    # the damage done by a network, a proxy or a dying server
     ("wire", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "502html html200 truncated_json reset reset_early hang slow_drip"),
     ("wire", (_REPLICATE, _BFL, _FAL), "502html html200 truncated_json reset reset_early"),
-    # how a job ends that was taken: refused, by a fault, with its output removed, before it ran, without an image or a black one
+    # how a job ends: refused, failed, with its output removed, before it ran, without an image, or with a black one
     ("job", (_REPLICATE, _BFL, _FAL), "job_flagged job_failed"),
     ("job", (_REPLICATE, _BFL), "job_removed"),
     ("job", (_REPLICATE, _FAL), "job_aborted"),
@@ -40,7 +40,7 @@ _TABLE = (
     ("refusal", (_GEMINI, _AIML, _OPENAI), "no_image empty"),
     ("refusal", (_GEMINI,), "safety image_safety prohibited block image_other text_only max_tokens missing_signature"),
     ("refusal", (_IMAGEN,), "rai_filtered rai_all"),
-    # pictures that are not what they should be
+    # pictures other than they should be
     ("picture", (_GEMINI, _IMAGEN, _AIML, _OPENAI), "bad_base64 half_image mislabelled wrong_size"),
     ("picture", (_GEMINI,), "many_images thought_images"),
     # how a picture is handed out, and variants of the answer's shape: the request itself does not fail
@@ -83,7 +83,8 @@ CALL_FAULTS = {method: frozenset(f"{method}_{kind}" for kind in kinds.split()) f
 
 @dataclass(frozen=True, slots=True)
 class BatchEnd:
-    """share: of the lines that are answered before it ends. state: empty for a batch that never ends."""
+    """How a batch ends early. share: of the lines that are answered before. state: empty for a batch that never
+    ends."""
 
     share: float
     state: str
@@ -118,13 +119,13 @@ def markers(text: str) -> list[tuple[str, int]]:
 
 
 def unknown_marker(text: str, known: Container[str], api: str) -> str:
-    """What to say of the first marker that `api` has no fault for; empty if there is none."""
+    """Describe the first marker that `api` has no fault for; empty if there is none."""
     unknown = [name for name, _ in markers(text) if name not in known]
     return f"emulator: {api} has no fault named {unknown[0]!r}" if unknown else ""
 
 
 def _due(marked: Iterable[tuple[str, int]], attempt: int) -> str | None:
-    """Markers follow one another: `503*1` then `reset*1` then nothing. attempt: from 1."""
+    """The fault of an attempt. Markers follow one another: `503*1`, then `reset*1`, then nothing. attempt: from 1."""
     for name, times in marked:
         attempt -= times
         if attempt <= 0:
@@ -135,7 +136,8 @@ def _due(marked: Iterable[tuple[str, int]], attempt: int) -> str | None:
 def fault_for(prompt: str, attempt: int, rates: Mapping[str, float], draw: random.Random) -> str | None:
     """The fault of this attempt, by marker or by rate.
 
-    A link's fault does not count attempts of the request: its number is how often the link fails. Nor does a shape.
+    The fault of a link does not count attempts of the request: its number is how often the link fails. Nor does a
+    shape.
     """
     marked = ((name, _FOR_EVER if name in _NOT_COUNTED else times) for name, times in markers(prompt))
     if name := _due(marked, attempt):
@@ -154,7 +156,7 @@ def link_failures(prompt: str) -> int:
 
 
 def check_batch_fault(text: str) -> None:
-    """Raises ValueError unless it is a known `NAME` or `NAME*TIMES`."""
+    """Raise ValueError unless the text is a known `NAME` or `NAME*TIMES`."""
     name, _, _ = text.partition("*")
     if name not in BATCH_KNOWN:
         raise ValueError(f"unknown batch fault {name!r}; known: {', '.join(sorted(BATCH_KNOWN))}")
@@ -163,7 +165,7 @@ def check_batch_fault(text: str) -> None:
 
 
 class CallFaults:
-    """Faults of calls, batches and uploads. Counts occasions, so that `create_lost*2` hits the first two only.
+    """The faults of calls, batches and uploads. Counts occasions, so that `create_lost*2` hits the first two only.
 
     Faults by option are counted over all batches where one is created or ends, and per batch for the calls about it.
     """
@@ -201,7 +203,7 @@ def without_markers(text: str) -> str:
 
 
 def unreadable_marker(text: str) -> str:
-    """What to say of the first of these markers that means nothing; empty if there is none."""
+    """Describe the first of these markers that cannot be read; empty if there is none."""
     for kind, asked in _ASKED.findall(text):
         if not (_IMAGE if kind == "image" else _JUDGE).fullmatch(asked):
             return f"emulator: [[{kind}:{asked}]] means nothing here"
@@ -209,14 +211,17 @@ def unreadable_marker(text: str) -> str:
 
 
 class Places:
-    """Which one something is among those that were asked for by one text. Used from worker threads."""
+    """The place of each image among those that one text asks for. Used from worker threads."""
 
     def __init__(self) -> None:
         self._places: dict[str, dict[str, int]] = defaultdict(dict)
         self._lock = Lock()
 
     def of(self, text: str, name: str) -> int:
-        """From 0, in the order in which the names are first asked about. text: up to the end of the marker that asks."""
+        """The place of a name, from 0, in the order in which names are first asked about.
+
+        text: up to the end of the marker that asks.
+        """
         with self._lock:
             known = self._places[text]
             return known.setdefault(name, len(known))
@@ -233,8 +238,10 @@ def _nth(found: re.Match[str], places: Places, name: str) -> str:
 
 
 def drawing_of(prompt: str, places: Places, name: str) -> tuple[str, str]:
-    """The flaw with which an image is drawn: blank, twin, misspelt, half, count=N, or empty; and the text that it shows in place of
-    the prompt. name: of the image, which no other has."""
+    """The flaw with which an image is drawn, and the text that it shows in place of the prompt.
+
+    The flaw is blank, twin, misspelt, half, count=N, or empty. name: of the image, unlike any other's.
+    """
     flaw = text = ""
     for found in _ASKED.finditer(prompt):
         if found[1] == "image" and found[2].startswith("text="):
@@ -245,8 +252,10 @@ def drawing_of(prompt: str, places: Places, name: str) -> tuple[str, str]:
 
 
 def ruling_of(question: str, places: Places, image: str) -> tuple[float | None, str, int]:
-    """What a question demands of its judge: a score, None where it leaves it to him; a remark; and in how many answers he does not
-    keep to the form. image: the hash of the one that is judged."""
+    """What a question demands of its judge: a score, a remark, and in how many answers not to keep to the form.
+
+    The score is None where the question leaves it to the judge. image: the hash of the one that is judged.
+    """
     score, remark, malformed = None, "", 0
     for found in _ASKED.finditer(question):
         if found[1] != "judge":

@@ -43,7 +43,7 @@ _FINAL = {"X-Goog-Upload-Status": "final"}
 
 @dataclass(slots=True, kw_only=True)
 class StoredFile:
-    """A file of one key, on disk also while it grows: an upload can go on, and batches write their results.
+    """A file of one key, on disk even while it grows: an upload can continue, and batches write their results.
 
     pixels: None if it is not a picture that decodes. Times: seconds since 1970, set when it is whole.
     """
@@ -79,7 +79,7 @@ class StoredFile:
         return "ACTIVE" if time.time() >= self.ready_s else "PROCESSING"
 
     def as_json(self, request: web.Request) -> dict[str, Any]:
-        """ai.google.dev/api/files. Recorded hashes are base64 of the hex text."""
+        """Show a file as ai.google.dev/api/files does. Recorded hashes are base64 of the hex text."""
         origin, version = origin_of(request), request.match_info["version"]
         state = self.state
         return without_none(
@@ -101,7 +101,7 @@ class StoredFile:
 
 
 class Files:
-    """All uploads and files of one emulator, in a temporary folder that goes with it. Asked from worker threads too.
+    """All uploads and files of one emulator, in a temporary folder that goes with it. Used from worker threads too.
 
     Source: ai.google.dev/gemini-api/docs/files and requests of google-genai 3.4.0 and @google/genai 3.1.0. Downloads
     have two paths: `/download/v1beta/…` of ai.google.dev's batch page, and `/v1/…` of google-genai 3.4.0.
@@ -118,7 +118,7 @@ class Files:
 
     def routes(self) -> list[web.RouteDef]:
         every, one = f"{google.VERSION}/files", google.VERSION + "/files/{file:[^:/]+}"
-        # The SDKs take an error without the upload's status for one to ask again.
+        # Without the upload's status in it, the SDKs repeat a call that got an error.
         final = partial(answering, headers=google.HEADERS, error_headers=_FINAL)
         download = answering(self._download, google.HEADERS)
         return [
@@ -131,15 +131,15 @@ class Files:
         ]
 
     def path(self, name: str) -> Path:
-        """In the temporary folder, which exists from the first call until the emulator closes."""
+        """The path of a file in the temporary folder, which exists from the first call until the emulator closes."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="batchgen-emulator-"))
         return self._folder / name
 
     def add(self, whole: StoredFile) -> None:
-        """Decodes pictures once, so that no request for content has to.
+        """Add a whole file; pictures are decoded once here, so that no request for content has to.
 
-        Results of a batch live as long as uploads do; the documents speak of six weeks too.
+        Results of a batch live as long as uploads do; the documents also speak of six weeks.
         """
         if whole.mime.startswith("image/"):
             whole.pixels = picture_size(whole.path)
@@ -151,7 +151,8 @@ class Files:
             self._files[whole.id] = whole
 
     def find(self, key: str, file_id: str) -> StoredFile:
-        """Raises ApiError 403, the same for a file that never was, is over, or belongs to another key.
+        """The file by its id. Raises ApiError 403, the same for one that never was, has expired, or belongs to another
+        key.
 
         googleapis/python-genai#1218: one wording for all of it, and 403 rather than 404.
         """
@@ -161,14 +162,17 @@ class Files:
         return found
 
     def find_active(self, key: str, file_id: str) -> StoredFile:
-        """Raises ApiError, 400 while it is processed: known from public issues; the documents only say to wait."""
+        """The file by its id, once it is ready. Raises ApiError, with 400 while it is being processed.
+
+        The 400 is known from public issues; the documents only say to wait.
+        """
         found = self.find(key, file_id)
         problem = f"The File {found.id} is not in an ACTIVE state and usage is not allowed."
         google.require(found.state == "ACTIVE", problem, "FAILED_PRECONDITION")
         return found
 
     def at_uri(self, key: str, uri: str) -> StoredFile | None:
-        """The file that a `fileUri` means; None for a link to elsewhere. Raises ApiError."""
+        """The file that a `fileUri` refers to; None for a link to elsewhere. Raises ApiError."""
         match = re.search(r"/v1(?:beta)?/files/([^/?#]+)$", uri)
         return self.find_active(key, match.group(1)) if match else None
 
@@ -190,12 +194,12 @@ class Files:
             return dict(self._files)
 
     async def _upload(self, request: web.Request) -> Answer:
-        """One path for all steps: `start`, then by `upload_id`, which stands for the key: pieces and `query`."""
+        """Handle one path for all steps: `start`, then pieces and `query` by `upload_id`, which stands for the key."""
         commands = {word.strip() for word in request.headers.get("X-Goog-Upload-Command", "").lower().split(",")}
         if "start" in commands:
             return await self._start(request)
         upload = self._uploads.get(request.query.get("upload_id", ""))
-        # A query of what is whole, of a client whose answer was lost: known of Google's upload protocol in general.
+        # A client whose answer was lost asks how much is stored: known of Google's upload protocol in general.
         known = upload and (not upload.expires_s or ("query" in commands and self._files.get(upload.id) is upload))
         if upload is None or not known:  # the wording is ours
             raise google.error(404, "Upload not found, or it has already been finalized.")
@@ -219,7 +223,7 @@ class Files:
         body = await read_body(request, _START_BYTES, google.API.too_large)
         given = google.read_fields(body or b"{}", UPLOAD_FILE).get("file", {})
         size = headers.get("X-Goog-Upload-Header-Content-Length", "")
-        # A length that is not known beforehand: not documented for this API.
+        # An upload of unknown length is not documented for this API.
         google.require(size.isdecimal(), "X-Goog-Upload-Header-Content-Length: expected a number of bytes.")
         mime = str(given.get("mimeType") or headers.get("X-Goog-Upload-Header-Content-Type", ""))
         upload_id = secrets.token_urlsafe(24)
@@ -244,7 +248,7 @@ class Files:
         return Answer(headers=sent)
 
     def _check(self, upload: StoredFile) -> None:
-        """Raises ApiError. ai.google.dev/api/files has these rules; their wording is ours."""
+        """Refuse an upload that breaks the rules of ai.google.dev/api/files, in words of ours. Raises ApiError."""
         problem = unknown_marker(upload.display_name, FILE_KNOWN, "the Files API")
         google.require(not problem, problem)
         named = re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", upload.id)
@@ -255,7 +259,7 @@ class Files:
         google.require(small, f"Upload size exceeds the limit: {_MOST_BYTES} bytes.")
 
     async def _take(self, request: web.Request, upload: StoredFile, *, last: bool) -> None:
-        """One piece onto the disk as it comes; what arrived before a cut stays. The wordings are ours."""
+        """Write one piece to the disk as it comes; what arrived before a cut stays. The wordings are ours."""
         # By the file's display name, whose attempts count over all uploads of its key, or by option.
         by_name = self._faults.take(UPLOAD_FAULTS, f"{upload.key} {upload.display_name}", upload.display_name)
         fault = (by_name or self._faults.take(CALL_FAULTS["upload"] - {"upload_lost"}) or "").removeprefix("upload_")
@@ -287,7 +291,7 @@ class Files:
             raise Cut
 
     def _listing(self, request: web.Request) -> dict[str, Any]:
-        """Newest first, 10 a page by default, at most 100."""
+        """List files, newest first, 10 a page by default, at most 100."""
         key = google.known_key(request)
         found = [one.as_json(request) for one in reversed(self._unexpired().values()) if one.key == key]
         return google.page_of("files", found, request.query, default=10, most=100)
@@ -329,7 +333,7 @@ class Files:
         with stored.path.open("rb") as file:
             if fault == "cut" and start + 2 < stop < stored.size_bytes:
                 file.seek(stop - 1)
-                stop -= 2 * (file.read(1) == b"\n")  # in the middle of a line, wherever the half of the file is
+                stop -= 2 * (file.read(1) == b"\n")  # in the middle of a line, wherever the half of the file falls
             file.seek(start)
             while piece := file.read(min(_PIECE_BYTES, stop - file.tell())):
                 await response.write(piece)
@@ -340,7 +344,7 @@ class Files:
         return response
 
     def _part(self, request: web.Request, stored: StoredFile) -> tuple[int, int]:
-        """First byte and the one after the last. Raises ApiError 416.
+        """The first byte to send and the one after the last. Raises ApiError 416.
 
         Range, ETag and If-Range are an assumption; what is known is `alt=media`.
         """
@@ -350,7 +354,7 @@ class Files:
         try:
             start, stop, _ = request.http_range.indices(stored.size_bytes)
         except ValueError:
-            return whole  # RFC 9110: what is no valid range is ignored
+            return whole  # RFC 9110: an invalid range is ignored
         if "Range" in request.headers and start >= stop:
             raise google.error(416, "The requested range is not satisfiable.", status="OUT_OF_RANGE")
         return start, stop

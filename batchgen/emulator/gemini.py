@@ -1,4 +1,4 @@
-"""generateContent: from the request's JSON, in the server's own checks and wordings, to the answer as it was recorded."""
+"""generateContent: from the request's JSON, checked and refused as the server does, to an answer like recorded ones."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ Stream = Literal["", "sse", "array", "line"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeminiSpec(Spec):
-    """modalities: upper case. interim: pictures shown among the thoughts. prompt_tokens: of all text, earlier turns and
-    what the model said in them included. reference_tokens: of each picture sent along; thought_tokens: on average.
+    """A request that was understood.
 
-    judged: the first of the pictures sent along, where JSON is asked for; schema: of that JSON.
-    search: which searches the googleSearch tool may do, empty without the tool. tier: the one it is served at.
+    modalities: upper case. interim: pictures shown among the thoughts. prompt_tokens: of all text, including earlier
+    turns and what the model said in them. reference_tokens: of each picture sent along; thought_tokens: on average.
+    judged: the first of the pictures sent along, where JSON is asked for; schema: of that JSON. search: which searches
+    the googleSearch tool may do, empty without the tool. tier: the one it is served at.
     """
 
     modalities: tuple[str, ...]
@@ -80,7 +81,7 @@ def parse(
     stream: Stream = "",
     schema: Schema = GENERATE_CONTENT,
 ) -> GeminiSpec:
-    """schema: the fields that there are. Raises ApiError 400 in the server's wording for anything it would not take."""
+    """Read a request by the fields of `schema`. Raises ApiError 400 in the server's words for what it would refuse."""
     request = google.read_fields(body, schema)
     contents = _checked(request.get("contents") or [])
     pictures = [found for one in contents for part in one["parts"] if (found := _picture(part, find_file))]
@@ -124,7 +125,7 @@ def parse(
 
 
 def _judged(config: dict[str, Any], model: Model, pictures: Sequence[_Picture]) -> Sight | None:
-    """None where no JSON is asked for. Raises ApiError 400."""
+    """The image to be judged, None where no JSON is asked for. Raises ApiError 400."""
     if not wants_json(config, model):
         return None
     name, _, found = pictures[0] if pictures else ("", "", None)
@@ -140,7 +141,7 @@ def require(holds: Any, field: str, message: str) -> None:
 
 
 def _checked(contents: list[Content]) -> list[Content]:
-    """Raises ApiError 400."""
+    """Check turns and parts. Raises ApiError 400."""
     require(contents, "contents", "contents is not specified")
     for at, content in enumerate(contents):
         role = content.get("role", "user")
@@ -156,12 +157,12 @@ def _checked(contents: list[Content]) -> list[Content]:
 
 
 def _check_signatures(contents: list[Content], length_bytes: int, find_file: FindFile) -> None:
-    """Model turns come back as they were sent: pictures and the first part after the thoughts signed. From 1 on.
-    length_bytes: of signatures, 0 where there are none.
+    """Check that model turns come back as they were sent: pictures, and the first part after the thoughts, signed.
 
-    Source: ai.google.dev/gemini-api/docs/thought-signatures and the body in langchain-ai/langchain-google#1431. That
-    wording is known of pictures only; a text that lost its signature is refused likewise, and a signature on a part it
-    did not come on is, which is stricter than anything documented.
+    length_bytes: of signatures, 0 where there are none. Source: ai.google.dev/gemini-api/docs/thought-signatures and
+    the body in langchain-ai/langchain-google#1431. That wording is known for pictures only. We refuse a text that lost
+    its signature likewise, and a signature on a part that it did not come on, which is stricter than anything
+    documented.
     """
     page = "https://ai.google.dev/gemini-api/docs/thought-signatures#model-behavior"
     for position, content in enumerate(contents if length_bytes else (), 1):
@@ -178,7 +179,7 @@ def _check_signatures(contents: list[Content], length_bytes: int, find_file: Fin
 
 
 def _signed_content(part: dict[str, Any], find_file: FindFile) -> bytes:
-    """What is signed: a text itself, a picture by its hash, whichever way it comes back."""
+    """The content that is signed: a text itself, a picture by its hash, whichever way it comes back."""
     found = _picture(part, find_file)
     return found[0].encode() if found else str(part.get("text", "")).encode("utf-8", "replace")
 
@@ -208,7 +209,7 @@ def _ratio_of_last(pictures: Sequence[_Picture], model: Model) -> str | None:
 
 
 def _size(mime: str, picture: bytes | StoredFile) -> tuple[int, int] | None:
-    """In pixels, where the emulator can decode the format. Raises ApiError for what is not a picture."""
+    """The size in pixels, where the emulator can decode the format. Raises ApiError for anything but a picture."""
     if mime.startswith(_TAKEN_AS_IS):
         return None
     google.require(mime in _STILL, f"Unsupported MIME type: {mime}")
@@ -218,9 +219,9 @@ def _size(mime: str, picture: bytes | StoredFile) -> tuple[int, int] | None:
 
 
 def _ratio_and_size(config: dict[str, Any], model: Model) -> tuple[str | None, str]:
-    """None without a ratio. An unknown size is 1K without a word (firebase/genkit#4891); a bad ratio is a 400.
+    """The ratio, None without one, and the size. gemini-nano-banana-2.1 refuses 512 (public reports disagree).
 
-    gemini-nano-banana-2.1 refuses 512 (public reports disagree).
+    A bad ratio is a 400, while an unknown size becomes 1K silently (firebase/genkit#4891).
     """
     image = config.get("imageConfig", {})
     wanted = config.get("responseFormat", {}).get("image", {})
@@ -234,7 +235,7 @@ def _ratio_and_size(config: dict[str, Any], model: Model) -> tuple[str | None, s
 
 
 def _tier(asked: str, options: EmulatorOptions) -> str:
-    """The tier it is served at. Raises ApiError.
+    """The tier at which a request is served. Raises ApiError.
 
     Source: ai.google.dev/gemini-api/docs/flex-inference (503 or 429 without capacity) and priority-inference (served as
     standard beyond its limits, for higher billing tiers only; the wording of that error is ours).
@@ -249,14 +250,14 @@ def _tier(asked: str, options: EmulatorOptions) -> str:
 
 
 def _search(tools: list[dict[str, Any]], model: Model) -> tuple[str, ...]:
-    """Without searchTypes it is the web; with only imageSearch it is images only (ai.google.dev, Google Search)."""
+    """The searches of the googleSearch tool: web without searchTypes; images alone with imageSearch (ai.google.dev)."""
     asked = next((tool["googleSearch"] for tool in tools if "googleSearch" in tool), None)
     if asked is None:
         return ()
     google.require(model.search, "Search Grounding is not supported.")
     types = asked.get("searchTypes", {})
     wanted = [kind for kind in ("web", "image") if f"{kind}Search" in types] or ["web"]
-    supported = set(wanted) <= set(model.search)  # not documented what happens otherwise
+    supported = set(wanted) <= set(model.search)  # what happens otherwise is not documented
     google.require(supported, "Image Search Grounding is not supported.")
     return tuple(wanted)
 
@@ -290,7 +291,7 @@ def compose(job: Job[GeminiSpec]) -> Answer:
 
 @dataclass(slots=True)
 class _Candidate:
-    """The one candidate of an answer, as it is put together. hashes: of all its pictures, billed or not."""
+    """The one candidate of an answer, as it is built. hashes: of all its pictures, billed or not."""
 
     job: Job[GeminiSpec]
     hashes: list[str] = field(default_factory=list)
@@ -343,16 +344,17 @@ class _Candidate:
         return {"inlineData": {"mimeType": self.job.mime, "data": self.job.in_base64(data)}}
 
     def _signed(self, part: dict[str, Any], content: str) -> dict[str, Any]:
-        """content: the text, or the picture's hash."""
+        """Sign a part. content: the text, or the picture's hash."""
         if self.job.spec.model.signs and self.job.options.signature_bytes:
             part["thoughtSignature"] = make_signature(content.encode(), self.job.options.signature_bytes)
         return part
 
 
 def _grounding(query: str, search: Sequence[str]) -> dict[str, Any]:
-    """Recorded for the web; image search as ai.google.dev describes it: imageSearchQueries and chunks with `image`.
+    """Make grounding metadata, as recorded for the web and as ai.google.dev describes image search.
 
-    Two queries for one question, as in the example of ai.google.dev/gemini-api/docs/google-search; each is billed.
+    There are two queries for one question, as in the example of ai.google.dev/gemini-api/docs/google-search; each is
+    billed.
     """
     site = {"title": "example.com", "uri": "https://example.com/emulated"}
     image = {"sourceUri": "https://example.com/emulated-gallery", "imageUri": "https://example.com/emulated.jpg"}
@@ -366,7 +368,7 @@ def _grounding(query: str, search: Sequence[str]) -> dict[str, Any]:
 
 
 def _usage(candidate: _Candidate, digest: bytes) -> dict[str, Any]:
-    """usageMetadata, in the proportions of recorded answers. total = prompt + candidates + thoughts + tool use.
+    """Make usageMetadata, in the proportions of recorded answers. total = prompt + candidates + thoughts + tool use.
 
     Thoughts vary as much as the two recorded ones of 3-pro. Recorded answers of Gemini 3 have 88 to 630 candidate
     tokens more than the details add up to; they are billed as text. Answers without a picture have no

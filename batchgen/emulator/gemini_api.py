@@ -35,7 +35,7 @@ class GeminiApi:
         ]
 
     def models(self, request: web.Request) -> dict[str, Any]:
-        """`GET /models`. Raises ApiError."""
+        """Answer `GET /models`. Raises ApiError."""
         google.known_key(request)
         return google.page_of("models", list(self._entries().values()), request.query, default=50, most=1000)
 

@@ -42,13 +42,13 @@ def error(code: int, message: str, details: Sequence[Any] = (), status: str | No
 
 
 def require(holds: Any, message: str, status: str = "INVALID_ARGUMENT") -> None:
-    """Raises ApiError 400 unless it holds."""
+    """Raise ApiError 400 unless the condition holds."""
     if not holds:
         raise error(400, message, status=status)
 
 
 def rpc_status(code: str, message: str) -> dict[str, Any]:
-    """google.rpc.Status, whose codes are not those of HTTP."""
+    """A google.rpc.Status, whose codes are not those of HTTP."""
     return {"code": _Code[code].value, "message": message}
 
 
@@ -63,7 +63,7 @@ def bad_fields(*violations: Violation) -> ApiError:
 
 
 def unknown_model(request: web.Request) -> ApiError:
-    """The AI model that the path names, or what it is asked to do."""
+    """An error for an AI model that the path names, or for a method that it does not have."""
     path = request.match_info
     advice = "Call ModelService.ListModels to see the list of available models and their supported methods."
     which = f"for API version {path['version']}, or is not supported for {path.get('method', 'getModel')}."
@@ -86,12 +86,15 @@ _HELP = {
 
 
 def enqueued_exhausted() -> ApiError:
-    """Recorded where a batch was created (langchain4j/langchain4j#3942): neither QuotaFailure nor RetryInfo."""
+    """An error for too much enqueued, with neither QuotaFailure nor RetryInfo.
+
+    Recorded where a batch was created (langchain4j/langchain4j#3942).
+    """
     return error(429, _QUOTA_HEAD, [_HELP])
 
 
 def over_quota(model: str, limit: int, retry_s: float, *, window: str = "Minute") -> ApiError:
-    """429 with QuotaFailure and RetryInfo; window is "Minute" or "Day". A limit of 0 is that of a free key.
+    """A 429 with QuotaFailure and RetryInfo; window is "Minute" or "Day". A limit of 0 is that of a free key.
 
     Bodies: github.com/google-gemini/gemini-cli/issues/8437 (free), googleapis/js-genai/issues/1322 (paid, per day).
     There is no Retry-After header.
@@ -114,7 +117,7 @@ def over_quota(model: str, limit: int, retry_s: float, *, window: str = "Minute"
 
 
 def go_duration(duration_s: float) -> str:
-    """As the message text has it: `1h52m56.4s`, `26.66s`, `840.5ms`."""
+    """Write a duration as the message text does: `1h52m56.4s`, `26.66s`, `840.5ms`."""
     if duration_s < 1:
         return f"{_number(duration_s * 1000, 6)}ms"
     minutes, seconds = divmod(duration_s, 60)
@@ -148,7 +151,10 @@ def _drawn(fault: str, draw: random.Random) -> ApiError:
 
 
 def call_fault(faults: CallFaults, method: str, subject: str = "", display_name: str = "") -> str | None:
-    """What the caller handles: `lost`, `half`, `empty`, `cut` or None. For the others raises ApiError or Cut."""
+    """The fault that the caller handles itself: `lost`, `half`, `empty`, `cut` or None.
+
+    The others raise ApiError or Cut.
+    """
     if problem := unknown_marker(display_name, BATCH_KNOWN, "the Batch API"):
         raise error(400, problem)
     name = faults.take(CALL_FAULTS[method], subject, display_name)
@@ -198,7 +204,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
 
 
 def known_key(request: web.Request) -> str:
-    """Header or query parameter, as both are documented. Looking at models and keeping files cost nothing.
+    """The key from the header or the query, as both are documented. Listing models and keeping files cost nothing.
 
     400 for a bad key, not 401: ai.google.dev/gemini-api/docs/troubleshooting and every recorded body.
     """
@@ -235,7 +241,7 @@ class GoogleApi(Api):
         return paying_key(request)
 
     def too_large(self, limit_bytes: int) -> ApiError:
-        """Inline requests of a batch, too: 20 MB by the documents."""
+        """An error for a request that is too large; 20 MB by the documents, for inline requests of a batch too."""
         advice = "Please use the File API to upload files instead of using inline data."
         return error(400, f"Request payload size exceeds the limit: {limit_bytes} bytes. {advice}")
 
@@ -297,10 +303,9 @@ def listed(models: Mapping[str, Model], methods: list[str], options: EmulatorOpt
 
 
 def read_fields(value: bytes | dict[str, Any], schema: Schema) -> dict[str, Any]:
-    """value: a request's body, or what is read of it already.
+    """Read a request's body, or an object that has been parsed.
 
-    Raises ApiError 400 for what is no JSON object, for fields that the API does not know, and for values it does not
-    take.
+    Raises ApiError 400 for anything but a JSON object, for unknown fields, and for values that the API does not take.
     """
     reason = "Root element must be a message."
     if isinstance(value, bytes):
@@ -318,7 +323,8 @@ def read_fields(value: bytes | dict[str, Any], schema: Schema) -> dict[str, Any]
 
 
 def page_of(name: str, found: Sequence[Any], query: Mapping[str, str], default: int, most: int) -> dict[str, Any]:
-    """The list by its name, absent when empty, and `nextPageToken`, which is opaque to clients. Raises ApiError 400."""
+    """One page of a list: by its name, absent when empty, and `nextPageToken`, opaque to clients. Raises ApiError
+    400."""
     size = min(_query_number(query, "pageSize") or default, most)
     start = _query_number(query, "pageToken")
     page = {name: list(found[start : start + size])} if found[start : start + size] else {}

@@ -17,7 +17,7 @@ from batchgen.emulator.models import FOURTEEN
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """type_name: as the error text spells it. parse: raises ValueError or TypeError for what it does not take."""
+    """One type. type_name: as the error text spells it. parse: raises ValueError or TypeError for a wrong value."""
 
     type_name: str
     parse: Callable[[Any], Any]
@@ -41,7 +41,7 @@ def _snake(name: str) -> str:
 
 
 def read(schema: Schema, value: Any, path: str, violations: list[Violation]) -> Any:
-    """The value with lowerCamelCase names and base64 decoded; what is wrong is appended to `violations`.
+    """Read a value into lowerCamelCase names and decoded base64, appending what is wrong to `violations`.
 
     Source: protobuf.dev/programming-guides/json: parsers accept both casings; null means not set. A single value where
     a list belongs is taken as a list of one, as ai.google.dev's own curl examples rely on.
@@ -103,7 +103,10 @@ def _float(value: Any) -> float:
 
 
 def _bytes(value: Any) -> bytes:
-    """Standard or URL-safe alphabet, padding optional (protobuf.dev/programming-guides/json, `bytes`)."""
+    """Decode the standard or the URL-safe alphabet, padding optional.
+
+    Source: protobuf.dev/programming-guides/json, `bytes`.
+    """
     text = _exactly(str, value).replace("-", "+").replace("_", "/").rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 

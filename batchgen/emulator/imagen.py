@@ -1,4 +1,4 @@
-"""Imagen's predict: from the request's JSON to what is asked for, and from a finished job to predictions."""
+"""Imagen's predict: from the request's JSON, and from a finished job to predictions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def endpoint(options: EmulatorOptions) -> Endpoint:
 
 
 def parse_prediction(body: bytes, model: Model, schema: Schema = PREDICT) -> ImagenSpec:
-    """Raises ApiError 400 for anything the server would not take."""
+    """Read a request. Raises ApiError 400 for anything the server would not take."""
     request = google.read_fields(body, schema)
     instances = request.get("instances") or [{}]
     prompt = clean(instances[0].get("prompt") or "")
@@ -66,7 +66,7 @@ def parse_prediction(body: bytes, model: Model, schema: Schema = PREDICT) -> Ima
 
 
 def compose(job: Job[ImagenSpec]) -> Answer:
-    """Filtered pictures are dropped without a word unless includeRaiReason is set; all filtered is `{}`."""
+    """Make the answer. Filtered pictures are dropped silently unless includeRaiReason is set; all filtered is `{}`."""
     spec = job.spec
     if job.fault == "rai_all":
         return Answer(body=as_json({}))

@@ -1,4 +1,7 @@
-"""Jobs that are taken at once and done later: drawn when they come, shown when their time has passed. What their vendors share."""
+"""Jobs that are taken at once and done later: drawn when they come, shown when their time has passed.
+
+Several vendors share this.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ _DRAWN = ("", "job_removed", "job_black")  # ends for which there are pictures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec(Spec):
-    """key: whose it is. asked: as it was sent. images: those sent along, as links or base64."""
+    """A job that was understood. key: whose it is. asked: as it was sent. images: those sent along, as links or
+    base64."""
 
     key: str
     asked: dict[str, Any]
@@ -34,9 +38,11 @@ class JobSpec(Spec):
 
 @dataclass(slots=True, kw_only=True)
 class TakenJob:
-    """model: as its vendor names it. created_s: UTC seconds; due_s: after those. end: the fault it ends with, empty for none.
-    links: to its pictures. result: what its vendor answers with, where that is known from the start.
-    cancelled_s: UTC seconds, 0 when it was not.
+    """A job that was taken.
+
+    model: as its vendor names it. created_s: UTC seconds; due_s: after those. end: the fault it ends with, empty for
+    none. links: to its pictures. result: its vendor's answer, where that is known from the start. cancelled_s: UTC
+    seconds, 0 when it was not.
     """
 
     id: str
@@ -61,7 +67,7 @@ class TakenJob:
 
     @property
     def waits(self) -> bool:
-        """The first half of its time."""
+        """Whether it waits, which it does for the first half of its time."""
         return self.late_s < -self.due_s / 2
 
     def is_removed(self, kept_s: float) -> bool:
@@ -69,15 +75,15 @@ class TakenJob:
 
 
 def detailed(status: int, detail: Any) -> ApiError:
-    """An error in the form of FastAPI, which two of the vendors have."""
+    """An error in the form of FastAPI, which two of the vendors use."""
     return ApiError(status, as_json({"detail": detail}), "application/json")
 
 
 class JobVendor(Api, ABC):
-    """One vendor's server. Its class says, besides:
+    """One vendor's server. A subclass also says:
 
-    faults: names that can happen. link: the name of a picture, of `id`, `n`, `token` (a UUID) and its ending as `jpeg` or as
-    `jpg`.
+    faults: names that can happen. link: the name of a picture, of `id`, `n`, `token` (a UUID) and its ending as `jpeg`
+    or as `jpg`.
     """
 
     bad_keys = ("bad",)
@@ -98,14 +104,14 @@ class JobVendor(Api, ABC):
 
     @abstractmethod
     def parse(self, request: web.Request, body: bytes) -> JobSpec:
-        """Raises ApiError."""
+        """Read a request. Raises ApiError."""
 
     @abstractmethod
     def compose(self, job: Job[Any]) -> Answer:
-        """Takes the job and says so. Raises ApiError."""
+        """Take the job and say so. Raises ApiError."""
 
     def has_room(self, taken: TakenJob) -> bool:
-        """Asked while no other job comes in."""
+        """Whether another job may be taken; no other comes in meanwhile."""
         return True
 
     def new_id(self) -> str:
@@ -123,7 +129,8 @@ class JobVendor(Api, ABC):
         failed: bool = False,
         result: Callable[[tuple[str, ...], list[bytes]], Any] = lambda links, pictures: None,
     ) -> tuple[TakenJob, list[bytes]]:
-        """Draws at once and hands out when the job's time has passed. What fails or is refused costs nothing here.
+        """Draw the pictures at once, to hand out when the job's time has passed. Failed and refused jobs cost nothing
+        here.
 
         digests: of the images sent along. result: `TakenJob.result`, of links and pictures. Raises ApiError.
         """
@@ -156,7 +163,7 @@ class JobVendor(Api, ABC):
         return taken, pictures
 
     def find(self, request: web.Request, job_id: str) -> TakenJob | None:
-        """Raises ApiError for its key."""
+        """The job, if its key is the right one; None if there is no such job. Raises ApiError."""
         key, job = self.key(request), self._jobs.get(job_id)
         return job if job is not None and job.key == key else None
 
@@ -167,9 +174,9 @@ class JobVendor(Api, ABC):
     def page(
         self, request: web.Request, since: str, until: str = "", model: str | None = "", most: int = _PAGE
     ) -> tuple[list[TakenJob], int | None]:
-        """Newest first; and the cursor of the next page, which is a count here. Raises ApiError.
+        """One page of jobs, newest first, and the cursor of the next page, which is a count here. Raises ApiError.
 
-        since, until: the parameters that say which. model: empty for all.
+        since, until: the parameters that bound it. model: empty for all.
         """
         key, query = self.key(request), request.query
         first_s, last_s = _seconds(query.get(since), 0.0), _seconds(query.get(until), float("inf"))

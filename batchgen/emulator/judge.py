@@ -1,7 +1,7 @@
-"""An AI model that looks at an image and says in JSON how good it is: by the markers of its question, else by what it sees.
+"""An AI model that looks at an image and rates it in JSON: as the markers of its question say, else by what it sees.
 
-Unasked, it gives an image of one colour 1, one whose lower half is of one colour 2, and any other 8. Below 7 it remarks on
-something: what `[[judge:remark=…]]` says, or what it saw.
+Without markers, it gives an image of one colour 1, one whose lower half is of one colour 2, and any other 8. Below 7 it
+makes a remark: the one of `[[judge:remark=…]]`, or what it saw.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from batchgen.emulator import google
 from batchgen.emulator.faults import Places, ruling_of
 from batchgen.emulator.models import Model
 
-_FLAT = 12  # steps of 256 by which the colours of an image of one colour differ at most: JPEG adds a few
+_FLAT = 12  # steps of 256 by which the colours of a one-coloured image differ at most: JPEG adds a few
 _SIDE_PX = 64
 _SEEN = {"": (8.0, ""), "blank": (1.0, "The image is blank."), "half": (2.0, "The lower half of the image is missing.")}
 
 
 def modalities(config: Mapping[str, Any], model: Model) -> tuple[str, ...]:
-    """Those of a generationConfig. Raises ApiError 400; the wording is known from public issues."""
+    """The modalities of a generationConfig. Raises ApiError 400; the wording is known from public issues."""
     default = ("TEXT",) if model.writes else ("TEXT", "IMAGE")  # ai.google.dev/gemini-api/docs/image-generation
     asked = tuple(config.get("responseModalities") or default)
     refused = f"The requested combination of response modalities ({', '.join(asked)}) is not supported by the model."
@@ -39,7 +39,10 @@ def response_schema(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def wants_json(config: Mapping[str, Any], model: Model) -> bool:
-    """Raises ApiError 400: models that make images have no structured output (ai.google.dev/gemini-api/docs/models)."""
+    """Whether JSON is asked for. Raises ApiError 400: models that make images have no structured output.
+
+    Source: ai.google.dev/gemini-api/docs/models.
+    """
     wanted = config.get("responseMimeType") == "application/json"
     google.require(wanted or not response_schema(config), "A response schema needs responseMimeType application/json.")
     google.require(model.writes or not wanted, f"JSON mode is not enabled for models/{model.id}")
@@ -48,14 +51,14 @@ def wants_json(config: Mapping[str, Any], model: Model) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """An image as a judge sees it. name: its hash; flaw: blank, half, or empty."""
+    """What a judge sees in an image. name: its hash; flaw: blank, half, or empty."""
 
     name: str
     flaw: str = ""
 
 
 def look_at(name: str, source: bytes | Path | None) -> Sight:
-    """source: an image that decodes; None where there are no bytes to look at."""
+    """Look at an image. source: one that decodes; None where there are no bytes to look at."""
     if source is None:
         return Sight(name=name)
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
@@ -73,8 +76,11 @@ def _is_flat(image: Image.Image) -> bool:
 
 
 def judge(question: str, sight: Sight, schema: Mapping[str, Any], places: Places, attempt: int) -> str:
-    """The text of an answer. attempt: how often the question was asked, from 1. schema: JSON Schema, or the vendor's own dialect
-    with its types in upper case; its number is the score, its string the remark."""
+    """Write the text of an answer. attempt: how often the question was asked, from 1.
+
+    schema: JSON Schema, or the vendor's own dialect with its types in upper case; its number is the score, its string
+    the remark.
+    """
     asked_score, asked_remark, malformed = ruling_of(question, places, sight.name)
     if attempt <= malformed:
         return "I like it, and would give it a good score"

@@ -1,8 +1,8 @@
-"""OpenAI's `/v1/images/generations` (JSON) and `/v1/images/edits` (multipart), its list of models and its error bodies; and
-`/v1/chat/completions`, as far as a judge of images needs it, which AIML has at the same path and in the same form.
+"""OpenAI's images, edits, list of models and error bodies, and the chat completions that a judge of images needs.
 
-Sources: platform.openai.com/docs/api-reference/{images,chat}, /guides/{error-codes,structured-outputs} (2026-11);
-github.com/openai/openai-openapi.
+Paths: `/v1/images/generations` (JSON), `/v1/images/edits` (multipart), `/v1/models` and `/v1/chat/completions`, which
+AIML has at the same path and in the same form. Sources: platform.openai.com/docs/api-reference/{images,chat},
+/guides/{error-codes,structured-outputs} (2026-11); github.com/openai/openai-openapi.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MODELS |= {name: _model(name, _SUCCESSOR) for name in _GONE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAiSpec(Spec):
-    """asked: parameters as they were sent, without images."""
+    """A request that was understood. asked: parameters as they were sent, without images."""
 
     asked: Mapping[str, Any]
 
@@ -118,7 +118,7 @@ def generations(options: EmulatorOptions) -> Endpoint:
 
 
 def routes(pipeline: Pipeline) -> list[web.RouteDef]:
-    """All but those whose path another vendor has too. Keys, quotas and their words are the same for images and questions."""
+    """The routes whose path no other vendor has. Keys, quotas and errors are the same for images and questions."""
 
     def parse_edit(request: web.Request, body: bytes) -> OpenAiSpec:
         texts, images = read_form(request.headers.get("Content-Type", ""), body)
@@ -136,7 +136,7 @@ def routes(pipeline: Pipeline) -> list[web.RouteDef]:
 
 
 def asks_for(body: bytes) -> bool:
-    """Whether a body names a model of OpenAI: at this path AIML answers too."""
+    """Whether a body names a model of OpenAI: AIML answers at this path too."""
     return re.search(rb'"model"\s*:\s*"(gpt-image|chatgpt-image|dall-e)', body) is not None
 
 
@@ -152,7 +152,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str, list[bytes]]]:
-    """Texts and files of a form, by name. Raises ApiError 400."""
+    """Read the texts and files of a form, by name. Raises ApiError 400."""
     boundary = _parameter(content_type, "boundary")
     _require(content_type.startswith("multipart/form-data") and boundary, "Expected a multipart form.", None)
     texts: dict[str, str] = {}
@@ -173,7 +173,7 @@ def read_form(content_type: str, body: bytes) -> tuple[dict[str, str], dict[str,
 
 
 def _parameter(header: str, name: str) -> str:
-    """Of a header such as `form-data; name="image"`."""
+    """A parameter of a header such as `form-data; name="image"`."""
     message = Message()
     message["Content-Type"] = header
     return str(message.get_param(name) or "")
@@ -182,7 +182,7 @@ def _parameter(header: str, name: str) -> str:
 def _parse(
     given: Mapping[str, Any], images: Mapping[str, list[bytes]], options: EmulatorOptions, *, form: bool = False
 ) -> OpenAiSpec:
-    """Raises ApiError."""
+    """Read a request for images. Raises ApiError."""
     asked = {name: value for name, value in given.items() if value is not None}
     allowed = _NAMES - (_GENERATIONS_ALONE if form else _EDITS_ALONE)
     unknown = sorted(set(asked) - allowed) + sorted(set(images) - {"image", "image[]", "mask"})
@@ -217,7 +217,7 @@ def _parse(
 
 
 def _number(asked: Mapping[str, Any], name: str, *, form: bool) -> int:
-    """A form has numbers as text, JSON does not."""
+    """Read a number, which a form has as text and JSON has not."""
     value = asked[name]
     if form and isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -243,7 +243,7 @@ def _size(model: str, size: Any) -> str:
 
 
 def _references(images: Mapping[str, list[bytes]]) -> tuple[str, ...]:
-    """Hashes of the images, and the mask's after them. Raises ApiError 400."""
+    """The hashes of the images, and the mask's after them. Raises ApiError 400."""
     sent = [*images.get("image", []), *images.get("image[]", [])]
     masks = images.get("mask", [])
     _require(0 < len(sent) <= _MOST_IMAGES, f"Expected 1 to {_MOST_IMAGES} images, got {len(sent)}.")
@@ -283,7 +283,7 @@ def _compose(job: Job[OpenAiSpec]) -> Answer:
 
 
 def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
-    """`GET /v1/models`: chat models stand in it too."""
+    """Answer `GET /v1/models`, which lists chat models too."""
     _API.key(request)
     names = [name for name, model in MODELS.items() if options.offers(name, is_retired=model.replacement)]
     entries = [
@@ -296,7 +296,7 @@ def listing(request: web.Request, options: EmulatorOptions) -> dict[str, Any]:
 # Questions about images: one with images, and one answer in JSON.
 
 _CHAT_NAMES = {"model", "messages", "response_format", "temperature", "user", "store", "max_completion_tokens"}
-_REASONING = ("gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.6-luna")  # which take no temperature
+_REASONING = ("gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.6-luna")  # these take no temperature
 _OTHERS = ("gpt-4o", "openai/gpt-4o", "google/gemini-2.5-flash")  # the last two are AIML's
 _CHAT_MODELS = {
     name: Model(id=name, family="imagen", ratios=(), sizes=(), writes=True) for name in (*_REASONING, *_OTHERS)
@@ -306,14 +306,14 @@ _IMAGE_TOKENS = 765  # of 1024x1024 at high detail, by the example of /guides/im
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatSpec(Spec):
-    """judged: the first image sent along. schema: of the JSON wanted."""
+    """A question that was understood. judged: the first image sent along. schema: of the JSON wanted."""
 
     judged: Sight
     schema: Mapping[str, Any]
 
 
 def _parse_chat(asked: Mapping[str, Any], options: EmulatorOptions) -> ChatSpec:
-    """Raises ApiError."""
+    """Read a question. Raises ApiError."""
     unknown = sorted(set(asked) - _CHAT_NAMES)
     _require(not unknown, f"Unknown parameter: '{''.join(unknown[:1])}'.", "unknown_parameter")
     name = str(asked.get("model"))

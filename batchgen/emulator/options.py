@@ -46,7 +46,7 @@ def _flag(default: Any, flag: str, meaning: str, value: str = "", *, named: Call
 
 
 def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options: type[Any]) -> None:
-    """A flag that is not given sets nothing: the default is declared at the field only."""
+    """Add the flags. One that is not given sets nothing: only the field declares its default."""
     for one in fields(options):
         if one.metadata:
             dest = f"{options.__name__}.{one.name}"
@@ -54,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, options
 
 
 def from_flags(options: type[OptionsT], arguments: argparse.Namespace, **given: Any) -> OptionsT:
-    """Raises ValueError with a sentence for the user."""
+    """Read the options. Raises ValueError with a sentence for the user."""
     for dest, value in vars(arguments).items():
         kind, _, name = dest.partition(".")
         if kind == options.__name__:
@@ -73,7 +73,7 @@ def _each(value: ValueT | Mapping[str, ValueT]) -> list[ValueT]:
 
 
 def _span(text: str) -> Span:
-    """`0.3-0.9` or `2`, in seconds."""
+    """Read seconds, such as `0.3-0.9` or `2`."""
     least, _, most = text.partition("-")
     return float(least), float(most or least)
 

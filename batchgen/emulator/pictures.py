@@ -1,5 +1,8 @@
-"""The pictures served: a soft gradient, the prompt in readable type, a mark that says EMULATED; one and the same subject on a plain
-colour, where a prompt asks for exactly that background; and those behind links."""
+"""The pictures served: a soft gradient, the prompt in readable type, a mark that says EMULATED.
+
+Where a prompt asks for a plain background, the picture shows one and the same subject on exactly that colour. Also the
+pictures behind links.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ class Picture:
 
 @functools.lru_cache(maxsize=64)
 def _font(size_px: int, letters: frozenset[str] = frozenset()) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own, which has little beyond ASCII, or the font of the system that has most of these letters."""
+    """Pillow's own font, which has little beyond ASCII, or the system's font that has most of these letters."""
     fonts: list[ImageFont.FreeTypeFont | ImageFont.ImageFont] = [ImageFont.load_default(size=size_px)]
     for name in _SYSTEM_FONTS if letters else ():
         with contextlib.suppress(OSError):
@@ -77,19 +80,19 @@ def _font(size_px: int, letters: frozenset[str] = frozenset()) -> ImageFont.Free
 
 
 def _has_glyph(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
-    """Whether it draws something else than for U+FFFF, which is no letter of any language."""
+    """Whether the font draws something else than for U+FFFF, which is not a letter of any language."""
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 @functools.lru_cache(maxsize=64)
 def _without_glyph(letters: frozenset[str]) -> frozenset[str]:
-    """Those that the best font for these letters lacks."""
+    """The letters that the best font for them lacks."""
     font = _font(20, letters)
     return frozenset(letter for letter in letters if not _has_glyph(font, letter))
 
 
 def _drawable(title: str) -> str:
-    """The title in letters that can be drawn: no boxes in place of the others, but how many they are."""
+    """The title in letters that can be drawn, with the number of the others in place of boxes."""
     missing = _without_glyph(frozenset(letter for letter in title if not letter.isascii()))
     kept = "".join(letter for letter in title if letter not in missing)
     if len(kept) == len(title):
@@ -104,7 +107,7 @@ def _digest(picture: Picture) -> bytes:
 
 
 def _gradient(digest: bytes, pixels: tuple[int, int]) -> Image.Image:
-    """Two neighbouring hues, dark enough for white type, in an uneven mesh."""
+    """Draw two neighbouring hues, dark enough for white type, in an uneven mesh."""
     hue, step = digest[0] / 256, 0.08 + digest[1] / 1500
     mesh = Image.new("RGB", (_MESH, _MESH))
     for y in range(_MESH):
@@ -118,7 +121,7 @@ def _gradient(digest: bytes, pixels: tuple[int, int]) -> Image.Image:
 
 
 def _fit(text: str, width_px: int, height_px: int) -> tuple[str, int]:
-    """The text in lines and a type size at which it fills the box without leaving it."""
+    """Break the text into lines, with a type size at which it fills the box without leaving it."""
     size_px = max(8, min(width_px, height_px) // 7)
     while True:
         columns = max(4, int(width_px / (size_px * 0.55)))
@@ -129,7 +132,7 @@ def _fit(text: str, width_px: int, height_px: int) -> tuple[str, int]:
 
 
 def _drawn(picture: Picture) -> Image.Image:
-    """With the flaw that its prompt asks for."""
+    """Draw a picture, with the flaw that its prompt asks for."""
     flaw, count = picture.flaw.partition("=")[0], int(picture.flaw.partition("=")[2] or 0)
     if flaw == "blank":
         return Image.new("RGB", picture.pixels)
@@ -153,7 +156,7 @@ def _drawn(picture: Picture) -> Image.Image:
 
 
 def _misspelt(title: str) -> str:
-    """Without the middle letter of its longest word."""
+    """The title without the middle letter of its longest word."""
     word = max(title.split() or [""], key=len)
     return title.replace(word, word[: len(word) // 2] + word[len(word) // 2 + 1 :], 1)
 
@@ -181,7 +184,7 @@ def _letter(image: Image.Image, picture: Picture) -> None:
 
 
 def _subject_on(backdrop: str, pixels: tuple[int, int]) -> Image.Image:
-    """A disc with soft edges and a translucent half, the same to the pixel on every background."""
+    """Draw a disc with soft edges and a translucent half, the same to the pixel on every background."""
     width, height = pixels
     side = min(pixels)
     box = ((width - side * 0.7) / 2, (height - side * 0.7) / 2, (width + side * 0.7) / 2, (height + side * 0.7) / 2)
@@ -209,14 +212,14 @@ def _comment(picture: Picture) -> str:
 def draw(
     prompt: str, *, model: str, pixels: tuple[int, int], mime: str = "image/png", seed: int | None = None
 ) -> bytes:
-    """An encoded picture as this emulator draws it, for emulators of others: with the prompt and a mark that says EMULATED."""
+    """Draw and encode a picture for emulators of others: with the prompt and a mark that says EMULATED."""
     caption = f"{model} · {pixels[0]}x{pixels[1]}"
     drawn = Picture(prompt=prompt, title=prompt, model=model, caption=caption, mime=mime, pixels=pixels, n=0, seed=seed)
     return render(drawn)
 
 
 def render(picture: Picture, quality: int = 86) -> bytes:
-    """The encoded picture: PNG, WebP or JPEG. A 1K picture takes about 20 ms of one core."""
+    """Encode the picture as PNG, WebP or JPEG. A 1K picture takes about 20 ms of one core."""
     image = _drawn(picture)
     stream = io.BytesIO()
     if picture.mime == "image/png":
@@ -233,7 +236,7 @@ def render(picture: Picture, quality: int = 86) -> bytes:
 
 
 def read_comment(data: bytes) -> dict[str, object]:
-    """What `render` wrote into a picture about its request: n, index, model, prompt. Raises ValueError if nothing."""
+    """Read what `render` wrote about the request: n, index, model, prompt. Raises ValueError if nothing."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         raw = image.info.get("comment") or image.info.get("Comment") or image.getexif().get(_DESCRIPTION)
@@ -244,7 +247,7 @@ def read_comment(data: bytes) -> dict[str, object]:
 
 
 def scaled(pixels: tuple[int, int], longest_px: int | None) -> tuple[int, int]:
-    """The same shape with the given longest side; unchanged for None."""
+    """The size with the given longest side and the same shape; unchanged for None."""
     if longest_px is None:
         return pixels
     factor = longest_px / max(pixels)
@@ -256,7 +259,7 @@ def sha256(data: bytes) -> str:
 
 
 def picture_size(source: bytes | Path) -> tuple[int, int] | None:
-    """Width and height of a picture that decodes as a whole; None if it does not."""
+    """The width and height of a picture that decodes as a whole; None if it does not."""
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             if image.width * image.height > _MAX_REFERENCE_PIXELS:
@@ -275,7 +278,7 @@ def is_loopback(host: str) -> bool:
 
 
 def fetch(url: str) -> bytes | None:
-    """The bytes behind a link whose host is loopback, None if they cannot be had. Blocks: for worker threads.
+    """Fetch the bytes behind a link whose host is loopback, None if they cannot be had. Blocks: for worker threads.
 
     `http.client` knows no proxy and follows no redirect, which could lead anywhere.
     """
@@ -290,8 +293,11 @@ def fetch(url: str) -> bytes | None:
 
 
 def reference_digest(url: str) -> str | None:
-    """The hash of a picture sent along. Data URLs are decoded, links to loopback fetched; any other link is taken by its
-    name, because nothing this server does leaves the machine. None when there is no picture. Blocks: for worker threads."""
+    """The hash of a picture sent along, None when there is no picture. Blocks: for worker threads.
+
+    Data URLs are decoded, links to loopback fetched; any other link is taken by its name, because nothing this server
+    does leaves the machine.
+    """
     data: bytes | None = None
     if url.startswith("data:"):
         with contextlib.suppress(binascii.Error):
@@ -305,7 +311,7 @@ def reference_digest(url: str) -> str | None:
 
 @dataclass(slots=True)
 class Link:
-    """failures_left: how often it still answers 404."""
+    """A picture behind a link. failures_left: how often it still answers 404."""
 
     data: bytes
     mime: str
@@ -322,7 +328,7 @@ class Links:
         self._lock = Lock()
 
     def add(self, name: str, link: Link) -> str:
-        """Its path."""
+        """Keep a picture and return its path."""
         with self._lock:
             self._links[name] = link
             self._bytes += len(link.data)

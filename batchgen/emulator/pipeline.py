@@ -1,4 +1,4 @@
-"""One generation request from arrival to answer: what all the APIs share, in one order of steps."""
+"""One generation request from arrival to answer: the steps that all the APIs share, in one order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _page(status: int, title: str, head: str, text: str) -> Answer:
     return Answer(status=status, body=html.encode(), content_type="text/html; charset=UTF-8")
 
 
-_PAGES = {  # what comes in place of JSON
+_PAGES = {  # sent in place of JSON
     "502html": _page(502, "Error 502 (Server Error)!!1", "502.", "The server encountered a temporary error."),
     "html200": _page(200, "Sign in", "Sign in to the network", "This page was not sent by the API."),
 }
@@ -73,7 +73,7 @@ class Spec:
 class Job(Generic[SpecT]):
     """One request being worked on. n: its number; attempt: how often this prompt was asked, from 1.
 
-    origin: scheme and host the client used, for links. places: of what markers ask for one after another.
+    origin: scheme and host the client used, for links. places: of the markers that ask for one thing after another.
     """
 
     spec: SpecT
@@ -87,11 +87,11 @@ class Job(Generic[SpecT]):
 
     @property
     def mime(self) -> str:
-        """What its pictures are called, which a fault may make a lie."""
+        """The MIME type that is claimed for its pictures, which a fault may make wrong."""
         return "image/png" if self.fault == "mislabelled" else self.spec.mime
 
     def paint(self, index: int = 0) -> bytes:
-        """One picture, broken in the way the fault asks for."""
+        """Paint one picture, broken in the way the fault asks for."""
         spec = self.spec
         width, height = scaled(spec.model.pixels(spec.ratio, spec.size), self.options.longest_px)
         turn = f" · turn {spec.turn}" if spec.turn > 1 else ""
@@ -121,17 +121,17 @@ class Job(Generic[SpecT]):
 
 
 def with_pictures(body: Any, pictures: Sequence[bytes], **more: Any) -> Answer:
-    """As JSON, and each of the pictures billed."""
+    """Make an answer of JSON, with each of the pictures billed."""
     return Answer(body=as_json(body), billed_images=len(pictures), sha256=tuple(map(sha256, pictures)), **more)
 
 
 class Api:
-    """What a vendor's server does alike for all its endpoints. Its class says what is its own:
+    """What the endpoints of one vendor's server share. A subclass says what is its own:
 
-    scheme: of the Authorization header, as a regular expression. bad_keys: what keys that are wrong begin with; paid_methods:
-    those for which one that begins with `nocredits` is refused. worded: its form of an error, made of a status and words.
-    errors: those, by fault, and for `key` and `too_large`. There may stand in the words: {model}, {key} and {path} of the
-    request, {retry_s}, the same in whole seconds as {wait_s}, and {id}, a random one.
+    scheme: of the Authorization header, as a regular expression. bad_keys: how wrong keys begin; paid_methods: those
+    for which a key that begins with `nocredits` is refused. worded: the vendor's form of an error, made of a status and
+    words. errors: the errors by fault, and for `key` and `too_large`. Their words may contain {model}, {key} and {path}
+    of the request, {retry_s}, the same in whole seconds as {wait_s}, and {id}, a random one.
     """
 
     headers: ClassVar[Mapping[str, str]] = {}
@@ -147,12 +147,12 @@ class Api:
         return self.worded(status, *(one.format(retry_s=retry_s, wait_s=wait_s, id=number, **facts) for one in words))
 
     def sent_key(self, request: web.Request) -> str:
-        """Empty if there is none, or by another scheme."""
+        """The key that was sent; empty if there is none, or one by another scheme."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         return key.strip() if re.fullmatch(self.scheme, scheme) else ""
 
     def key(self, request: web.Request) -> str:
-        """Of a request that may ask for pictures. Raises ApiError."""
+        """The key of a request that may ask for pictures. Raises ApiError."""
         key = self.sent_key(request)
         if not key or key.startswith(self.bad_keys):
             raise self.named("key", key=key[:4], path=request.path)
@@ -167,12 +167,12 @@ class Api:
         return self.named("429", model=model.id, retry_s=max(0.001, round(over.retry_s, 3)))
 
     def error(self, fault: str, job: Job[Any]) -> ApiError | None:
-        """The vendor's body for an error fault, None if it is not one."""
+        """The vendor's body for an error fault, None for other faults."""
         facts = {"model": job.spec.model.id, "path": ""}
         return self.named(fault, retry_s=job.options.fault_delay_s, **facts) if fault in self.errors else None
 
     def refused(self, text: str) -> ApiError:
-        """400 with a sentence of ours."""
+        """A 400 with a sentence of ours."""
         return self.worded(400, text)
 
 
@@ -180,8 +180,8 @@ class Api:
 class Endpoint:
     """One way to ask for pictures. `parse` and `compose` run in threads and share nothing that changes.
 
-    faults: names that can happen here. shared: where two vendors have one path, whose a request is by its body. takes_jobs: it
-    answers at once, and the latency is of the job that it took.
+    faults: names that can happen here. shared: where two vendors have one path, whose a request is by its body.
+    takes_jobs: it answers at once, and the latency is that of the job.
     """
 
     api: Api
@@ -193,7 +193,10 @@ class Endpoint:
 
 
 class Pipeline:
-    """Takes requests of every API and keeps what outlives one: quotas, counts, attempts per prompt, faults of calls, linked images."""
+    """Takes requests of every API, and keeps what outlives one.
+
+    That is quotas, counts, attempts per prompt, faults of calls, and linked images.
+    """
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.options = options
@@ -214,13 +217,13 @@ class Pipeline:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def clear(self) -> None:
-        """Counts, quotas and attempts start anew."""
+        """Start counts, quotas and attempts anew."""
         for kept in (self.statistics, self._quotas, self._attempts, self._places, self.call_faults, self.links):
             kept.clear()
 
     async def handle(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         now_s = self._loop.time()
-        # The AI model as the path says it; empty where the body says it.
+        # The AI model as the path names it; empty where the body does.
         record = self.statistics.arrive(now_s - self._started_s, request.match_info.get("model", ""))
         try:
             try:
@@ -232,12 +235,12 @@ class Pipeline:
             answer = replace(answer, headers={**endpoint.api.headers, **answer.headers})
             # Counted just before the last byte, so that a client that has its answer is never seen as still in flight.
             return await send(request, answer, partial(self.statistics.leave, record, answer.status))
-        except BaseException:  # cut, cancelled, or a bug: it is in flight no longer
+        except BaseException:  # cut, cancelled, or a bug: it is no longer in flight
             self.statistics.lost(record)
             raise
 
     async def _work(self, request: web.Request, endpoint: Endpoint, record: RequestRecord, now_s: float) -> Answer:
-        """Raises ApiError and Cut."""
+        """Make the answer to one request. Raises ApiError and Cut."""
         api, options = endpoint.api, self.options
         body = await read_body(request, options.max_request_bytes, api.too_large)
         if endpoint.shared is not None:
@@ -266,7 +269,7 @@ class Pipeline:
         return await self._finish(endpoint, job, record)
 
     def job(self, spec: Spec, n: int, endpoint: Endpoint, origin: str = "") -> Job[Any]:
-        """Raises ApiError for a marker that this endpoint has no fault for."""
+        """Make the job of a request. Raises ApiError for a marker that this endpoint has no fault for."""
         if problem := unknown_marker(spec.prompt, endpoint.faults, "this API") or unreadable_marker(spec.prompt):
             raise endpoint.api.refused(problem)
         asked: tuple[str | int, ...] = (spec.model.id, spec.prompt, spec.turn, *spec.history)
@@ -288,7 +291,8 @@ class Pipeline:
         )
 
     async def _take_time(self, job: Job[Any], request: web.Request, api: Api) -> None:
-        """The latency; a client's X-Server-Timeout ends it early with 504, as google-genai documents the header."""
+        """Wait out the latency; a client's X-Server-Timeout ends it early with 504, as google-genai documents the
+        header."""
         delay_s = job.draw.uniform(*self.options.latency_of(job.spec.model.id))
         limit_s = float("inf")
         with suppress(ValueError):
@@ -298,7 +302,7 @@ class Pipeline:
             raise late
 
     async def _pause(self, delay_s: float) -> None:
-        """Raises Cut when the server closes meanwhile."""
+        """Wait. Raises Cut when the server closes meanwhile."""
         if delay_s <= 0:
             return
         with suppress(TimeoutError):
@@ -307,7 +311,7 @@ class Pipeline:
             raise Cut
 
     async def drip(self) -> None:
-        """Waits between the pieces of a slow answer, which takes `drip_s` in all. Raises Cut."""
+        """Wait between the pieces of a slow answer, which takes `drip_s` in all. Raises Cut."""
         await self._pause(self.options.drip_s / PIECES)
 
     async def _finish(self, endpoint: Endpoint, job: Job[Any], record: RequestRecord) -> Answer:

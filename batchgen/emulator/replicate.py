@@ -1,7 +1,8 @@
-"""Replicate's predictions: created for an official model, asked about, listed, cancelled; errors as RFC 9457 has them.
+"""Replicate's predictions: created for an official model, polled, listed, cancelled; errors in the form of RFC 9457.
 
 Sources: sdks.replicate.com/python/resources/predictions (create, get, list, cancel);
-replicate.com/docs/topics/predictions/{create-a-prediction,lifecycle,data-retention,rate-limits}; schemas of the models' pages.
+replicate.com/docs/topics/predictions/{create-a-prediction,lifecycle,data-retention,rate-limits}; schemas of the models'
+pages.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ _INVALID = "Input validation failed"
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    """most: images of one prediction. formats: the default first. image: the field for one that is sent along, "" for none.
-    is_list: whether the output is one."""
+    """One model's parameters.
+
+    most: images of one prediction. formats: the default first. image: the field for one that is sent along, "" for
+    none. is_list: whether the output is one.
+    """
 
     ratios: tuple[str, ...] = _FLUX_RATIOS
     formats: tuple[str, ...] = ("webp", "jpg", "png")
@@ -58,7 +62,7 @@ _SCHEMAS: Mapping[str, _Schema] = {
 
 
 def _problem(status: int, *words: str) -> ApiError:
-    """words: title and detail; a detail alone where requests come too fast."""
+    """Make an error. words: title and detail; a detail alone where requests come too fast."""
     body = dict(zip(("title", "detail")[-len(words) :], words, strict=True))
     return ApiError(status, as_json({**body, "status": status}), "application/problem+json")
 
@@ -124,7 +128,7 @@ class Predictions(JobVendor):
         return {"previous": None, "next": more, "results": [_shown(job, origin) for job in jobs]}
 
     def parse(self, request: web.Request, body: bytes) -> JobSpec:
-        """Raises ApiError 404 for models there are not, 422 as the validator words it."""
+        """Read a request. Raises ApiError 404 for unknown models, 422 as the validator words it."""
         name = f"{request.match_info['owner']}/{request.match_info['name']}"
         if name not in _SCHEMAS:
             raise _problem(404, "Model not found", "The requested resource could not be found.")
@@ -185,7 +189,7 @@ def _shown(job: TakenJob, origin: str) -> dict[str, Any]:
 
 
 def _state(job: TakenJob) -> tuple[str, str | None, Any]:
-    """Status, error and output."""
+    """The status, error and output of a prediction."""
     if job.cancelled_s:
         return "canceled", None, None
     if not job.is_over:

@@ -1,4 +1,4 @@
-"""The local server: routes of the vendors' paths to their endpoints, and its own counters."""
+"""The local server: the routes of all vendors' paths to their endpoints, and its own counters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchgen.emulator.pipeline import Endpoint, Pipeline
 
 
 class _Server:
-    """All vendors that one emulator speaks for, what they share, and its own counters."""
+    """All vendors of one emulator, what they share, and its own counters."""
 
     def __init__(self, options: EmulatorOptions) -> None:
         self.pipeline = Pipeline(options)
@@ -30,7 +30,7 @@ class _Server:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            *aimlapi.routes(self.pipeline),  # before Google's: else the last word of a path is taken for a model
+            *aimlapi.routes(self.pipeline),  # before Google's, which takes the last word of a path for a model
             web.get(f"{google.VERSION}/models", answering(self.models, google.HEADERS)),
             web.post(aimlapi.PATH, partial(self.pipeline.handle, endpoint=self.generations())),
             *openai.routes(self.pipeline),
@@ -44,18 +44,18 @@ class _Server:
         ]
 
     def generations(self) -> Endpoint:
-        """AIML's and OpenAI's, which have one path."""
+        """The endpoint at the one path that AIML and OpenAI share."""
         at_aiml, at_openai = aimlapi.endpoint(self.pipeline), openai.generations(self.pipeline.options)
         return replace(at_aiml, shared=lambda body: at_openai if openai.asks_for(body) else at_aiml)
 
     def models(self, request: web.Request) -> dict[str, Any]:
-        """Google's; OpenAI's has the same path, and its keys come as bearers."""
+        """List Google's models or, by a bearer key, OpenAI's, at the one path that they share."""
         if "Authorization" in request.headers and request.match_info["version"] == "v1":
             return openai.listing(request, self.pipeline.options)
         return self.gemini.models(request)
 
     def picture(self, request: web.Request) -> Answer:
-        """The content host; it wants no credentials."""
+        """Serve a picture as the content host, which wants no credentials."""
         link = self.pipeline.links.take(request.match_info["name"])
         if link is None:
             body = b"<Error><Code>NoSuchKey</Code></Error>"
@@ -91,11 +91,11 @@ class RunningEmulator:
 
     @property
     def tokens_issued(self) -> int:
-        """Access tokens of Google's."""
+        """How many of Google's access tokens were issued."""
         return self._server.tokens.issued
 
     def end_tokens(self) -> None:
-        """Access tokens issued so far end now, as when an administrator takes them back."""
+        """End all access tokens issued so far, as when an administrator revokes them."""
         self._server.tokens.end_all()
 
     async def close(self) -> None:
@@ -119,12 +119,15 @@ async def serve(
     more_routes: Iterable[web.RouteDef] = (),
     tls: SSLContext | None = None,
 ) -> RunningEmulator:
-    """Listen; port 0 takes a free one. more_routes: after ours; tls: for SDKs that speak nothing but https. Raises ValueError
-    for a host other machines reach, unless allowed."""
+    """Start to listen; port 0 takes a free one.
+
+    more_routes: after ours; tls: for SDKs that speak nothing but https. Raises ValueError for a host that other
+    machines can reach, unless allowed.
+    """
     if not allow_remote and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines; allow_remote must be set for that")
     server = _Server(options or EmulatorOptions())
-    # Bodies are read and bounded by the handlers themselves.
+    # Handlers read bodies and limit their size themselves.
     app = web.Application(middlewares=[endings], client_max_size=0)
     app.add_routes([*server.routes(), *more_routes])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 
 _MARK = b"batchgen emulator thought signature "
-_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 stands by itself
+_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 can be told apart
 # ai.google.dev/gemini-api/docs/thought-signatures, for turns that another model wrote.
 _WAIVERS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 _WAIVED = frozenset(
@@ -25,7 +25,7 @@ def _filler(length_bytes: int) -> str:
 
 
 def make_signature(content: bytes, length_bytes: int) -> str:
-    """Of one part: its text, or the sha256 of its picture. At least 66 bytes long before base64."""
+    """Sign one part: its text, or the sha256 of its picture. At least 66 bytes long before base64."""
     head = _MARK + hashlib.sha256(content).digest()[:_DIGEST_BYTES]
     return base64.b64encode(head).decode("ascii") + _filler(max(0, length_bytes - len(head)))
 

@@ -1,10 +1,13 @@
-"""Google's enterprise platform (Vertex AI): generateContent and predict on its paths, with access tokens or a key of "express mode";
-and where its clients get the tokens: the OAuth 2.0 token endpoint and the metadata server.
+"""Google's enterprise platform (Vertex AI): generateContent and predict, and where its clients get their tokens.
 
-Sources: cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference and …/docs/provisioned-throughput/
-error-code-429; requests of google-genai 3.4.0 and 3.6.1 with vertexai=True; bodies of errors in public issues. Of tokens:
-RFC 6749 and 7523; developers.google.com/identity/protocols/oauth2/service-account (2026);
-cloud.google.com/compute/docs/metadata/querying-metadata. Signatures are not verified: the emulator knows nobody's public key.
+Clients come with access tokens or a key of "express mode"; the OAuth 2.0 token endpoint and the metadata server issue
+tokens. Signatures are not verified: the emulator has nobody's public key.
+
+Sources: cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference;
+cloud.google.com/vertex-ai/generative-ai/docs/provisioned-throughput/error-code-429; requests of google-genai 3.4.0 and
+3.6.1 with vertexai=True; bodies of errors in public issues. Of tokens: RFC 6749 and 7523;
+developers.google.com/identity/protocols/oauth2/service-account (2026);
+cloud.google.com/compute/docs/metadata/querying-metadata.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ def routes(pipeline: Pipeline, tokens: Tokens) -> list[web.RouteDef]:
 
 
 def _paying_project(tokens: Tokens, request: web.Request) -> str:
-    """The project, by whose quota requests count; of a project that begins with `denied` or `disabled` none is let in.
+    """The project against whose quota requests count; one that begins with `denied` or `disabled` is refused.
 
     Raises ApiError 401 and 403.
     """
@@ -111,7 +114,7 @@ def _unknown_method(request: web.Request) -> None:
 
 
 def _model(request: web.Request, models: Mapping[str, Model], options: EmulatorOptions) -> Model:
-    """Raises ApiError 404: what is not in this location looks like what is nowhere."""
+    """The model in the path. Raises ApiError 404, the same for one of another location and one that does not exist."""
     name = request.match_info["model"]
     model = models.get(name)
     if model is None or not options.offers(name, is_retired=model.replacement):
@@ -123,7 +126,7 @@ def _model(request: web.Request, models: Mapping[str, Model], options: EmulatorO
 
 
 def _parse_contents(options: EmulatorOptions, request: web.Request, body: bytes) -> gemini.GeminiSpec:
-    """The role, which the Gemini API lets clients leave out, is required here."""
+    """Read a request, in which the role is required; the Gemini API lets clients leave it out."""
     model = _model(request, GEMINI, options)
     stream = gemini.stream_of(request)
     spec = gemini.parse(body, model, options, lambda _: None, stream=stream, schema=VERTEX_GENERATE_CONTENT)
@@ -137,7 +140,7 @@ def _parse_prediction(options: EmulatorOptions, request: web.Request, body: byte
 
 
 def _compose_contents(job: Job[gemini.GeminiSpec]) -> Answer:
-    """As the Gemini API's, but for the names of a few facts; streams are left as those."""
+    """Answer as the Gemini API does, but for the names of a few facts; streams are left unchanged."""
     answer = gemini.compose(job)
     if job.spec.stream:
         return answer
@@ -163,12 +166,12 @@ PROJECT = "emulated-project"
 
 
 def _refused(code: str, description: str, status: int = 400) -> ApiError:
-    """RFC 6749, 5.2."""
+    """An error in the form of RFC 6749, 5.2."""
     return ApiError(status, as_json({"error": code, "error_description": description}))
 
 
 class Tokens:
-    """Those that were issued, and until when each is good, seconds of `time.monotonic()`."""
+    """The tokens that were issued, and until when each is good, in seconds of `time.monotonic()`."""
 
     def __init__(self, life_s: int) -> None:
         self._life_s = life_s
@@ -206,7 +209,7 @@ class Tokens:
         return token
 
     def _issue(self) -> dict[str, Any]:
-        """A second less is said than it lives, as the vendor's 3599 of an hour."""
+        """Issue a token; it lives a second longer than it says, as the vendor's 3599 of an hour."""
         self.issued += 1
         token = f"ya29.c.emulated-{secrets.token_urlsafe(24)}"
         self._ends_s[token] = time.monotonic() + self._life_s
@@ -237,7 +240,7 @@ class Tokens:
 
 
 def _check_flavor(request: web.Request) -> None:
-    """A browser that was led here cannot send it."""
+    """Require the header that a browser lured here cannot send."""
     if request.headers.get("Metadata-Flavor") != "Google":
         raise ApiError(403, b"Missing Metadata-Flavor:Google header.\n", "text/html")
 
@@ -248,7 +251,7 @@ def _unauthenticated(message: str, reason: str) -> ApiError:
 
 
 def _check_assertion(assertion: str) -> None:
-    """The shape of a signed assertion, and its times. An account whose name begins with `deleted` has no key any more."""
+    """Check the shape of a signed assertion, and its times. An account named `deleted…` has no key any more."""
     try:
         head, claims, signature = (_decoded(part) for part in assertion.split("."))
         header, claim = json.loads(head), json.loads(claims)
