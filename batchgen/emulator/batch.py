@@ -1,4 +1,4 @@
-"""One batch: the lines it was made of, its state, shown as a long-running operation, and its results as they grow."""
+"""One batch: its lines, its state, shown as a long-running operation, and its results as they grow."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ class Line:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """source: the `files/…` it was made of, empty for inline requests. lines: those of its input that hold something, until it ends.
-    problem: why its input fails. tokens: of all prompts, estimated. Times: seconds since 1970.
+    """A batch and its results.
 
-    inline: it answers in its operation, not in a file. state: without its prefix. error: a google.rpc.Status. keeps_results: once
-    it has ended.
-    stop: set to end it, by a cancel or when the emulator closes.
+    source: the `files/…` that it was made of, empty for inline requests. lines: those of its input that are not empty,
+    until it ends. problem: why its input fails. tokens: of all prompts, estimated. Times: seconds since 1970.
+
+    inline: its answers are in its operation, not in a file. state: without its prefix. error: a google.rpc.Status.
+    keeps_results: once it has ended. stop: set to end it, by a cancel or when the emulator closes.
     """
 
     id: str
@@ -70,7 +71,7 @@ class Batch:
     records: list[RequestRecord] = field(default_factory=list)
 
     def end(self, state: str) -> None:
-        """A batch that would succeed fails where its input could not be read."""
+        """End the batch; one that would succeed fails where its input could not be read."""
         self.error = _ERRORS.get(state)
         if self.problem and state == "SUCCEEDED":
             state = "FAILED"
@@ -80,10 +81,10 @@ class Batch:
         self.ended_s = self.updated_s = time.time()
 
     def operation(self, options: BatchOptions, *, named: bool = True) -> dict[str, Any]:
-        """google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
+        """Show a google.longrunning.Operation with the batch as its metadata; recorded in flachesis/gemini-rust#13.
 
-        named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files
-        too is an assumption.
+        named: whether it names its results. Lists carry none (dg/ai-access); that this holds for the names of files too
+        is an assumption.
         """
         output = self._output() if named and self.keeps_results else None
         state = f"{options.states.upper()}_STATE_{self.state}"
@@ -104,7 +105,7 @@ class Batch:
         return found
 
     def _metadata(self, state: str) -> dict[str, Any]:
-        """Counts are int64, which JSON has as text, and are absent when they are 0."""
+        """Show the metadata. Counts are int64, which JSON has as text, and are absent when they are 0."""
         done = len(self.records)
         counts = {
             "requestCount": self.total,
@@ -126,7 +127,8 @@ class Batch:
         )
 
     def _output(self) -> dict[str, Any]:
-        """GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests (dg/ai-access)."""
+        """Show a GenerateContentBatchOutput. Inline answers are nested twice, in the order of requests
+        (dg/ai-access)."""
         if not self.inline:
             return {"responsesFile": f"files/{self.results.id}"}
         with self.results.path.open("rb") as file:
@@ -144,7 +146,7 @@ class Batch:
         self.held = line
 
     def write_held(self) -> None:
-        """Which member of a line comes first is not documented: both are met."""
+        """Write the line that was held back. The order of its members is not documented: both orders occur."""
         line, self.held = self.held, None
         if line is None:
             return

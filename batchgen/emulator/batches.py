@@ -1,4 +1,4 @@
-"""The Batch API: create, look at, list, cancel and delete batches, and what becomes of each until it ends."""
+"""The Batch API: creating, showing, listing, cancelling and deleting batches, and the course of each until it ends."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _ORDINARY_END = BatchEnd(1, "SUCCEEDED")
 
 
 class Batches:
-    """Source: ai.google.dev/gemini-api/docs/batch-api and requests of google-genai 3.4.0 and @google/genai 3.1.0.
+    """All batches of one emulator.
 
-    One task for each batch, and one thread that answers lines for all, so that requests online go on. Lines are
-    answered as `endpoint` answers requests online: its parsing, faults, attempts and pictures. Not its quota: the Batch
-    API has its own (ai.google.dev, rate limits).
+    There is one task for each batch, and one thread that answers lines for all, so that requests online go on. Lines
+    are answered as `endpoint` answers requests online, with its parsing, faults, attempts and pictures, but not its
+    quota: the Batch API has its own (ai.google.dev, rate limits). Source: ai.google.dev/gemini-api/docs/batch-api and
+    requests of google-genai 3.4.0 and @google/genai 3.1.0.
     """
 
     def __init__(self, pipeline: Pipeline, files: Files, endpoint: Endpoint) -> None:
@@ -60,7 +61,7 @@ class Batches:
         ]
 
     def _about(self, method: str, act: Callable[[Batch, web.Request], Awaitable[Any]]) -> Any:
-        """The handler of a call about one batch. 404 for batches of another key too is an assumption."""
+        """Make the handler of a call about one batch. 404 for batches of another key too is an assumption."""
 
         async def call(request: web.Request) -> Any:
             key = google.known_key(request)
@@ -92,7 +93,7 @@ class Batches:
         return batch.operation(self._options)
 
     async def _made(self, key: str, model: Model, given: dict[str, Any]) -> Batch:
-        """A batch keeps its input: that the file may be deleted once it is created is an assumption."""
+        """Make a batch, which keeps its input: that the file may be deleted from now on is an assumption."""
         source = given.get("inputConfig", {}).get("fileName", "")
         requests = given.get("inputConfig", {}).get("requests", {}).get("requests", [])
         if bool(source) == bool(requests):  # the wording is ours
@@ -121,7 +122,7 @@ class Batches:
         )
 
     def _read(self, key: str, source: str, requests: list[Any]) -> tuple[list[bytes], int, str]:
-        """Lines, tokens and problem of an input. Blocks."""
+        """Read the lines, tokens and problem of an input. Blocks."""
         if source:
             lines = self._files.find_active(key, source.removeprefix("files/")).path.read_bytes().split(b"\n")
         else:
@@ -146,11 +147,12 @@ class Batches:
             ended_s = batch.ended_s
             no_file = ended_s is not None and self._faults.take(NO_FILE, batch.id, batch.display_name)
             body = await asyncio.to_thread(encoded, not no_file)
-            if batch.ended_s == ended_s:  # else it ended meanwhile, and the fault is of how it ends
+            if batch.ended_s == ended_s:  # else it ended meanwhile, and the fault is about its end
                 return Answer(body=body)
 
     def _listing(self, request: web.Request) -> dict[str, Any]:
-        """`operations`, newest first, as google-genai 3.4.0 reads it. The default size of a page is an assumption."""
+        """List `operations`, newest first, as google-genai 3.4.0 reads it. The default size of a page is an
+        assumption."""
         key = google.known_key(request)
         google.call_fault(self._faults, "list")
         latest_s = time.time() - self._options.list_lag_s
@@ -159,9 +161,9 @@ class Batches:
         return google.page_of("operations", found, request.query, default=10, most=100)
 
     async def _cancel(self, batch: Batch, _: web.Request) -> dict[str, Any]:
-        """Returns when the batch has ended: tobert/kaibo#8 saw cancelled batches end at once.
+        """Cancel a batch, and return when it has ended: tobert/kaibo#8 saw cancelled batches end at once.
 
-        Cancelling what has ended changes nothing, an assumption after google.longrunning's "best effort".
+        Cancelling one that has ended changes nothing, an assumption after google.longrunning's "best effort".
         """
         batch.stop.set()
         if batch.id in self._running:
@@ -169,12 +171,14 @@ class Batches:
         return {}
 
     async def _delete(self, batch: Batch, _: web.Request) -> dict[str, Any]:
-        """Not a cancel, as google.longrunning says: it runs on. Its files stay, an assumption."""
+        """Delete a batch, which does not cancel it, as google.longrunning says. That its files stay is an
+        assumption."""
         self._batches.pop(batch.id, None)
         return {}
 
     def _counted(self, request: web.Request) -> dict[str, Any]:
-        """For tests: how often each display name was created and each key answered, and what became of the batches."""
+        """Count, for tests, how often each display name was created and each key answered, and how the batches
+        ended."""
         found = [
             {"name": f"batches/{one.id}", "displayName": one.display_name, "state": one.state}
             for one in self._batches.values()
@@ -191,7 +195,7 @@ class Batches:
         await self.clear()
         self._thread.shutdown()
 
-    # What becomes of a batch: it waits, its lines are answered little by little into its results, it ends.
+    # The course of a batch: it waits, its lines are answered little by little into its results, it ends.
 
     async def _run(self, batch: Batch, end: BatchEnd) -> None:
         never_starts = not end.state and not end.share
@@ -218,7 +222,7 @@ class Batches:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def _wait(self, batch: Batch, wait_s: float) -> str:
-        """The state in which the batch ends now, empty if it goes on."""
+        """Wait, and return the state in which the batch ends now, empty if it goes on."""
         dies_s = batch.created_s + self._options.life_s
         left_s = min(wait_s, dies_s - time.time())
         if left_s > 0:
@@ -230,7 +234,7 @@ class Batches:
         return "EXPIRED" if time.time() >= dies_s else ""
 
     async def _answer_lines(self, batch: Batch, limit: int) -> str:
-        """Line i of n is answered i/n of `running_s` after the start, or as soon after as can be."""
+        """Answer line i of n at i/n of `running_s` after the start, or as soon after as possible."""
         started_s, running_s = time.time(), self._options.running_s
         for number, at in enumerate(self._order(batch)[:limit], 1):
             due_s = started_s + running_s * number / batch.total
@@ -245,7 +249,7 @@ class Batches:
         return await self._wait(batch, started_s + running_s - time.time())
 
     def _order(self, batch: Batch) -> list[int]:
-        """Of a file: never the order the lines came in; ai.google.dev says to match by key."""
+        """The order of a file's lines, never that of the input; ai.google.dev says to match by key."""
         order = list(range(batch.total))
         if not batch.source:
             return order
@@ -253,7 +257,7 @@ class Batches:
         return order[1:] + order[:1] if order == sorted(order) else order
 
     def _answer(self, batch: Batch, at: int) -> Line:
-        """In the thread, which alone touches the results."""
+        """Answer one line in the thread, which alone touches the results."""
         record = RequestRecord(next(self._statistics.numbers), model=batch.model.id, status=200)
         value = json.loads(batch.lines[at])
         line = Line(key=value.get("key" if batch.source else "metadata"), body=b"", record=record)

@@ -16,7 +16,7 @@ _PORTRAIT_3: Mapping[str, Pixels] = {
     "3:4": (896, 1200),
     "4:5": (928, 1152),
     "9:16": (768, 1376),
-    "9:21": (672, 1584),  # only its turn, 21:9, is offered
+    "9:21": (672, 1584),  # only its landscape form, 21:9, is offered
     "1:4": (512, 2048),
     "1:8": (384, 3072),
 }
@@ -58,12 +58,12 @@ _TABLES: Mapping[Family, Mapping[str, Pixels]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One AI model. tokens: image tokens by size; reference_tokens: of a picture that is sent along, unless the request
-    says at what resolution to look at it.
+    """One AI model.
 
-    thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on average, by level; "" is for
-    requests that name none. replacement: of an AI model that the vendor has shut down; empty while it is served.
-    writes: it answers in text, as JSON where that is asked for, and makes no images.
+    tokens: image tokens by size; reference_tokens: of a picture that is sent along, unless the request says at what
+    resolution to look at it. thinking: levels it takes, none = it does not think. thoughts: tokens it thinks on
+    average, by level; "" is for requests that name none. replacement: of an AI model that the vendor has shut down;
+    empty while it is served. writes: it answers in text, as JSON where that is asked for, and makes no images.
     """
 
     id: str
@@ -88,7 +88,7 @@ class Model:
         return self.family == "3"
 
     def pixels(self, ratio: str, size: str) -> Pixels:
-        """size: `2K`, or in pixels, `1536x1024`, where a vendor takes any."""
+        """The pixels for a ratio and a size. size: `2K`, or in pixels, `1536x1024`, where a vendor takes any."""
         if "x" in size:
             width, height = map(int, size.split("x"))
             return width, height
@@ -108,12 +108,15 @@ class Model:
 
 
 def text_tokens(text: str) -> int:
-    """About four characters a token (ai.google.dev/gemini-api/docs/tokens)."""
+    """Estimate tokens, about four characters each (ai.google.dev/gemini-api/docs/tokens)."""
     return (len(text) + 3) // 4
 
 
 def enqueued_tokens(request: Any) -> int:
-    """Of a request that is not checked yet. An estimate of ours: what the vendor counts is not documented beyond "tokens"."""
+    """Estimate the tokens of a request that has not been checked yet.
+
+    What the vendor counts is not documented beyond "tokens".
+    """
     contents = request.get("contents") if isinstance(request, dict) else None
     contents = [one for one in contents if isinstance(one, dict)] if isinstance(contents, list) else []
     texts = [part.get("text") for one in contents for part in one.get("parts") or [] if isinstance(part, dict)]
