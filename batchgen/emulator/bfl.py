@@ -178,11 +178,8 @@ def _spec(name: str, key: str, body: bytes) -> _TaskSpec:
     _require(seed is None or type(seed) is int, "seed", "Input should be a valid integer")
     _require(kind in ("jpeg", "png"), "output_format", "Input should be 'jpeg' or 'png'")
     images = asked.get("images") or [] if name == "flux-3-image" else [asked[one] for one in fields if asked.get(one)]
-    _require(
-        isinstance(images, list) and len(images) <= 10 and all(isinstance(image, str) for image in images),
-        "images",
-        "Input should be a list of at most 10 images",
-    )
+    listed = isinstance(images, list) and len(images) <= 10 and all(isinstance(image, str) for image in images)
+    _require(listed, "images", "Input should be a list of at most 10 images")
     resolution = asked.get("resolution", "1k") if name == "flux-3-image" else ""
     _require(not resolution or resolution in _RESOLUTIONS, "resolution", "Input should be one of the resolutions")
     ratio = asked.get("aspect_ratio") or "1:1"

@@ -192,18 +192,14 @@ def _parse(
         raise _error(404, f"The model '{name}' does not exist or you do not have access to it.", code="model_not_found")
     _require(0 < len(prompt) <= 32_000, "Invalid value: 'prompt'.")
     for key, words in _TEXTS.items():
-        _require(
-            asked.get(key, words[0]) in words, f"Invalid value: '{key}'. Supported values are: {', '.join(words)}."
-        )
+        supported = f"Supported values are: {', '.join(words)}."
+        _require(asked.get(key, words[0]) in words, f"Invalid value: '{key}'. {supported}")
     numbers = {key: _number(asked, key, form=form) for key in _NUMBERS if key in asked}
     format_ = asked.get("output_format", "png")
-    _require(
-        not (asked.get("background") == "transparent" and format_ == "jpeg"),
-        "Transparent background is not supported for JPEG output format.",
-    )
-    _require(
-        not numbers.get("output_compression", 100) < 100 or format_ != "png", "Compression is not supported for PNG."
-    )
+    see_through = asked.get("background") == "transparent" and format_ == "jpeg"
+    _require(not see_through, "Transparent background is not supported for JPEG output format.")
+    compressed = numbers.get("output_compression", 100) < 100 and format_ == "png"
+    _require(not compressed, "Compression is not supported for PNG.")
     return OpenAiSpec(
         model=MODELS[name],
         prompt=clean(prompt),
@@ -232,9 +228,8 @@ def _size(model: str, size: Any) -> str:
     _require(match, f"Invalid value: '{size}'. Expected WIDTHxHEIGHT or auto.")
     width, height = map(int, size.split("x"))
     if MODELS[model].replacement or model.startswith((*_OLD, "gpt-image-1")):
-        _require(
-            size in _OLD_SIZES, f"Invalid value: '{size}'. Supported values are: {', '.join(_OLD_SIZES)}, and 'auto'."
-        )
+        supported = f"Supported values are: {', '.join(_OLD_SIZES)}, and 'auto'."
+        _require(size in _OLD_SIZES, f"Invalid value: '{size}'. {supported}")
     _require(width % _STEP_PX == 0 == height % _STEP_PX, "Width and height must be divisible by 16.")
     _require(max(width, height) <= 3 * min(width, height), "The aspect ratio must be between 1:3 and 3:1.")
     fits = max(width, height) <= _LONGEST_PX and width * height <= _MOST_PIXELS
@@ -358,18 +353,12 @@ def _schema(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Mapping[str, Any] = form.get("schema") or {}
     _require(not found or form.get("name"), "Missing required parameter: 'response_format.json_schema.name'.", None)
     where = f"Invalid schema for response_format '{form.get('name')}': In context=(),"
-    closed = found.get("additionalProperties") is False
-    _require(
-        not form.get("strict") or closed,
-        f"{where} 'additionalProperties' is required to be supplied and to be false.",
-        None,
-    )
-    all_required = set(found.get("properties", ())) == set(found.get("required", ()))
-    _require(
-        not form.get("strict") or all_required,
-        f"{where} 'required' is required to be supplied and to be an array including every key in properties.",
-        None,
-    )
+    closed = not form.get("strict") or found.get("additionalProperties") is False
+    problem = "'additionalProperties' is required to be supplied and to be false."
+    _require(closed, f"{where} {problem}", None)
+    complete = not form.get("strict") or set(found.get("properties", ())) == set(found.get("required", ()))
+    problem = "'required' is required to be supplied and to be an array including every key in properties."
+    _require(complete, f"{where} {problem}", None)
     return found
 
 
