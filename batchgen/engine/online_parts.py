@@ -46,8 +46,7 @@ async def open_online_parts(
     quota_logs: Mapping[str, SharedQuota],
     parked: Mapping[str, float],
 ) -> AsyncIterator[OnlineParts]:
-    """Open the parts of a run. quota_logs: the starts and money of all processes, by lane; parked: lanes that stay
-    closed."""
+    """Open the parts of a run. quota_logs: starts and money of all processes, by lane; parked: lanes kept closed."""
     manifest, store, ledger, routes = request.job.manifest, state.store, state.ledger, pacing.routes
     dispatcher = pacing.dispatcher(survey.backlog, quota_logs, parked)
     reviews = ReviewQueue(dispatcher, survey.reconciliation.rules, remote=store.properties.remote)
