@@ -27,10 +27,6 @@ PAGES = [*sorted((PACKAGE / "manual").glob("*.md")), PACKAGE.parent / "README.md
 SCRIPTS = sorted((PACKAGE / "report" / "page").glob("*.js"))
 STRING = re.compile(r"\"[^\"\n]*\"|`[^`]*`")
 VALUE_OF_SCRIPT = re.compile(r"\$\{[^}]*\}")
-FRAGMENT = re.compile(
-    r"(?:Of|That|Those|Also|None|As|From|In|With|Without|Until|Whose|Its|Not|To|It|On|At|One that|The same(?! as))\b"
-)
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 CONTRACT = [name for name, value in vars(contract).items() if getattr(value, "__module__", "") == contract.__name__]
 
 
@@ -121,25 +117,6 @@ def test_no_docstring_of_a_public_name_has_pictures_or_a_habit_that_was_dropped(
     for documented in [value, *(each for key, each in vars(value).items() if not key.startswith("_"))]:
         text = getattr(documented, "__doc__", None) or ""
         assert not PICTURE.search(text) and not DROPPED.search(text), f"{documented}: {text}"
-
-
-@for_each(PATHS)
-def test_the_first_sentence_of_a_docstring_stands_alone(module):
-    documented = [node for node in nodes(PATHS[module]) if isinstance(node, DOCUMENTED)]
-    found = [text for node in documented if (text := ast.get_docstring(node)) and FRAGMENT.match(text)]
-    assert found == []
-
-
-def test_such_a_fragment_is_found():
-    for text in (
-        "Of the lanes that a run asked.",
-        "None when no run noted it.",
-        "As JSON has it.",
-        "The same for a folder.",
-    ):
-        assert FRAGMENT.match(text), text
-    for text in ("The lanes of a run.", "Notice of an event.", "Inputs of a request.", "Whether it is there."):
-        assert not FRAGMENT.match(text), text
 
 
 def test_such_a_word_is_found():
