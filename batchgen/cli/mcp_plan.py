@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import batchgen
-from batchgen.cli.plan import PlanRows, ShownPlan
+from batchgen.cli.plan import PlanRows, ShownPlan, step_json
 from batchgen.errors import BatchgenError, UsageError
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.runs import RunRow
@@ -103,7 +103,7 @@ def price(job: batchgen.Job, location: JobLocation, request: PlanRequest, left_u
     """
     if wrong := [state for state in request.retry if state not in RETRY_STATES]:
         raise UsageError(f"{wrong[0]!r} cannot be retried: choose from {', '.join(RETRY_STATES)}")
-    digest, rows = hashlib.sha256(Path(location.manifest).read_bytes()), PlanRows(MAX_STEPS)
+    digest, rows = hashlib.sha256(Path(location.manifest).read_bytes()), PlanRows(MAX_STEPS, step_json)
     digest.update(repr((job.folder, job.bucket, job.emulated)).encode())
 
     def on_step(step: Step) -> None:

@@ -24,16 +24,17 @@ BATCH_TIME_NOTE = "batches within 24 hours, by the vendor's aim"
 
 
 class PlanRows:
-    """Keeps the first steps for the table and counts the others, so that a plan of a million rows stays small."""
+    """Keeps the rows of the first steps and counts the others. A step itself is large, and not kept."""
 
-    def __init__(self, max_rows: int | None) -> None:
+    def __init__(self, max_rows: int | None, row_of: Callable[[Step], Any]) -> None:
         self.max_rows = max_rows
-        self.steps: list[Step] = []
+        self.row_of = row_of
+        self.rows: list[Any] = []
         self.omitted = 0
 
     def __call__(self, step: Step) -> None:
-        if self.max_rows is None or len(self.steps) < self.max_rows:
-            self.steps.append(step)
+        if self.max_rows is None or len(self.rows) < self.max_rows:
+            self.rows.append(self.row_of(step))
         else:
             self.omitted += 1
 
@@ -56,7 +57,7 @@ def plan_command(invocation: Invocation, manifest: str, *, show_all: bool, **opt
 def show_plan(invocation: Invocation, manifest: str, arguments: RunArguments, *, show_all: bool = False) -> None:
     """Show what these arguments would do, and for how much. Raises what a run raises before anything is sent."""
     job = load_job(invocation, manifest, arguments.output, emulate=arguments.emulate)
-    rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS)
+    rows = PlanRows(None if show_all or invocation.json else PLAN_ROWS, step_json if invocation.json else _row)
     found = arguments.plan(job, arguments.engine, rows)
     slow = any(load.batch and load.images for load in found.forecast.by_model.values())
     if found.ways is not None:
@@ -86,14 +87,12 @@ def print_plan(out: Console, shown: ShownPlan) -> None:
     """Print the table, then the totals."""
     found, online = shown.plan, shown.online
     reconciliation, forecast = found.reconciliation, found.forecast
-    if shown.rows.steps:
-        head, rows = ("id", "model", "why", "images", "cost"), [_row(step) for step in shown.rows.steps]
+    if rows := shown.rows.rows:
         if found.ways is None:
-            out.table(head, rows, right=(3, 4), flexible=2)
+            columns = ("id", "model", "why", "images", "cost")
+            out.table(columns, [(*row[:2], *row[3:]) for row in rows], right=(3, 4), flexible=2)
         else:
-            ways = [_way(step) or "-" for step in shown.rows.steps]
-            rows = [(*row[:2], way, *row[2:]) for row, way in zip(rows, ways, strict=True)]
-            out.table((*head[:2], "way", *head[2:]), rows, right=(4, 5), flexible=3)
+            out.table(("id", "model", "way", "why", "images", "cost"), rows, right=(4, 5), flexible=3)
         if shown.rows.omitted:
             out.line(f"… and {shown.rows.omitted:,} more (--all shows them)", "dim")
         out.line()
@@ -156,9 +155,8 @@ def _engine_lines(found: batchgen.Plan) -> list[str]:
 
 def _row(step: Step) -> tuple[str, ...]:
     sample = step.sample
-    if step.action != "generate":
-        return sample.key, sample.item.model, reason_text(step.reason), "-", "-"
-    return sample.key, sample.item.model, reason_text(step.reason), str(sample.images), formatting.usd(step.usd)
+    asked = (str(sample.images), formatting.usd(step.usd)) if step.action == "generate" else ("-", "-")
+    return sample.key, sample.item.model, _way(step) or "-", reason_text(step.reason), *asked
 
 
 def _way(step: Step) -> str | None:
@@ -230,7 +228,7 @@ def plan_json(shown: ShownPlan) -> dict[str, Any]:
         "derivatives": found.derivatives,
         "by_reason": _counts_by_text(reconciliation.counts_by_reason),
         "by_model": {name: _load_json(load) for name, load in forecast.by_model.items()},
-        "steps": [_step_json(step) for step in shown.rows.steps],
+        "steps": shown.rows.rows,
         "warnings": list(found.warnings),
     }
 
@@ -244,7 +242,7 @@ def _load_json(load: LaneLoad) -> dict[str, Any]:
     return {"requests": load.requests, "images": load.images, "rpm": load.rpm, "usd": usd}
 
 
-def _step_json(step: Step) -> dict[str, Any]:
+def step_json(step: Step) -> dict[str, Any]:
     sample, made = step.sample, step.action == "generate"
     return {
         "id": sample.key,
