@@ -96,7 +96,7 @@ def note_other_manifest(request: RunRequest, was: str | None) -> None:
     if was is not None and was != request.manifest_path and os.path.exists(was):
         request.note(
             f"this folder's last run was of {was}: images that only it asks for move to superseded/."
-            " If both are to stay, give each its own output:"
+            " If both are to stay, give each its own `output:`."
         )
 
 
