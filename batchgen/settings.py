@@ -237,11 +237,11 @@ def _read_key_file(named: VariableValue) -> str:
     """The contents of a key file. One named in `.env` must be in the same folder, so that no other file can be sent away."""
     try:
         if named.env_file is None:
-            return Path(named.text).read_text(encoding="utf-8")
+            return Path(named.text).read_text(encoding="utf-8-sig")  # Windows writes a byte order mark
         folder = os.path.realpath(named.env_file.parent)
         inside = os.path.relpath(os.path.realpath(named.text), folder) if os.path.isabs(named.text) else named.text
         with open_regular(resolve_inside(folder, inside)) as file:
-            return file.read().decode()
+            return file.read().decode("utf-8-sig")
     except UnsafePathError as error:
         raise SettingsError(
             f"{named.source}: {named.text} {error}: put the file there, or set {named.name} in the environment"
@@ -356,7 +356,9 @@ def hideable(values: Iterable[str]) -> set[str]:
 def _check_key(found: VariableValue) -> str:
     key = found.text
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError(f"{found.source}: not a valid API key (empty, or contains spaces or control characters)")
+        raise SettingsError(
+            f"{found.source}: not a valid API key (empty, or contains spaces, control characters or characters beyond ASCII)"
+        )
     return key
 
 

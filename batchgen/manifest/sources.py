@@ -87,7 +87,7 @@ def decode_line(line: bytes) -> str:
     try:
         return line.decode().rstrip()
     except UnicodeDecodeError as error:
-        raise LineError("not UTF-8", len(line[: error.start].decode(errors="replace")) + 1) from None
+        raise LineError("not UTF-8; save it as UTF-8", len(line[: error.start].decode(errors="replace")) + 1) from None
 
 
 def parse_line(text: str) -> Any:
@@ -226,7 +226,7 @@ class YamlSource:
         except UnicodeDecodeError as error:
             before = data[: error.start]
             column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1
-            raise fatal_error(path, "not UTF-8", (before.count(b"\n") + 1, column)) from None
+            raise fatal_error(path, "not UTF-8; save it as UTF-8", (before.count(b"\n") + 1, column)) from None
         except yaml_text.YamlError as problem:
             raise fatal_error(path, problem.message, problem.position) from None
         if self._document is None:

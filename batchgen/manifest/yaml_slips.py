@@ -16,6 +16,7 @@ _LINE = re.compile(r" *(?:- +)*(?:[\w.-]+: +)?(?=(?P<value>.?))")
 _ODD_SPACE = re.compile(rf"^[ -]*[{ODD_SPACES}]|^ *(?:- +)*[\w.-]+:[{ODD_SPACES}]")
 _NO_SPACE_BEHIND_COLON = re.compile(r" *(?:- +)*(?P<key>[A-Za-z_]\w*):(?=[^\s:/])")
 _NO_SPACE_BEHIND_DASH = re.compile(r" *-(?=(?P<key>[A-Za-z_]\w*):)")
+_BRACKET = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|(?:^| )#.*|[\[\]{}]""")  # quotes and comments are passed over
 Slip = tuple[Position, str]  # where, and what is said about it
 
 
@@ -54,11 +55,23 @@ def explain(text: str, error: Any, scalar: Any) -> Slip | None:
     mark, opened = error.problem_mark or error.context_mark, error.context_mark
     if mark is None:
         return None
-    place = (opened.line, opened.column) if opened else (-1, 0)
-    broken = BrokenYaml(
-        text.splitlines(), mark.line, mark.column, error.problem or "", error.context or "", place, scalar
-    )
+    place, lines, context = (opened.line, opened.column) if opened else (-1, 0), text.splitlines(), error.context or ""
+    if context == "while parsing a flow node":  # which begins where reading stopped: something is missing before it
+        place = _left_open(lines[: mark.line] + [line[: mark.column] for line in lines[mark.line : mark.line + 1]])
+    broken = BrokenYaml(lines, mark.line, mark.column, error.problem or "", context, place, scalar)
     return next((slip for look in _SLIPS if (slip := look(broken)) is not None), None)
+
+
+def _left_open(lines: list[str]) -> tuple[int, int]:
+    """The place, from 0, of the last [ or { in these lines that is not closed in them, (-1, 0) for none."""
+    opened = [(-1, 0)]
+    for number, line in enumerate(lines):
+        for found in _BRACKET.finditer(line):
+            if found[0] in ("[", "{"):
+                opened.append((number, found.start()))
+            elif found[0] in ("]", "}") and len(opened) > 1:
+                opened.pop()
+    return opened[-1]
 
 
 def without_value(key: str) -> str:

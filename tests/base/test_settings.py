@@ -94,6 +94,12 @@ def test_a_key_that_a_codec_declares_is_known_although_it_is_not_named_like_one(
     assert settings.all_keys({"ACME_PASS", "ACME_PHRASE"}) == {"of-acme", B}
 
 
+def test_a_key_file_as_a_windows_editor_saves_it_is_read(load, tmp_path):
+    (tmp_path / "saved").write_bytes(b"\xef\xbb\xbf" + A.encode() + b"\r\n")
+    for settings in (load({"GEMINI_API_KEY_FILE": str(tmp_path / "saved")}), load({}, GEMINI_API_KEY_FILE="saved")):
+        assert settings.access(endpoint_of("gemini")).key.secret.reveal() == A
+
+
 def test_a_path_that_no_system_takes_is_said_with_its_name(load):
     with pytest.raises(SettingsError, match=r"GEMINI_API_KEY_FILE in .*: cannot read"):
         load({}, GEMINI_API_KEY_FILE="/a\0b").access(endpoint_of("gemini"))

@@ -81,7 +81,7 @@ def test_a_line_beyond_the_cap_is_refused_and_the_next_one_read(folder):
 
 
 def test_bytes_that_are_not_utf8_are_named_with_their_column(folder):
-    assert folder.complaint(b'{"prompt": "\xff"}\n', "j.jsonl") == "j.jsonl:1:13: not UTF-8"
+    assert folder.complaint(b'{"prompt": "\xff"}\n', "j.jsonl") == "j.jsonl:1:13: not UTF-8; save it as UTF-8"
 
 
 def test_half_a_surrogate_pair_is_refused(folder):

@@ -67,7 +67,7 @@ def test_good_items_are_given_before_the_complaint_is_raised(folder):
         ("j.yaml", "items: {a: 1}\n", "items: must be a list, not a mapping"),
         ("j.yaml", "- prompt: p\n", "put `items:` above it"),
         ("j.yaml", "items: [a red fox]\n", "write `- prompt: …`"),
-        ("j.yaml", b"items:\n  - prompt: caf\xe9\n", "j.yaml:2:16: not UTF-8"),
+        ("j.yaml", b"items:\n  - prompt: caf\xe9\n", "j.yaml:2:16: not UTF-8; save it as UTF-8"),
         ("j.jsonl", "", "has no items"),
         ("j.jsonl", '{"version": 1}\n', "has no items"),
         ("j.txt", "x", "a manifest ends in .yaml, .yml or .jsonl"),
