@@ -111,7 +111,8 @@ def _list_clients(invocation: Invocation, folder: Path, *, as_json: bool) -> Non
         until = formatting.local_time(each.expires_at, now)
         invocation.out.line(f"{each.name}: {'expired' if each.is_over(now) else 'open until'} {until}")
     if not clients:
-        invocation.out.line("no client has a link: `batchgen serve JOB --client NAME` makes one")
+        job = formatting.shell_path(str(folder))
+        invocation.out.line(f"no client has a link: `batchgen serve {job} --client NAME` makes one")
 
 
 def _user() -> str:
@@ -204,14 +205,14 @@ def count_reviews(reader: VerdictReader) -> ReviewCounts:
 
 
 def _print(invocation: Invocation, folder: Path, counts: ReviewCounts) -> None:
-    out = invocation.out
+    out, job = invocation.out, formatting.shell_path(str(folder))
     out.line(
         f"{formatting.count(counts.images, 'image')}: {counts.accepted:,} accepted, {counts.rejected:,} rejected,"
         f" {counts.undecided:,} not decided",
         "bold",
     )
     if not counts.people:
-        out.line("nobody has said anything yet: `batchgen serve` or `batchgen report` shows the images")
+        out.line(f"nobody has said anything yet: `batchgen serve {job}` or `batchgen report {job}` shows the images")
         return
     rows = [
         (name, *(f"{number:,}" for number in (each.accepted, each.rejected, each.stars, each.comments)))
@@ -222,7 +223,7 @@ def _print(invocation: Invocation, folder: Path, counts: ReviewCounts) -> None:
         more = f" and {len(counts.disputed) - MAX_SHOWN:,} more" if len(counts.disputed) > MAX_SHOWN else ""
         out.line(f"people differ on {', '.join(counts.disputed[:MAX_SHOWN])}{more}: the later word counts", "yellow")
     if counts.rejected:
-        out.line(f"`batchgen retry {folder} --rejected` makes the rejected ones again, for money")
+        out.line(f"`batchgen retry {job} --rejected` makes the rejected ones again, for money")
 
 
 def _export(invocation: Invocation, reader: VerdictReader, folder: Path, target: str) -> None:

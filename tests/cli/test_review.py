@@ -54,6 +54,7 @@ def save(**lists: object) -> str:
 def test_a_file_of_a_gallery_comes_in_once_and_says_who_and_what(batchgen, shop):
     empty = batchgen("review", "shop.yaml")
     assert "4 images: 0 accepted, 0 rejected, 4 not decided\nnobody has said anything yet" in empty.out
+    assert "`batchgen report shop.emulated` shows" in empty.out
     file = save(picked=[entry("mug", stars=4)], rejected=[entry("cat", 2)], undecided=[entry("hat", stars=2)])
     first = batchgen("review", "shop.yaml", "--import", file, "--name", "Ann")
     assert (first.code, first.err) == (0, "3 verdicts of Ann imported\n")
@@ -181,7 +182,7 @@ def test_retry_makes_the_rejected_again_and_nothing_else(batchgen, shop):
 
 
 def test_links_of_clients_are_listed_and_revoked(batchgen, shop):
-    assert "no client has a link" in batchgen("review", "shop.yaml", "--clients").out
+    assert "no client has a link: `batchgen serve shop.emulated --client NAME` makes one" in batchgen("review", "shop.yaml", "--clients").out
     add_client(OUT, "Acme", 3600.0)
     add_client(OUT, "Brief", 0.0)
     listed = batchgen("review", "shop.yaml", "--clients").out
