@@ -182,7 +182,8 @@ def test_retry_makes_the_rejected_again_and_nothing_else(batchgen, shop):
 
 
 def test_links_of_clients_are_listed_and_revoked(batchgen, shop):
-    assert "no client has a link: `batchgen serve shop.emulated --client NAME` makes one" in batchgen("review", "shop.yaml", "--clients").out
+    none = batchgen("review", "shop.yaml", "--clients").out
+    assert "no client has a link: `batchgen serve shop.emulated --client NAME` makes one" in none
     add_client(OUT, "Acme", 3600.0)
     add_client(OUT, "Brief", 0.0)
     listed = batchgen("review", "shop.yaml", "--clients").out
