@@ -31,7 +31,7 @@ def test_post_makes_what_is_missing_and_verify_says_what_is(batchgen, write, tmp
     (tmp_path / "job.emulated" / "derivatives" / "thumb" / "a.png").unlink()
     found = batchgen("verify", manifest)
     assert (found.code, "derivative missing or changed: derivatives/thumb/a.png" in found.out) == (3, True)
-    assert "`batchgen post`" in found.out
+    assert f"`batchgen post {manifest}`" in found.out
     answer = batchgen("post", manifest)
     assert (answer.code, answer.out, answer.err.strip()) == (0, "", "1 made")
     assert batchgen("post", str(tmp_path / "job.emulated"), "--json").json["made"] == 0
