@@ -105,17 +105,6 @@ def find_manifest(job: str, folder: Path) -> tuple[str, bool]:
     raise UsageError(f"the manifest {recorded} is not there any more: name it, with --output {folder}")
 
 
-def run_arguments_text(job: str, folder: Path) -> tuple[str, str]:
-    """The arguments that mean this job after `batchgen post`, and what follows them after `batchgen run`."""
-    try:
-        manifest, emulated = find_manifest(job, folder)
-    except UsageError:
-        return "MANIFEST", ""  # it has gone
-    usual, emulate = Path(os.path.abspath(manifest_folder(Path(manifest)))), " --emulate" if emulated else ""
-    usual = usual.with_name(usual.name + EMULATED_SUFFIX) if emulated else usual
-    return verify_arguments(manifest, folder, usual), emulate
-
-
 def manifest_folder(manifest: Path) -> Path:
     """The folder from `output:` or `name:` in the manifest's head, or else NAME beside it.
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from batchgen.cli.invocation import Invocation
-from batchgen.cli.job_folder import find_job, run_arguments_text
+from batchgen.cli.job_folder import EMULATED_SUFFIX, find_job, find_manifest, head_fields, manifest_folder
+from batchgen.errors import UsageError
 from batchgen.ledger.derivatives import DerivativeReader
+from batchgen.ledger.location import verify_arguments
 from batchgen.ledger.reader import Reader
 from batchgen.ledger.results import RESULTS_FILE as RESULTS
 from batchgen.manifest.names import SeenTexts
@@ -22,7 +24,7 @@ from batchgen.report import formatting
 from batchgen.report.console import Console
 from batchgen.report.gallery import is_page_name
 from batchgen.store.local_folder import FileVerdict
-from batchgen.store.store import Store, open_store_of
+from batchgen.store.store import Store, last_location, open_store_of
 
 EXIT_DAMAGED = 3
 CONTACT_SHEET = "contact-sheet"  # the beginning of such files' names
@@ -62,7 +64,7 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
     if as_json:
         invocation.answer({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
     else:
-        print_result(invocation.out, findings, *run_arguments_text(job, folder))
+        print_result(invocation.out, findings, *_arguments(job, folder))
     return 0 if findings.is_intact else EXIT_DAMAGED
 
 
@@ -142,6 +144,20 @@ def foreign_candidates(store: Store) -> Iterator[str]:
             and not os.path.basename(found.path).startswith(CONTACT_SHEET)
         ):
             yield found.path
+
+
+def _arguments(job: str, folder: Path) -> tuple[str, str]:
+    """The arguments that mean this job after `batchgen post`, and what follows them after `batchgen run`."""
+    try:
+        manifest, emulated = find_manifest(job, folder)
+    except UsageError:
+        return "MANIFEST", ""  # it has gone
+    usual, emulate = Path(os.path.abspath(manifest_folder(Path(manifest)))), " --emulate" if emulated else ""
+    if bucket := last_location(folder):
+        said = "" if emulated else head_fields(Path(manifest)).get("output", "")
+        return verify_arguments(manifest, bucket, said.rstrip("/")), emulate
+    usual = usual.with_name(usual.name + EMULATED_SUFFIX) if emulated else usual
+    return verify_arguments(manifest, folder, usual), emulate
 
 
 def print_result(out: Console, findings: VerifyResult, arguments: str, emulate: str) -> None:

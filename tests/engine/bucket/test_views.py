@@ -78,7 +78,7 @@ def test_verify_status_and_run_say_how_many_pictures_wait_and_for_which_bucket(g
     assert code == 5 and words in err
     assert words in run("status", "job.yaml")[1]
     code, out, _ = run("verify", "job.yaml")
-    assert code == 3 and "2 in the spool: `batchgen run` uploads them" in out
+    assert code == 3 and f"2 in the spool: `batchgen run job.yaml --output {ADDRESS} --emulate` uploads them" in out
 
 
 def test_a_bucket_that_is_away_is_a_line_and_no_traceback(job, gate, run, monkeypatch):
