@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypedDict
 
@@ -92,9 +93,11 @@ def export_command(
 
 
 def _check_target(form: str, target: str, shard_bytes: int | None) -> None:
-    """Raises UsageError."""
+    """Refuse a target that the format cannot be written to. Raises UsageError."""
     if shard_bytes is not None and form != "webdataset":
         raise UsageError("--shard-size is for --format webdataset")
+    if form in ("jsonl", "csv", "parquet") and os.path.isdir(target):
+        raise UsageError(f"--to {target}: is a folder: name a file, such as {os.path.join(target, f'images.{form}')}")
     if form in ("jsonl", "csv"):
         return
     if target == "-":

@@ -14,7 +14,7 @@ KEY_MAX_BYTES = 1024  # the same for S3, Google Cloud Storage and Azure
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
 ALLOWED_VARIABLE = re.compile(r"(?:NOTIFY|HEARTBEAT)(?:_[A-Z0-9_]+)?", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}")
 
 
 def has_url_scheme(text: str) -> bool:
@@ -35,8 +35,10 @@ def normalize_bucket_url(text: str) -> str:
     bucket, _, prefix = text[match.end() :].partition("/")
     if "@" in bucket:
         raise ValueError("holds a user or password: credentials come from the environment")
-    if not _BUCKET.fullmatch(bucket):
+    if not bucket:
         raise ValueError(f"names no bucket: write {scheme}://bucket/prefix")
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError("a bucket's name has 3 to 63 letters, digits, dots, hyphens and underscores")
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     if not prefix.isprintable() or re.search(r"[?#%\\*]", prefix) or any(part in ("", ".", "..") for part in parts):
         raise ValueError("the prefix is made of names with one '/' between them, without any of ? # % \\ * or '..'")

@@ -98,8 +98,7 @@ def safe_repr(value: Any) -> str:
             value = USERINFO_PATTERN.sub("//…@", value)
             return repr(value if len(value) <= 60 else value[:59] + "…")
         case int() | float():
-            text = repr(value) if isinstance(value, float) or abs(value) < 10**20 else "very large"
-            return f"the number {text}"
+            return f"the number {value!r}" if isinstance(value, float) or abs(value) < 10**20 else "a very large number"
         case list() | tuple():
             return "a list"
         case dict():

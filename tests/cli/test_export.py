@@ -188,6 +188,7 @@ def test_a_kill_leaves_nothing_under_the_name_that_was_asked_for(tmp_path, form)
     [
         (("--format", "parquet"), "--format parquet writes a file: name it with --to"),
         (("--format", "imagefolder"), "--format imagefolder writes a folder: name it with --to"),
+        (("--to", "."), "--to .: is a folder: name a file, such as ./images.jsonl"),
         (("--format", "webdataset", "--to", "."), "--to .: is there already: name a new folder, or remove it first"),
         (("--format", "csv", "--shard-size", "1GB"), "--shard-size is for --format webdataset"),
         (("--format", "webdataset", "--to", "x", "--shard-size", "1"), "'1' is not a valid size (try 500MB or 2GB)"),

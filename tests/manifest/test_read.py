@@ -150,6 +150,7 @@ def test_output_may_be_a_bucket_and_then_the_folder_is_the_usual_one(folder):
         ("http://host/x", "http:// is not a storage that batchgen knows"),
         ("s3://user:hidden@bucket/x", "credentials come from the environment"),
         ("s3:///x", "names no bucket"),
+        ("s3://x/y", "a bucket's name has 3 to 63 letters"),
         ("s3://bucket/../x", "the prefix is made of names"),
         ("s3://bucket/a//b", "the prefix is made of names"),
         ("s3://bucket/a?x=1", "the prefix is made of names"),
