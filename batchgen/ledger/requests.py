@@ -124,16 +124,18 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class SurplusRequest:
-    """A request that was or may have been billed and is not the source of any sample's latest image. later: the attempt
-    that replaced its image. linked: its answer came with links. set_aside: its image was reviewed, and has been a draft
-    since."""
+    """A request that was or may have been billed and is not the source of any sample's latest image.
+
+    doubtful: it may not have been billed at all. later: the attempt that replaced its image. linked: its answer came
+    with links. set_aside: its image was reviewed, and has been a draft since.
+    """
 
     key: str
     run_id: int
     fingerprint: str
     outcome: str | None
     reason: str
-    http_status: int
+    doubtful: bool
     pictures: int
     made_later: bool
     later_fingerprint: str | None
@@ -300,7 +302,8 @@ class AttemptQueries(BaseReader):
         later = f"FROM image i JOIN attempt l ON l.id = i.attempt_id WHERE {covers} AND i.attempt_id > a.id"
         sql = (
             "SELECT a.item_id, a.n, a.run_id, a.fingerprint, a.outcome,"
-            f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_BATCH_REASON}' END), coalesce(a.http_status, 0),"
+            f" coalesce(a.reason, CASE WHEN a.chunk IS NULL THEN '' ELSE '{IN_BATCH_REASON}' END),"
+            f" CASE WHEN {MAYBE_BILLED_SQL} THEN 1 ELSE 0 END,"
             " (SELECT count(*) FROM image i WHERE i.attempt_id = a.id AND i.role = 'image'),"
             f" (SELECT count(*) {later}) > 0, (SELECT l.fingerprint {later} ORDER BY l.id LIMIT 1),"
             f" (SELECT l.run_id {later} ORDER BY l.id LIMIT 1), a.links IS NOT NULL, EXISTS (SELECT 1 FROM image i"

@@ -35,8 +35,7 @@ def classify_request(request: SurplusRequest) -> tuple[str, str]:
             return "batch", request.reason
         return ("link", request.reason or "to be fetched") if request.linked else ("open", "in flight")
     if request.outcome != "succeeded":
-        doubtful = request.outcome == "uncertain" or request.http_status >= 500
-        kinds = ("maybe_twice", "maybe_once") if doubtful else ("again", "no_picture")
+        kinds = ("maybe_twice", "maybe_once") if request.doubtful else ("again", "no_picture")
         return kinds[0 if request.made_later else 1], request.reason
     if request.reason == LATE_REASON:
         return "again", "arrived late; kept in drafts/"

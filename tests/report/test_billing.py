@@ -12,7 +12,7 @@ from batchgen.ledger.requests import SurplusRequest
 from batchgen.report.billing import billing_check, billing_lines, classify_request, read_billing
 from tests.support.bench import Bench, items
 
-LOST = SurplusRequest("mug", 1, "f", "uncertain", "timeout", 0, 0, True, "f", 1)
+LOST = SurplusRequest("mug", 1, "f", "uncertain", "timeout", True, 0, True, "f", 1)
 MADE = replace(LOST, outcome="succeeded", reason="", pictures=1)
 
 
@@ -21,9 +21,9 @@ MADE = replace(LOST, outcome="succeeded", reason="", pictures=1)
     [
         (LOST, "maybe_twice"),
         (replace(LOST, made_later=False), "maybe_once"),
-        (replace(LOST, outcome="failed", http_status=500), "maybe_twice"),
-        (replace(LOST, outcome="failed", reason="malformed"), "again"),
-        (replace(LOST, outcome="failed", reason="malformed", made_later=False), "no_picture"),
+        (replace(LOST, outcome="failed", reason="malformed"), "maybe_twice"),
+        (replace(LOST, outcome="failed", doubtful=False), "again"),
+        (replace(LOST, outcome="failed", doubtful=False, made_later=False), "no_picture"),
         (replace(LOST, outcome=None), "open"),
         (replace(MADE, later_fingerprint="other"), "again"),
         (replace(MADE, later_run=2), "again"),
@@ -48,6 +48,17 @@ def test_books_that_do_not_balance_are_called_a_bug():
     for found in (billing_check(201, 200, []), billing_check(201, 200, [MADE])):
         assert not found.holds
         assert "bug" in "".join(billing_lines(found, found, "job"))
+
+
+@pytest.mark.parametrize("fault", ["408", "504", "reset", "truncated_json"])
+async def test_the_account_doubts_what_the_money_doubts(tmp_path, fault):
+    async with await serve(EmulatorOptions(latency_s=(0.0, 0.0), picture="tiny", rpm=0)) as emulator:
+        bench = Bench(emulator.base_url, tmp_path)
+        await bench.run(items(f"[[fault:{fault}]] a"), "defaults: {model: flash}\nlimits: {attempts: 2}\nitems:\n")
+        with batchgen.Ledger.open(tmp_path / "out") as ledger:
+            money, found = ledger.money(), read_billing(ledger)
+        assert money.maybe_requests > 0
+        assert (found.beyond, found.holds) == ({"maybe_once": money.maybe_requests}, True)
 
 
 async def test_a_job_with_faults_an_edit_and_a_fresh_run_balances_and_lists_what_was_beyond(tmp_path):
