@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ ENGINES = {
     **dict.fromkeys(("online", *BATCH_MODES), "batchgen.engine.engines:OnlineEngine"),
     "cluster": "batchgen.engine.cluster.engine:ClusterEngine",
 }
+SIGNAL_POLL_S = 0.2  # a signal that another thread gets does not wake a thread that waits
 T = TypeVar("T")
 
 
@@ -134,9 +136,12 @@ def _run_in_thread(running: Coroutine[Any, Any, T]) -> T:
     thread = threading.Thread(target=copy_context().run, args=(work,), name="batchgen run")
     thread.start()
     try:
+        while wait([outcome], SIGNAL_POLL_S).not_done:
+            pass
         return outcome.result()
     except KeyboardInterrupt:
-        started.result()()
+        with suppress(RuntimeError):  # the run has ended meanwhile
+            started.result()()
         raise
     finally:
         thread.join()
