@@ -82,7 +82,7 @@ class LedgerUnreachable(LedgerError):
 class LedgerServerFull(LedgerUnreachable):
     """The server that holds the ledger has no connections left."""
 
-    REMEDY = "raise max_connections in its postgresql.conf, end clients that are idle, or let PgBouncer stand before it"
+    REMEDY = "raise max_connections in its postgresql.conf, close idle clients, or put PgBouncer in front of it"
 
 
 class JobLocked(BatchgenError):

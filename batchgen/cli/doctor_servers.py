@@ -243,7 +243,9 @@ def _check_connections(database: PostgreSQL) -> Finding:
     sum."""
     what = "connections"
     if database.pooled:
-        return Finding("ok", what, "a pooler stands before the server: what clients it lets in is its max_client_conn")
+        return Finding(
+            "ok", what, "a pooler is in front of the server: its max_client_conn limits how many clients it lets in"
+        )
     row = database.execute(
         "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int"
         " + coalesce(current_setting('reserved_connections', true)::int, 0), (SELECT sum(numbackends) FROM pg_stat_database)"

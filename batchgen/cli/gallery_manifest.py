@@ -19,8 +19,8 @@ from batchgen.settings import state_folder
 
 
 def manifest_info(manifest: str, invocation: Invocation, index: GalleryIndex | None = None) -> ManifestInfo:
-    """The manifest's quotas, limits and order; if it is gone or broken, the quotas that batchgen knows. index: takes its
-    items, which else are in the answer."""
+    """The manifest's quotas, limits and order; if it is gone or broken, the quotas that batchgen knows. index: receives its
+    items; without one they are in the answer."""
     try:
         info, items = _open_manifest(manifest, invocation)
         if index is None:

@@ -34,6 +34,8 @@ class JobFolder:
 def find_job(job: str, output: str | None = None) -> JobFolder:
     """The folder of a manifest, or the folder itself. Raises UsageError, and LedgerError if nothing has run there."""
     if output is not None and not has_url_scheme(output):
+        if Path(output).is_file():
+            raise UsageError(f"--output {output}: is a file; name the job's folder")
         if Path(output).suffix and not Path(output).is_dir():
             raise UsageError(
                 f"--output {output}: that is the job's folder, and it is not there; --to FILE names a file to write"
@@ -118,7 +120,8 @@ def manifest_folder(manifest: Path) -> Path:
 
 
 def head_fields(manifest: Path) -> dict[str, str]:
-    """`name` and `output` as found in the first 64 kB. Never raises for what it cannot read."""
+    """`name` and `output` as found in the first 64 kB, without what cannot be understood. Raises UsageError if the file
+    cannot be read."""
     try:
         with open(manifest, "rb") as file:
             text = file.read(HEAD_BYTES).decode("utf-8", errors="replace").removeprefix("\ufeff")

@@ -38,7 +38,9 @@ def read_retry_states(ctx: click.Context, param: click.Parameter, value: str | N
         return frozenset()
     wrong = [name for name in names if name not in RETRY_STATES]
     if wrong or not names:
-        raise click.BadParameter(f"{', '.join(wrong)!r}: choose from {', '.join(RETRY_STATES)}, or none", ctx, param)
+        raise click.BadParameter(
+            f"{(', '.join(wrong) or value)!r}: choose from {', '.join(RETRY_STATES)}, or none", ctx, param
+        )
     return frozenset(names)
 
 
@@ -173,7 +175,7 @@ class WordedOption(Option):
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         found = super().type_cast_value(ctx, value)
         if isinstance(found, float) and not math.isfinite(found):  # a cap of nan or inf would be none
-            raise click.BadParameter(f"{value!r} is not a number that can be compared", ctx, self)
+            raise click.BadParameter(f"{value!r} is not a finite number", ctx, self)
         if value == "" and isinstance(self.type, click.Path):
             raise click.BadParameter("is empty: give a path, or leave the option out", ctx, self)
         return found

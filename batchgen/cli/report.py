@@ -17,6 +17,7 @@ from batchgen.ledger.reviews import open_history
 from batchgen.report import contact_sheet, formatting, gallery
 from batchgen.report.gallery_pages import GalleryIndex, GalleryPages
 from batchgen.report.thumbnails import Thumbnails
+from batchgen.sanitize import redact_secrets
 from batchgen.store.store import open_store_of
 
 
@@ -64,7 +65,9 @@ def write_page(invocation: Invocation, job: str, options: ReportOptions) -> None
     )
     if store.url:
         invocation.err.line(
-            f"full images are in {store.url}: put the page there too, or look at them with `batchgen serve`", "dim"
+            f"full images are in {store.url}: put the {'pages' if number > 1 else 'page'} there too, or look at them"
+            f" with `batchgen serve {formatting.shell_path(str(folder))}`",
+            "dim",
         )
     _print_paths(invocation, found, [path])
 
@@ -91,7 +94,7 @@ def _write_pages(
         return len(pictures), gallery.write_gallery(gallery.page_path(target, number), page, small, links, secrets)
 
     shown, sizes = zip(*map(write, reversed(range(len(pages.outlines)))), strict=True)  # one page in memory at a time
-    gallery.remove_further_pages(target, len(pages.outlines))
+    gallery.remove_further_pages(target, len(pages.outlines), redact_secrets(pages.job, secrets))
     return _Written(sum(shown), thumbnails.made, sum(sizes))
 
 

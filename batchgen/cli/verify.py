@@ -64,7 +64,7 @@ def verify_command(invocation: Invocation, job: str, output: str | None, rebuild
     if as_json:
         invocation.answer({"ok": findings.is_intact, "folder": str(folder), **asdict(findings)})
     else:
-        print_result(invocation.out, findings, *_arguments(job, folder))
+        print_result(invocation.out, findings, *(("", "") if findings.is_intact else _arguments(job, folder)))
     return 0 if findings.is_intact else EXIT_DAMAGED
 
 
@@ -150,12 +150,12 @@ def _arguments(job: str, folder: Path) -> tuple[str, str]:
     """The arguments that mean this job after `batchgen post`, and what follows them after `batchgen run`."""
     try:
         manifest, emulated = find_manifest(job, folder)
+        usual, emulate = Path(os.path.abspath(manifest_folder(Path(manifest)))), " --emulate" if emulated else ""
+        if bucket := last_location(folder):
+            said = "" if emulated else head_fields(Path(manifest)).get("output", "")
+            return verify_arguments(manifest, bucket, said.rstrip("/")), emulate
     except UsageError:
-        return "MANIFEST", ""  # it has gone
-    usual, emulate = Path(os.path.abspath(manifest_folder(Path(manifest)))), " --emulate" if emulated else ""
-    if bucket := last_location(folder):
-        said = "" if emulated else head_fields(Path(manifest)).get("output", "")
-        return verify_arguments(manifest, bucket, said.rstrip("/")), emulate
+        return "MANIFEST", ""  # it has gone, or cannot be read
     usual = usual.with_name(usual.name + EMULATED_SUFFIX) if emulated else usual
     return verify_arguments(manifest, folder, usual), emulate
 

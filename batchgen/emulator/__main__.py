@@ -56,7 +56,7 @@ def main(
     more_routes: Sequence[web.RouteDef] = (),
     more_paths: Mapping[str, str] | None = None,
 ) -> int:
-    """Serve until a signal, and return 0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 for an address in use.
+    """Serve until a signal, and return 0 after SIGINT or SIGTERM, 2 for a wrong command line, 5 if it cannot listen there.
 
     more_routes: of servers that others bring. more_paths: the paths of each of those, by its name.
     """

@@ -179,7 +179,7 @@ def _withdrawn(name: str, options: EmulatorOptions) -> bool:
 def _gone(name: str) -> ApiError:
     """An error for a withdrawn model, in the form of RFC 9457.
 
-    So live bodies of 2026-08-30 have it (github.com/api-evangelist/aimlapi); these words are ours.
+    The form is that of live bodies of 2026-08-30 (github.com/api-evangelist/aimlapi); these words are ours.
     """
     message = f"The model {name} was withdrawn on {_SHUTDOWN}. Please use {_SUCCESSOR} instead."
     body = {

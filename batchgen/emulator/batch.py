@@ -44,7 +44,7 @@ class Batch:
     until it ends. problem: why its input fails. tokens: of all prompts, estimated. Times: seconds since 1970.
 
     inline: its answers are in its operation, not in a file. state: without its prefix. error: a google.rpc.Status.
-    keeps_results: once it has ended. stop: set to end it, by a cancel or when the emulator closes.
+    keeps_results: whether they can be read, once it has ended. stop: set to end it, by a cancel or when the emulator closes.
     """
 
     id: str

@@ -60,7 +60,7 @@ class Batches:
             web.get("/_emulator/batches", answering(self._counted)),
         ]
 
-    def _about(self, method: str, act: Callable[[Batch, web.Request], Awaitable[Any]]) -> Any:
+    def _about(self, method: str, act: Callable[[Batch], Awaitable[Any]]) -> Any:
         """Make the handler of a call about one batch. 404 for batches of another key too is an assumption."""
 
         async def call(request: web.Request) -> Any:
@@ -69,7 +69,7 @@ class Batches:
             if batch is None or batch.key != key:
                 raise google.no_such_entity()
             fault = google.call_fault(self._faults, method, batch.id, batch.display_name)
-            answer = await act(batch, request)
+            answer = await act(batch)
             if fault == "lost":
                 raise Cut
             return answer
@@ -124,7 +124,8 @@ class Batches:
     def _read(self, key: str, source: str, requests: list[Any]) -> tuple[list[bytes], int, str]:
         """Read the lines, tokens and problem of an input. Blocks."""
         if source:
-            lines = self._files.find_active(key, source.removeprefix("files/")).path.read_bytes().split(b"\n")
+            with self._files.find_active(key, source.removeprefix("files/")).path.open("rb") as file:
+                lines = list(file)
         else:
             lines = [json.dumps(one).encode() for one in requests]
         kept = [line for line in lines if line.strip()]
@@ -139,7 +140,7 @@ class Batches:
                 problem = problem or f"line {number}: {error}"
         return kept, tokens, problem
 
-    async def _get(self, batch: Batch, _: web.Request) -> Answer:
+    async def _get(self, batch: Batch) -> Answer:
         def encoded(named: bool) -> bytes:
             return as_json(batch.operation(self._options, named=named))
 
@@ -160,7 +161,7 @@ class Batches:
         found = [one.operation(self._options, named=False) for one in shown]
         return google.page_of("operations", found, request.query, default=10, most=100)
 
-    async def _cancel(self, batch: Batch, _: web.Request) -> dict[str, Any]:
+    async def _cancel(self, batch: Batch) -> dict[str, Any]:
         """Cancel a batch, and return when it has ended: tobert/kaibo#8 saw cancelled batches end at once.
 
         Cancelling one that has ended changes nothing, an assumption after google.longrunning's "best effort".
@@ -170,7 +171,7 @@ class Batches:
             await asyncio.wait([self._running[batch.id][1]])
         return {}
 
-    async def _delete(self, batch: Batch, _: web.Request) -> dict[str, Any]:
+    async def _delete(self, batch: Batch) -> dict[str, Any]:
         """Delete a batch, which does not cancel it, as google.longrunning says. That its files stay is an
         assumption."""
         self._batches.pop(batch.id, None)

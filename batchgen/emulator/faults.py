@@ -83,8 +83,7 @@ CALL_FAULTS = {method: frozenset(f"{method}_{kind}" for kind in kinds.split()) f
 
 @dataclass(frozen=True, slots=True)
 class BatchEnd:
-    """How a batch ends early. share: of the lines that are answered before. state: empty for a batch that never
-    ends."""
+    """How a batch ends. share: of the lines, those answered before. state: empty for a batch that never ends."""
 
     share: float
     state: str

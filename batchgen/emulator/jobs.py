@@ -163,7 +163,7 @@ class JobVendor(Api, ABC):
         return taken, pictures
 
     def find(self, request: web.Request, job_id: str) -> TakenJob | None:
-        """The job, if its key is the right one; None if there is no such job. Raises ApiError."""
+        """The job of this id, None if the request's key has none such. Raises ApiError for a bad key."""
         key, job = self.key(request), self._jobs.get(job_id)
         return job if job is not None and job.key == key else None
 

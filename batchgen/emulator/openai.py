@@ -118,7 +118,7 @@ def generations(options: EmulatorOptions) -> Endpoint:
 
 
 def routes(pipeline: Pipeline) -> list[web.RouteDef]:
-    """The routes whose path no other vendor has. Keys, quotas and errors are the same for images and questions."""
+    """The routes of edits, and of questions, which AIML answers in the same form. Keys, quotas and errors are shared."""
 
     def parse_edit(request: web.Request, body: bytes) -> OpenAiSpec:
         texts, images = read_form(request.headers.get("Content-Type", ""), body)
@@ -213,7 +213,7 @@ def _parse(
 
 
 def _number(asked: Mapping[str, Any], name: str, *, form: bool) -> int:
-    """Read a number, which a form has as text and JSON has not."""
+    """Read a number, which is text in a form and a number in JSON."""
     value = asked[name]
     if form and isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -337,7 +337,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _image(part: dict[str, Any]) -> bytes:
-    """Raises ApiError 400. Links are not followed here."""
+    """The image of a part, which must be a data URL: links are not followed here. Raises ApiError 400."""
     head, _, data = str(part["image_url"].get("url", "")).partition(";base64,")
     try:
         image = base64.b64decode(data, validate=True) if head.startswith("data:image/") else b""
@@ -348,7 +348,7 @@ def _image(part: dict[str, Any]) -> bytes:
 
 
 def _schema(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What strict mode asks of a schema: every field required, and no others. Raises ApiError 400."""
+    """The schema of the JSON wanted; strict mode asks that every field is required. Raises ApiError 400."""
     form = wanted.get("json_schema") or {}
     found: Mapping[str, Any] = form.get("schema") or {}
     _require(not found or form.get("name"), "Missing required parameter: 'response_format.json_schema.name'.", None)

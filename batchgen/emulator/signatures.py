@@ -7,7 +7,7 @@ import functools
 import hashlib
 
 _MARK = b"batchgen emulator thought signature "
-_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 can be told apart
+_DIGEST_BYTES = 30  # mark and digest together are a multiple of 3, so that their base64 has no padding inside
 # ai.google.dev/gemini-api/docs/thought-signatures, for turns that another model wrote.
 _WAIVERS = ("skip_thought_signature_validator", "context_engineering_is_the_way_to_go")
 _WAIVED = frozenset(

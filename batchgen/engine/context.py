@@ -45,7 +45,7 @@ class Broadcast:
 
 @asynccontextmanager
 async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """The work goes on as long as the context, and is cancelled then."""
+    """Do some work while the context is open, and cancel it at the end. Its errors are not raised."""
     task = asyncio.ensure_future(work)
     try:
         yield

@@ -39,8 +39,10 @@ PROOF_SHARE = 0.9  # of the declared limit, accepted in one minute of late: then
 
 @dataclass(frozen=True, slots=True)
 class Pacing(DispatchObserver):
-    """What the lanes of a run are paced by, and what ledger and observers hear of them. server_quota: the shared log is a server's,
-    which knows by its own clock what was sent before."""
+    """What the lanes of a run are paced by, and what the ledger and the observers are told about them.
+
+    server_quota: the shared log is on a server, which knows by its own clock what was sent before.
+    """
 
     ledger: Ledger
     loads: Mapping[str, LaneLoad]

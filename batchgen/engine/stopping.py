@@ -80,8 +80,11 @@ class RunStopper:
 
 @contextlib.contextmanager
 def hold_stop_signals(*, watching: bool) -> Iterator[list[int]]:
-    """Keep signals from ending the process between the record of a run's start and that of its end. Yields those that came
-    before `stop_on_signals` handles them, or after it. The third exits at once."""
+    """Keep signals from ending the process while a run begins and while its end is recorded.
+
+    Yields those that came, for `stop_on_signals` to handle; those that come after it change nothing. The third held here
+    exits at once.
+    """
     held = list[int]()
 
     def hold(number: int, frame: FrameType | None) -> None:

@@ -48,7 +48,7 @@ from batchgen.store.spool import disk_error
 BODY_MAX_BYTES = 512 * 1024 * 1024  # after decompression; ten 4K images with signatures are less
 BATCH_BYTES = 256 * 1024  # enough received bytes for a call in a thread
 HELD_BYTES = 8 * 1024 * 1024  # of all short answers in flight, each decoded in one call once it is whole
-LARGE_BLOCK_BYTES = 4 * 1024 * 1024  # glibc reuses freed blocks of up to this size (mallopt(3), M_MMAP_THRESHOLD)
+LARGE_BLOCK_BYTES = 4 * 1024 * 1024  # glibc reuses blocks up to the largest freed so far (mallopt(3), M_MMAP_THRESHOLD)
 CONNECT_TIMEOUT_S = 30.0
 DOWNLOAD_TIMEOUT_S = 120.0
 MAX_REDIRECTS = 3
@@ -64,7 +64,7 @@ class Transport:
     """
 
     def __init__(self, concurrency: int, executor: Executor) -> None:
-        bytes(LARGE_BLOCK_BYTES)  # or clearing new memory takes half of the CPU of large answers
+        bytes(LARGE_BLOCK_BYTES)  # freed at once; else clearing new memory takes half of the CPU of large answers
         self._executor = executor
         self._short_bytes = max(BATCH_BYTES, HELD_BYTES // concurrency)
         trace = aiohttp.TraceConfig()

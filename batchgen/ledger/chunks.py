@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from batchgen.ledger.database import BaseReader, placeholders
+from batchgen.ledger.database import BaseReader, column_list, placeholders
 from batchgen.ledger.requests import (
     MAYBE_BILLED_SQL,
     OPEN_ATTEMPT_COLUMNS,
@@ -99,7 +99,7 @@ class ChunkQueries(BaseReader):
         return self._chunks("id = ?", number)[0]
 
     def _chunks(self, where: str, *values: Any) -> list[Chunk]:
-        rows = self._query(f"SELECT {', '.join(_NAMES)} FROM chunk WHERE {where}", *values)
+        rows = self._query(f"SELECT {column_list(_NAMES)} FROM chunk WHERE {where}", *values)
         return [Chunk(**dict(zip(_NAMES, row, strict=True))) for row in rows]
 
     def chunk_request(self, number: int) -> ChunkRequest | None:

@@ -60,7 +60,7 @@ SETTLE_SQL = """
 UPDATE spending SET usd = r.usd, ended = r.ended FROM unnest(?::bigint[], ?::float8[], ?::float8[]) AS r (place, usd, ended)
  WHERE spending.place = r.place
 """
-# A worker that died has sent nothing for it.
+# Forgets starts that have left the window, and the money of places for which no request was sent.
 FORGET_UNUSED_SQL = (
     "WITH gone AS (DELETE FROM start WHERE quota = ? AND (at <= ? OR at > ? OR (place < 0 AND at <= ?)) RETURNING place)"
     " DELETE FROM spending USING gone WHERE spending.place = gone.place AND ended IS NULL AND starts_with(worker, ?)"
@@ -86,7 +86,7 @@ class Sent(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A request that has ended. usd: what it cost."""
+    """A request that has ended. usd: what it cost; 0 frees what it had reserved."""
 
     place: int
     usd: float
@@ -160,7 +160,7 @@ class BlockStartLog(SharedStartLog):
             self._timer = asyncio.get_running_loop().call_later(self._ahead_s, self._give_back_stale)
 
     def _take(self, rate: int | None, usd: float) -> tuple[list[Place], bool]:
-        """Take places. Returns them, and whether only the rate keeps it from more. Call it in a thread."""
+        """Take places. Returns them, and whether only the rate limits how many there are. Call it in a thread."""
         terms, numbers = self._terms, [self._store.new_start_id() for _ in range(self._block_size(rate))]
         values = (
             *(self._quota, self._period_s, self._ahead_s, UNBOUND if rate is None else rate, numbers, QUEUED_START_S),

@@ -35,7 +35,8 @@ class RunLease:
     def acquire(self, db: Connection) -> str | None:
         """Acquire the lease. Returns None, or who has it. The caller holds the advisory lock of the same number until
         the end of the transaction."""
-        db.execute(_TABLE_DDL)
+        if db.execute("SELECT to_regclass(?)", (_TABLE,)).fetchone() == (None,):
+            db.execute(_TABLE_DDL)
         taken = db.execute(
             f"INSERT INTO {_TABLE} AS l VALUES (?, ?, ?, {_SERVER_NOW} + ?) ON CONFLICT (number) DO UPDATE SET"
             f" token = excluded.token, holder = excluded.holder, until = excluded.until WHERE l.until <= {_SERVER_NOW}"
@@ -55,7 +56,7 @@ class RunLease:
 
         def run() -> None:
             while not self._stop.wait(LEASE_S / 4):
-                with suppress(LedgerError):  # whoever writes next is told
+                with suppress(LedgerError, JobLocked):  # whoever writes next is told
                     renew()
 
         threading.Thread(target=run, name="lease of a run", daemon=True).start()

@@ -170,7 +170,7 @@ def database_error(error: Exception, connection: psycopg.Connection[Any]) -> Led
     said = getattr(getattr(error, "diag", None), "message_primary", None) or " ".join(str(error).split())
     if getattr(error, "sqlstate", None) == "42501":
         user, name = connection.info.user, connection.info.dbname
-        said += f". Its user has to be let: GRANT CREATE ON DATABASE {name} TO {user}"
+        said += f". If its user may not create schemas: GRANT CREATE ON DATABASE {name} TO {user}"
     kind = LedgerUnreachable if connection.broken else LedgerError
     failed = kind(f"the ledger's database refused: {said}")
     failed.__cause__ = error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from batchgen.ledger import work_queue
 from batchgen.ledger.backlog import load_sample
 from batchgen.ledger.changes import ASKED_SAMPLE_COLUMNS, ASKED_SAMPLE_CONFLICT, dump_usage, insert_blocked
-from batchgen.ledger.database import Connection, PreparedSql
+from batchgen.ledger.database import Connection, PreparedSql, column_list
 from batchgen.ledger.pictures import Receipt
 from batchgen.ledger.requests import IntendedRequest
 from batchgen.ledger.schema import IMAGE_COLUMNS
@@ -58,7 +58,7 @@ ended AS (UPDATE attempt SET outcome = 'succeeded', reason = '', message = '', m
 taken AS (UPDATE sample SET state = 'succeeded', path = ok.path, bytes = ok.bytes, made_fingerprint = sample.fingerprint,
    usd = ok.usd, usd_source = ok.usd_source, reason = '', message = '', text = ok.text, updated_at = ok.ended_at
   FROM ok WHERE sample.item_id = ok.item_id AND sample.n = ok.n),
-kept AS (INSERT INTO image ({", ".join(IMAGE_COLUMNS)}) SELECT {", ".join(IMAGE_COLUMNS)} FROM ok
+kept AS (INSERT INTO image ({column_list(IMAGE_COLUMNS)}) SELECT {column_list(IMAGE_COLUMNS)} FROM ok
   ON CONFLICT (attempt_id, k) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in IMAGE_COLUMNS[2:])}),
 spent AS (UPDATE submission SET spent_usd = spent_usd + d.usd FROM (SELECT a.run_id, sum(ok.attempt_usd - coalesce(a.estimate_usd, 0))
    AS usd FROM ok JOIN attempt a ON a.id = ok.attempt_id WHERE ok.attempt_usd IS NOT NULL GROUP BY 1) d
@@ -191,7 +191,7 @@ def record_pictures(db: Connection, receipts: Sequence[Receipt]) -> list[bool]:
         first.setdefault((receipt.item, receipt.pictures[0].n), receipt)
     rows = _dump([_receipt_row(receipt, time.time()) for receipt in first.values()])
     taken = {attempt for (attempt,) in db.execute(_MADE_SQL, (rows,)).fetchall()}
-    return [receipt.attempt in taken and receipt in first.values() for receipt in receipts]
+    return [receipt.attempt in taken and first[receipt.item, receipt.pictures[0].n] is receipt for receipt in receipts]
 
 
 def _receipt_row(receipt: Receipt, at: float) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from batchgen.ledger.location import open_schema
 from batchgen.ledger.pictures import Receipt, SpooledPicture
 from batchgen.ledger.postgresql import PostgreSQL, SharedConnection
 from batchgen.ledger.reader import Reader
-from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, IntendedRequest, OpenAttempt, open_attempt_from_row
-from batchgen.ledger.requests import Fenced as Fenced
+from batchgen.ledger.requests import OPEN_ATTEMPT_COLUMNS, Fenced, IntendedRequest, OpenAttempt, open_attempt_from_row
 from batchgen.ledger.worker_changes import (
     EndedSample,
     Start,
@@ -97,6 +96,10 @@ class FencedLedger(Ledger):
         """A ledger with a connection of its own that gives up if its server goes away, for use while holding a lock.
         Has to be closed. Raises LedgerError."""
         return FencedLedger(self._url, self.schema, self.run_id, self.worker, 0.0)
+
+    def close(self) -> None:
+        self.writer.close()  # first: it writes what is queued, maybe by the reader's connection
+        self.reader.close()
 
     # --- having work
 

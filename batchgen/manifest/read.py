@@ -32,7 +32,6 @@ from batchgen.manifest.duplicates import Duplicates
 from batchgen.manifest.item_references import DependencyGraph
 from batchgen.manifest.models import AllowRetired, Models, declare_models, no_retired_models
 from batchgen.manifest.post_section import post_record
-from batchgen.manifest.schema import Limits
 from batchgen.manifest.sources import ManifestSource, RawEntry, open_source
 from batchgen.manifest.validate_item import EntryContext
 from batchgen.records import Item, Post
@@ -108,7 +107,7 @@ class Manifest:
     name: str
     output: Path
     bucket: str = ""  # where the images go, if not into that folder
-    limits: Limits
+    limits: schema.Limits
     models: Mapping[str, Any]  # what it says about AI models, on top of what is known
     notify: schema.Notify | None
     post: Post | None  # of items that do not say otherwise

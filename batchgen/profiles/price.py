@@ -124,7 +124,7 @@ def cost_usd(
 def cost_without_picture_usd(
     profile: Profile, usage: Usage | None, pictures: int, *, batch: bool = False, tier: str | None = None
 ) -> tuple[float | None, str]:
-    """Work out the same for an answer that became no picture, from its usage alone.
+    """Work out (US dollars, where the figure comes from) for an answer without a picture, from its usage alone.
 
     pictures: how many it may have held. Returns (None, "") when the answer does not report its usage, since a table of
     pictures tells nothing about it.

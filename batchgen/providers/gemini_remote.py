@@ -222,11 +222,11 @@ class GeminiBatch:
         return Request(method="GET", path=path, body=b"", headers=headers, timeout_s=TIMEOUT_S)
 
     def read_batch(self, response: Response) -> RemoteBatch:
-        """The batch in an answer to `create` and `look`. Raises ProviderError."""
+        """The batch in an answer to `create` or `get_batch`. Raises ProviderError."""
         return _remote_batch(parse_answer(Operation, response))
 
     def is_missing(self, response: Response) -> bool:
-        """Whether the answer to `look` says that there is no such batch: in the API's own words, not on a proxy's
+        """Whether the answer to `get_batch` says that there is no such batch: in the API's own words, not on a proxy's
         page."""
         return response.status == 404 and error_member(parse_json(response.body)) is not None
 
@@ -238,9 +238,8 @@ class GeminiBatch:
     def check_removed(self, response: Response) -> None:
         """Check the answer to `cancel` and `delete`; that something no longer exists is not an error. Raises
         ProviderError."""
-        no_file = (
-            response.status == 403 and b"may not exist" in response.body
-        )  # for a file that expired by itself after two days
+        # A file that expired by itself, after two days, is a 403.
+        no_file = response.status == 403 and b"may not exist" in response.body
         if not response.is_success and response.status != 404 and not no_file:
             raise read_error(response)
 

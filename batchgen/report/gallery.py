@@ -44,9 +44,9 @@ def is_page_name(name: str) -> bool:
     return PAGE_NAME.fullmatch(name) is not None
 
 
-def remove_further_pages(target: Path, pages: int) -> None:
-    """Delete the pages that an earlier, longer gallery left."""
-    while _is_page(path := page_path(target, pages)):
+def remove_further_pages(target: Path, pages: int, title: str) -> None:
+    """Delete the pages that an earlier, longer gallery of this title left."""
+    while _is_page(path := page_path(target, pages), title):
         with contextlib.suppress(OSError):
             path.unlink()
         pages += 1
@@ -79,9 +79,10 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temp_path
         os.replace(temp_path, target)
     except OSError as error:
+        raise StoreError(f"{target}: {error.strerror or error}") from None
+    finally:  # also if the caller stops early
         with contextlib.suppress(OSError):
             temp_path.unlink()
-        raise StoreError(f"{target}: {error.strerror or error}") from None
 
 
 def refuse_to_overwrite_pages(target: Path, pages: int) -> None:
@@ -96,10 +97,12 @@ def refuse_to_overwrite(target: Path, is_ours: Callable[[Path], bool]) -> None:
         raise StoreError(f"{target} was not written by batchgen and stays as it is: rename it, or name another file")
 
 
-def _is_page(path: Path) -> bool:
+def _is_page(path: Path, title: str | None = None) -> bool:
+    """Whether batchgen wrote it; title: with this title."""
+    begin = "" if title is None else f"<title>{html.escape(title)}"
     try:
         with open(path, "rb") as file:
-            return TITLE_END in file.read(HEAD_BYTES)
+            return begin.encode("utf-8", "replace") + TITLE_END in file.read(HEAD_BYTES)
     except OSError:
         return False
 

@@ -184,7 +184,7 @@ class GalleryPages:
         self, ledger: HistoryReader, folder: Path, manifest_info: ManifestInfo, index: GalleryIndex, now: float
     ) -> None:
         """index: with the items of the manifest. now: UTC seconds."""
-        self._ledger, self._folder, self._manifest_info, self._index = ledger, folder, manifest_info, index
+        self._ledger, self._manifest_info, self._index = ledger, manifest_info, index
         with self._one_moment():
             index.read(ledger)
             self.outlines = index.outlines(PAGE_SAMPLES)
@@ -202,6 +202,10 @@ class GalleryPages:
             yield
         finally:
             self._ledger.release()
+
+    @property
+    def job(self) -> str:
+        return self._base.job
 
     @property
     def samples(self) -> int:

@@ -182,7 +182,7 @@ class Sent:
 
 
 class UnderWay:
-    """Requests under way at the same time. most: at any moment."""
+    """Requests under way at the same time, added in about the order of their start. most: at any moment, about."""
 
     def __init__(self, start_s: float, step_s: float, points: int) -> None:
         self._start_s, self._step_s, self._busy_s = start_s, step_s, [0.0] * points

@@ -29,9 +29,9 @@ from batchgen.ledger.pictures import Receipt, SpooledPicture
 from batchgen.ledger.postgresql import PostgreSQL
 from batchgen.ledger.quota_ahead import start_log
 from batchgen.ledger.quota_store import QuotaStore
-from batchgen.ledger.requests import IntendedRequest
+from batchgen.ledger.requests import Fenced, IntendedRequest
 from batchgen.ledger.work_queue import Submission, add_submission, insert_samples
-from batchgen.ledger.worker_ledger import ClaimedSample, Fenced, FencedLedger, WorkerConnections
+from batchgen.ledger.worker_ledger import ClaimedSample, FencedLedger, WorkerConnections
 from batchgen.records import ImageFile
 from batchgen.scheduling.window import Reserved, StartLimits
 from tests.benchmarks.measure import ROOT

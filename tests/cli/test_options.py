@@ -59,6 +59,18 @@ def test_an_output_that_cannot_be_a_folder_is_said_to_be_that(batchgen, write, o
     assert (answer.code, why in answer.err, "does not say" in answer.err) == (5, True, False), answer.err
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "export"])
+def test_a_file_in_place_of_the_job_s_folder_is_called_one(batchgen, write, command):
+    manifest = str(write({"a": "A mug"}))
+    answer = batchgen(command, manifest, "--output", manifest)
+    assert (answer.code, "is a file; name the job's folder" in answer.err) == (2, True), answer.err
+
+
+def test_no_state_to_retry_is_quoted_as_it_was_written(batchgen, write):
+    answer = batchgen("run", str(write({"a": "A mug"})), "--emulate", "--retry", ",")
+    assert (answer.code, "',': choose from failed" in answer.err) == (2, True), answer.err
+
+
 @pytest.mark.parametrize("usd", ["nan", "inf", "1e999"])
 def test_a_cap_that_caps_nothing_is_refused(batchgen, write, usd):
     answer = batchgen("run", str(write({"a": "A mug"})), "--emulate", "--max-cost", usd)

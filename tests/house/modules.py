@@ -31,7 +31,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "rules": [
         *["profiles", "providers", "planning", "scheduling", "manifest"],
-        *["derivatives.specification", "schedule.cadence", "schedule.due", "schedule.timer_spec"],
+        *["derivatives.specification", "schedule.due", "schedule.timer_spec"],
         *["review.checks", "review.check_type", "review.twins"],
     ],
     "edges": [

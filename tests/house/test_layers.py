@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 
 import pytest
 
@@ -161,3 +163,18 @@ def _names(node: ast.AST) -> list[str]:
     """Every word of the program in a node, and every text but for comments."""
     fields = (getattr(node, name, None) for name in ("id", "attr", "arg", "name", "module", "value"))
     return [field for field in fields if isinstance(field, str)]
+
+
+def test_every_entry_point_names_what_is_there():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["scripts"], *project["entry-points"].values()]
+    named = [value for group in groups for value in group.values()]
+    assert len(named) >= 2
+    for value in named:
+        module, _, name = value.partition(":")
+        assert hasattr(import_module(module), name), value
+
+
+def test_every_module_that_a_floor_names_is_there():
+    rooms = {name.rpartition(".")[0] for name in PATHS} | set(PATHS)
+    assert [name for names in FLOORS.values() for name in names if name not in rooms] == []

@@ -14,10 +14,10 @@ from batchgen.ledger.ledger import Ledger
 from batchgen.ledger.location import LedgerServer, register_job
 from batchgen.ledger.pictures import Receipt, SpooledPicture
 from batchgen.ledger.postgresql import PostgreSQL
-from batchgen.ledger.requests import IntendedRequest
+from batchgen.ledger.requests import Fenced, IntendedRequest
 from batchgen.ledger.work_queue import Submission, add_submission, insert_samples
 from batchgen.ledger.worker_changes import Start, start_attempts
-from batchgen.ledger.worker_ledger import Fenced, FencedLedger
+from batchgen.ledger.worker_ledger import FencedLedger
 from batchgen.records import ImageFile, Usage
 from tests.support.samples import make_sample
 
@@ -104,6 +104,18 @@ async def test_pictures_that_come_together_are_recorded_as_if_they_came_alone(da
     ]  # fmt: skip
     alone.close()
     together.close()
+
+
+async def test_what_waits_to_be_written_is_written_when_the_ledger_closes(database):
+    server = job(database, "j")
+    ledger = await claimed(server)
+    ledger.writer.lazy_delay_s = 60.0
+    attempt = await ledger.attempt_started(request("i0"))
+    await asyncio.to_thread(ledger.attempt_succeeded, receipt(attempt, "i0"))
+    ledger.record_placed(attempt, (), [("i0.png", "stamp")])
+    ledger.close()
+    assert server.execute("SELECT placed, stamp FROM image").fetchone() == (1, "stamp")
+    server.close()
 
 
 async def test_of_two_pictures_of_one_sample_that_come_together_one_is_its_and_one_a_draft(database):

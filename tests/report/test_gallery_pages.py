@@ -94,6 +94,14 @@ def test_a_page_has_what_its_images_were_made_from_though_that_is_on_another(fol
     assert third["conversations"] == {}
 
 
+def test_a_page_of_another_job_that_has_the_name_of_a_further_page_stays(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_pages, "PAGE_SAMPLES", 100)
+    other = folder / "report-2.html"
+    other.write_text("<title>another job · batchgen</title>", encoding="utf-8")
+    assert run_command_line(["report", str(folder)]) == 0
+    assert "another job" in other.read_text(encoding="utf-8")
+
+
 def test_pages_of_a_longer_gallery_go_and_none_is_taken_for_a_file_of_somebody_else(folder, capsys, monkeypatch):
     pages(folder)
     assert len(list(folder.glob("*.html"))) == 4

@@ -76,7 +76,9 @@ class Look(NamedTuple):
 
 
 class IdCursor:
-    """What of a growing table has been read: its rows get their numbers before they are committed, and so not in the order of these.
+    """How far a growing table has been read.
+
+    Its rows get their numbers before they are committed, so a row may appear after others with higher numbers.
 
     The rows to read next are those after `last` and those among `missing`: skipped numbers, whose transactions may still be
     under way. A number is given up when every transaction that could have it has ended, and it was not there then.

@@ -1,5 +1,7 @@
-"""Recovers what dead workers left behind, and never touches what belongs to a living one. It also finds out what became of
-earlier requests for a sample, which another worker had before, before a new one is sent."""
+"""Recovers what dead workers left behind, and never touches what belongs to a living one.
+
+Before a sample is requested again, it also finds out what became of another worker's requests for it.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def bundle_folder(store: Store) -> str:
 
 
 def _with_files(sample: Sample, bundled_file: Callable[[str], str]) -> Sample:
-    """The sample with its references that are files by the paths that `bundled_file` gives them."""
+    """The sample with each reference that is a file replaced by the path that `bundled_file` returns for it."""
     references = sample.item.references
     names = tuple(name if name[:1] == "@" or is_link(name) else bundled_file(name) for name in references)
     return replace(sample, item=replace(sample.item, references=names))

@@ -18,8 +18,9 @@ from batchgen.engine.engines import OnlineEngine
 from batchgen.engine.outcome import EXIT_CODE_BY_STOP_REASON
 from batchgen.errors import JobLocked, LedgerError, StoreError
 from batchgen.ledger.quota_store import QuotaStore
+from batchgen.ledger.requests import Fenced
 from batchgen.ledger.work_queue import Submission, SubmissionStatus
-from batchgen.ledger.worker_ledger import ClaimedSample, Fenced
+from batchgen.ledger.worker_ledger import ClaimedSample
 from batchgen.records import Sample, sample_key
 from batchgen.scheduling.lane import Ticket
 from batchgen.scheduling.stop_reason import StopKind, StopReason

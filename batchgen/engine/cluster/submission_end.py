@@ -52,8 +52,9 @@ class SubmissionEnds:
         self._send_message = send_message
         self._not_before_s: dict[str, float] = {}  # by schema, of jobs that this worker could not end
 
-    def look(self, server: PostgreSQL) -> None:
+    def look(self) -> None:
         """End the submissions that are due. Raises LedgerError."""
+        server = self._worker.connections.writing
         with self._lock:
             found = endings.due(server, queue.STALE_S)
             mine = [one for one in found if time.monotonic() >= self._not_before_s.get(one[0].schema, 0.0)]

@@ -34,7 +34,7 @@ ENDING_LOOK_S = 2.0  # between looks for submissions that have ended
 POLL_S = 1.0  # between looks for work, without notifications
 GATHER_S = 0.05  # between looks, however many notifications come
 TIDY_EVERY_S = 60.0
-CLOSE_IDLE_AFTER_S = 60.0  # then a job's connections are closed
+CLOSE_IDLE_AFTER_S = 60.0  # then a job's session is closed
 DEFAULT_CONCURRENCY = 5
 SessionKey = tuple[str, int, bool]  # a job's schema, its run, and whether it is for derivatives
 
@@ -202,14 +202,14 @@ class Worker:
         if self._options.until_empty and not await asyncio.to_thread(
             lease.has_work, joined.connections.reading, self._left_to_others()
         ):
-            await asyncio.to_thread(joined.ends.look, joined.connections.writing)
+            await asyncio.to_thread(joined.ends.look)
             if not joined.ends.pending:
                 self._stop.set()
 
     async def _end_submissions(self, joined: JoinedQueue, left: asyncio.Event) -> None:
         while not left.is_set():
             try:
-                await asyncio.to_thread(joined.ends.look, joined.connections.writing)
+                await asyncio.to_thread(joined.ends.look)
             except LedgerError as error:
                 self._note_throttled(str(error))
             with contextlib.suppress(TimeoutError):
